@@ -1,0 +1,41 @@
+# Every target sets up its own virtual environment first; a second call installs nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The GPU build of torch and vLLM only where there is a GPU.
+EXTRA := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+# The stamp's name holds what decides the installation, so a changed pin reinstalls and nothing else does.
+STAMP := $(VENV)/.installed-$(EXTRA)-$(shell cat pyproject.toml deploy/constraints.txt | cksum | cut -d' ' -f1)
+
+.PHONY: setup demo test check format clean
+.NOTPARALLEL:
+
+setup: $(STAMP)
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "gps-ray needs Python 3.11 or newer, found $$($(PYTHON) --version); set PYTHON=/path/to/python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[$(EXTRA),dev]'
+	rm -f $(VENV)/.installed-*
+	touch $@
+
+demo: setup
+	$(BIN)/python -m jobs.demo
+
+test: check
+	$(BIN)/python -m pytest -m "loop or ray or faults or gpu"
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -m "not loop and not ray and not faults and not gpu"
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,351 @@
+"""The configuration: one frozen model per component; an unknown key is an error.
+
+A component gets its own section, never the whole config. Field descriptions are the reference documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gps_ray.errors import ConfigError
+
+__all__ = [
+    "CheckpointConfig",
+    "ClusterConfig",
+    "CountdownConfig",
+    "DataConfig",
+    "EmbeddedModelConfig",
+    "EvaluationConfig",
+    "FeaturesConfig",
+    "LearningConfig",
+    "ModelConfig",
+    "PpmConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "Section",
+    "SelectionConfig",
+    "SimulatedConfig",
+    "TrainConfig",
+    "WarmStartConfig",
+    "load_config",
+]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and no key that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class RunConfig(Section):
+    """The run as a whole."""
+
+    directory: Path = Field(Path("runs/default"), description="Run folder; everything the run writes lies in it.")
+    seed: int = Field(0, ge=0, description="Run seed: every draw is keyed by it.")
+    num_steps: int = Field(90, ge=1, description="Optimizer steps of the policy.")
+    sample_every_steps: int = Field(10, ge=1, description="Keep readable responses every so many steps.")
+
+
+class CountdownConfig(Section):
+    """The generated Countdown data: reach a target from 2-4 numbers."""
+
+    pool: Literal["heterogeneous", "homogeneous"] = Field(
+        "heterogeneous",
+        description="heterogeneous: CD-2, CD-3, CD-4 and CD-4 with numbers out of the warm start's range; "
+        "homogeneous: CD-3 only.",
+    )
+    num_pool_prompts: int = Field(4000, ge=1)
+    num_evaluation_prompts: int = Field(256, ge=1, description="Held-out evaluation set, drawn like the pool.")
+    num_heldout_probe_prompts: int = Field(256, ge=1, description="Probe set disjoint from the pool (METHOD 6.3).")
+    seed: int = Field(0, ge=0, description="Seed of the data, apart from run.seed: all runs of a comparison share it.")
+    max_number: int = Field(12, ge=2, description="Largest number of the ordinary levels.")
+    max_hard_number: int = Field(60, ge=3, description="Largest number of the hard level.")
+    max_target: int = Field(100, ge=1)
+
+
+class DataConfig(Section):
+    """Which task, and where its prompts come from."""
+
+    task: str = Field("countdown", description="Built-in task name, or an import path 'package.module:Class'.")
+    pool_file: Path | None = Field(
+        None, description="Parquet pool (data_source, prompt, ability, reward_model, extra_info)."
+    )
+    evaluation_file: Path | None = Field(None, description="Parquet evaluation set; needed with pool_file.")
+    heldout_probe_file: Path | None = Field(None, description="Parquet held-out probe set; optional with pool_file.")
+    countdown: CountdownConfig = Field(default_factory=CountdownConfig, description="Used where pool_file is null.")
+
+
+class EmbeddedModelConfig(Section):
+    """The small model made on the spot where model.path is null (Hugging Face layout, loadable by vLLM)."""
+
+    family: Literal["qwen2", "llama"] = "qwen2"
+    hidden_size: int = Field(128, ge=32)
+    num_layers: int = Field(3, ge=1)
+    num_heads: int = Field(
+        4, ge=1, description="hidden_size / num_heads is the head dimension; vLLM on CPU takes 32, 48, 64."
+    )
+    intermediate_size: int = Field(512, ge=1)
+    tie_embeddings: bool = True
+    seed: int = Field(0, ge=0)
+
+
+class ModelConfig(Section):
+    """The policy to start from."""
+
+    path: Path | None = Field(
+        None, description="A local Hugging Face folder; null makes and warm-starts the embedded model."
+    )
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    embedded: EmbeddedModelConfig = Field(default_factory=EmbeddedModelConfig)
+
+
+class WarmStartConfig(Section):
+    """Supervised training of the embedded model on generated solutions, before RL."""
+
+    cache_directory: Path = Field(
+        Path("runs/warm_start"), description="One folder per hash of what determines the result."
+    )
+    num_examples: int = Field(60_000, ge=1)
+    num_steps: int = Field(400, ge=1)
+    batch_size: int = Field(192, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    seed: int = Field(0, ge=0)
+    num_threads: int = Field(2, ge=1, description="Torch threads of the one training worker.")
+    deadline_s: float = Field(1800, gt=0)
+
+
+class SimulatedConfig(Section):
+    """The simulated engine: success rates that are known and drift, for tests and for scale."""
+
+    drift_per_version: float = Field(0.02, ge=0, description="Added to every prompt's logit per policy version.")
+    initial_logit_mean: float = -1.0
+    initial_logit_std: float = Field(2.0, ge=0)
+    latency_s: float = Field(0.0, ge=0, description="Seconds slept per chunk.")
+    response_tokens: int = Field(8, ge=1)
+
+
+class RolloutConfig(Section):
+    """The rollout-worker pool."""
+
+    engine: Literal["torch", "vllm", "simulated"] = "torch"
+    num_workers: int = Field(2, ge=1)
+    group_size: int = Field(8, ge=1, description="G: rollouts per prompt.")
+    prompts_per_chunk: int = Field(
+        16, ge=1, description="Prompts that share an engine batch: part of the result, not of timing."
+    )
+    max_response_tokens: int = Field(12, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    num_threads: int = Field(1, ge=1, description="Torch threads per worker.")
+    num_cpus_per_worker: float = Field(0.5, ge=0)
+    num_gpus_per_worker: float = Field(0.0, ge=0)
+    chunk_deadline_s: float = Field(
+        300, gt=0, description="A chunk not back by then is given up and its worker restarted."
+    )
+    start_deadline_s: float = Field(300, gt=0)
+    max_chunk_attempts: int = Field(3, ge=1)
+    probe_tolerance: float = Field(
+        1e-3, gt=0, description="Largest |log-prob difference| engine - learner after a weight load."
+    )
+    simulated: SimulatedConfig = Field(default_factory=SimulatedConfig)
+
+
+class FeaturesConfig(Section):
+    """Prompt features for predictor and diversity."""
+
+    provider: str = Field("wordllama", description="'wordllama', or an import path 'package.module:Class'.")
+    dimension: Literal[64, 128, 256] = 256
+    cache_directory: Path = Field(Path("runs/features"), description="Features by hash of provider and texts.")
+
+
+class PpmConfig(Section):
+    """The prompt predictive model (METHOD 1). Values the paper does not give are marked * there and are ours."""
+
+    model_dim: int = Field(64, ge=8)
+    num_layers: int = Field(2, ge=1)
+    num_heads: int = Field(4, ge=1)
+    decoder_hidden: int = Field(128, ge=8)
+    latent_dim: int = Field(16, ge=1, description="Z")
+    num_latent_draws: int = Field(16, ge=1, description="M: draws of z per prediction")
+    learning_rate: float = Field(1e-3, gt=0)
+    kl_weight: float = Field(1.0, ge=0, description="beta")
+    replay_steps: int = Field(32, ge=1, description="Steps replayed per update; 1 is the paper's newest batch only.")
+    updates_per_step: int = Field(1, ge=1, description="K: passes over the replay per step")
+    prior: Literal["history", "standard"] = Field(
+        "history", description="standard replaces the prior by N(0, I) (ablation)."
+    )
+    use_latent: bool = Field(True, description="False forces z = 0 (ablation).")
+
+
+class SelectionConfig(Section):
+    """Which prompts next."""
+
+    selector: str = Field("gps", description="uniform, gps, gps_paper, ... or an import path 'package.module:factory'.")
+    num_prompts: int = Field(32, ge=1, description="B: prompts per step.")
+    candidate_multiple: int | None = Field(
+        8, ge=1, description="Candidates are this many times B, at random; null: the whole pool."
+    )
+    diversity_within: float = Field(0.04, ge=0, description="lambda of the dispersion within the batch.")
+    diversity_recent: float = Field(0.04, ge=0, description="lambda of the distance from recent batches.")
+    num_recent_batches: int = Field(4, ge=0, description="Batches the second term looks back on.")
+    random_share: float = Field(
+        0.0, ge=0, le=1, description="Share of B filled at random, to keep the predictor calibrated."
+    )
+    max_rounds: int = Field(1, ge=1, description="Rounds of selection per step at most (dynamic sampling needs more).")
+    num_threads: int = Field(1, ge=1, description="Torch threads of the selector.")
+    deadline_s: float = Field(300, gt=0)
+    ppm: PpmConfig = Field(default_factory=PpmConfig)
+    features: FeaturesConfig = Field(default_factory=FeaturesConfig)
+
+
+class LearningConfig(Section):
+    """The policy update."""
+
+    loss: Literal["grpo"] = "grpo"
+    learning_rate: float = Field(1.5e-4, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    num_minibatches: int = Field(
+        2, ge=1, description="Optimizer steps per update; the admitted groups are cut into so many parts."
+    )
+    clip_ratio_low: float = Field(0.2, gt=0)
+    clip_ratio_high: float = Field(0.2, gt=0)
+    kl_coefficient: float = Field(
+        0.0, ge=0, description="Weight of the KL to the starting policy; 0 loads no reference policy."
+    )
+    max_grad_norm: float = Field(1.0, gt=0)
+    num_workers: int = Field(1, ge=1)
+    num_threads: int = Field(2, ge=1, description="Torch threads per train worker.")
+    num_cpus_per_worker: float = Field(1.0, ge=0)
+    num_gpus_per_worker: float = Field(0.0, ge=0)
+    microbatch_tokens: int = Field(16_384, ge=1, description="Tokens (with padding) per forward pass.")
+    start_deadline_s: float = Field(300, gt=0)
+    update_deadline_s: float = Field(600, gt=0)
+
+
+class EvaluationConfig(Section):
+    """Evaluation of the policy and of the predictor; its rollouts enter neither history nor training."""
+
+    every_steps: int = Field(10, ge=1)
+    rollouts_per_prompt: int = Field(4, ge=1, description="Rollouts per evaluation prompt.")
+    temperature: float = Field(1.0, gt=0)
+    num_probe_prompts: int = Field(256, ge=0, description="Size of the pool probe; 0 switches both probes off.")
+    probe_rollouts: int = Field(16, ge=1)
+    probe_every_steps: int = Field(30, ge=1)
+
+
+class CheckpointConfig(Section):
+    """Checkpoints of learner, selector, history and loop, committed together by one manifest."""
+
+    every_steps: int = Field(10, ge=1)
+    keep_last: int = Field(2, ge=1)
+
+
+class ClusterConfig(Section):
+    """Where the actors live."""
+
+    address: str | None = Field(
+        None, description="Ray address; null joins the job's cluster if there is one, else starts a local one."
+    )
+    local_num_cpus: int | None = Field(
+        None, ge=1, description="CPUs a local cluster offers; null: as many as the machine has."
+    )
+    object_store_memory_bytes: int = Field(256 << 20, ge=80 << 20, description="Object store of a local cluster.")
+    start_deadline_s: float = Field(180, gt=0)
+
+
+class TrainConfig(Section):
+    """One training run."""
+
+    run: RunConfig = Field(default_factory=RunConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    warm_start: WarmStartConfig = Field(default_factory=WarmStartConfig)
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+    selection: SelectionConfig = Field(default_factory=SelectionConfig)
+    learning: LearningConfig = Field(default_factory=LearningConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+
+    @model_validator(mode="after")
+    def _possible(self) -> TrainConfig:
+        if self.rollout.group_size < 2 and self.learning.loss == "grpo":
+            raise ValueError(
+                "rollout.group_size: GRPO normalises within a group and needs at least 2 rollouts, got "
+                f"{self.rollout.group_size}; set rollout.group_size"
+            )
+        if self.data.pool_file is not None and self.data.evaluation_file is None:
+            raise ValueError("data.evaluation_file: needed with data.pool_file, got null; set data.evaluation_file")
+        if self.data.pool_file is None:
+            num_pool = self.data.countdown.num_pool_prompts
+            if self.selection.num_prompts > num_pool:
+                raise ValueError(
+                    f"selection.num_prompts: {self.selection.num_prompts} prompts per step do not fit a pool of "
+                    f"{num_pool}; lower selection.num_prompts or raise data.countdown.num_pool_prompts"
+                )
+            if self.evaluation.num_probe_prompts > num_pool:
+                raise ValueError(
+                    f"evaluation.num_probe_prompts: a pool probe of {self.evaluation.num_probe_prompts} does not fit a "
+                    f"pool of {num_pool}; lower evaluation.num_probe_prompts"
+                )
+        return self
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    node = tree
+    for depth, name in enumerate(parents):
+        child = node.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise ConfigError(
+                f"{dotted}: {'.'.join(parents[: depth + 1])} is a value, not a section; remove one of the two"
+            )
+        node = child
+    node[last] = value
+
+
+def _explain(error: ValidationError, section: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known: Any = section
+        for part in first["loc"][:-1]:
+            known = known.model_fields[str(part)].annotation
+        return f"{key}: unknown key; known here: {', '.join(known.model_fields)}"
+    message = first["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    return f"{key}: {message}, got {first['input']!r}; change {key}"
+
+
+C = TypeVar("C", bound=Section)
+
+
+def load_config(section: type[C], file: Path | None, overrides: Sequence[str] = ()) -> C:
+    """Read a YAML file, lay ``key.path=value`` overrides over it (values are YAML) and validate.
+
+    Raises ConfigError with one line that names the key and the remedy.
+    """
+    tree: Any = {}
+    if file is not None:
+        try:
+            tree = yaml.safe_load(file.read_text()) or {}
+        except OSError as error:
+            raise ConfigError(f"--config: cannot read {file}: {error.strerror}; give an existing YAML file") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--config: {file} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--config: {file} must hold sections (a mapping), got {type(tree).__name__}")
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"expected key=value, got {override!r}; write for instance run.num_steps=5")
+        _set(tree, key, yaml.safe_load(value))
+    try:
+        return section.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, section)) from error

@@ -1,0 +1,83 @@
+"""The predictor seam: "how likely is the policy to solve this prompt?"
+
+A predictor knows prompts by their row in a ``PromptTable``. Acquisitions see only the distribution it returns, so
+any predictor goes with any acquisition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from gps_ray.types import BoolArray, FloatArray, IntArray, State
+
+__all__ = ["OutcomeBatch", "Predictor", "PromptTable", "SuccessRateDistribution"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTable:
+    """Every prompt the selector may be asked about.
+
+    prompt_ids [N], texts [N]; embeddings [N, E] float32 with rows of unit norm (zero rows allowed for prompts without
+    features). Rows 0 .. num_pool - 1 are the pool and can be selected; the rest (held-out probes) is only predicted.
+    """
+
+    prompt_ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    embeddings: FloatArray
+    num_pool: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeBatch:
+    """The groups of one step, as counts: rows [K] int64 of the prompt table, num_right [K], num_tried [K] int32
+    (right + wrong; 0 where every rollout failed), mean_response_length [K] float32 (tokens; NaN where unknown).
+    """
+
+    step: int
+    rows: IntArray
+    num_right: IntArray
+    num_tried: IntArray
+    mean_response_length: FloatArray
+
+
+class SuccessRateDistribution(Protocol):
+    """A belief about N success rates."""
+
+    def mean(self) -> FloatArray:
+        """[N] float64 in [0, 1]."""
+        ...
+
+    def variance(self) -> FloatArray:
+        """[N] float64."""
+        ...
+
+    def sample(self, num_draws: int, rng: np.random.Generator) -> FloatArray:
+        """[S, N] float64; a row is one joint draw."""
+        ...
+
+
+class Predictor(Protocol):
+    """Learns from outcomes, predicts success rates. A loaded ``state`` goes on bit for bit."""
+
+    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution:
+        """The belief about rows [N] before the outcomes of ``step`` are known. Does not change the state."""
+        ...
+
+    def observe(self, batch: OutcomeBatch) -> None:
+        """Learn from one step's outcomes (possibly none)."""
+        ...
+
+    def seen(self, rows: IntArray) -> BoolArray:
+        """[N] bool: has this prompt outcomes of its own?"""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Diagnostics of the last ``observe`` (losses, swap test), without prefix."""
+        ...
+
+    def state(self) -> State: ...
+
+    def load_state(self, state: State) -> None: ...

@@ -1,0 +1,60 @@
+"""The engine seam: whatever can sample responses from the current policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gps_ray.types import FinishReason, FloatArray, IntArray, Prompt
+
+__all__ = ["EngineRequest", "GeneratedGroup", "GeneratedResponse", "RolloutEngine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRequest:
+    """Prompts [K] with num_rollouts [K] each. Draw r of prompt p is keyed by (run_seed, stream, step, p, r), so the
+    same request gives the same responses on any worker (torch engine: bit for bit for equal chunks and threads)."""
+
+    run_seed: int
+    stream: str
+    step: int
+    prompts: Sequence[Prompt]
+    num_rollouts: IntArray
+    temperature: float
+    max_response_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedResponse:
+    """tokens [T] int32 (with the EOS token where there is one), sampled_logprobs [T] float32 (of the distribution the
+    token was drawn from, after temperature), text without special tokens."""
+
+    tokens: IntArray
+    sampled_logprobs: FloatArray
+    text: str
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedGroup:
+    """All responses to one prompt: prompt_tokens [P] int32, responses [G]."""
+
+    prompt_tokens: IntArray
+    responses: Sequence[GeneratedResponse]
+
+
+class RolloutEngine(Protocol):
+    """One per rollout worker."""
+
+    def generate(self, request: EngineRequest) -> list[GeneratedGroup]:
+        """One group per prompt, in the order of the request."""
+        ...
+
+    def load_weights(self, policy_version: int, weights: Mapping[str, Any]) -> None:
+        """Replace the policy's parameters (name -> numpy array, names as in the Hugging Face state dict)."""
+        ...
+
+    def logprobs(self, tokens: IntArray) -> FloatArray:
+        """[T - 1] float32: log p(token t + 1 | tokens up to t) at temperature 1, for the probe after a load."""
+        ...

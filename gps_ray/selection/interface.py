@@ -1,0 +1,33 @@
+"""The selector seam: "which prompts next?", as plain synchronous code (the actor around it adds only transport)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gps_ray.predictor.interface import OutcomeBatch, SuccessRateDistribution
+from gps_ray.types import BoolArray, IntArray, Selection, SelectionRequest, State
+
+__all__ = ["PromptSelector"]
+
+
+class PromptSelector(Protocol):
+    """Chooses prompts, observes their outcomes. Deterministic: draws are keyed by (run seed, stream, step, round)."""
+
+    def select(self, request: SelectionRequest) -> Selection:
+        """``request.num_prompts`` distinct prompts of the pool outside ``request.excluded`` (fewer only where the
+        pool has no more). Does not change what ``observe`` learns from."""
+        ...
+
+    def observe(self, batch: OutcomeBatch) -> None:
+        """Learn from all groups of one step, kept by admission or not."""
+        ...
+
+    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution | None: ...
+
+    def seen(self, rows: IntArray) -> BoolArray: ...
+
+    def metrics(self) -> dict[str, float]: ...
+
+    def state(self) -> State: ...
+
+    def load_state(self, state: State) -> None: ...
