@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -48,6 +48,10 @@ class RolloutPool(Protocol):
 
     async def load_weights(self, published: PublishedWeights) -> None:
         """Returns when every healthy worker serves this version and its probe agreed."""
+        ...
+
+    def metrics(self) -> Mapping[str, float]:
+        """Queue depth, healthy workers, restarts and use of the object store, as of now."""
         ...
 
 

@@ -1,0 +1,339 @@
+"""One RL step, then the run. Knows the three ports and the run folder, nothing of Ray.
+
+Steps count from 1: step s rolls out with policy version s - 1 and ends with version s. Everything that could change
+a result (which prompts share an engine batch, the order of reduction, every draw) is a function of the config, never
+of timing: chunks are cut by place in the selection and sorted by it before anyone learns from them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from gps_ray.checkpoint import CheckpointStore, Manifest, SelectionRecord
+from gps_ray.config import TrainConfig
+from gps_ray.evaluation import evaluation_metrics, probe_metrics
+from gps_ray.metrics import step_metrics
+from gps_ray.ports import LearnerPort, RolloutPool, SelectorPort
+from gps_ray.run_folder import RunFolder
+from gps_ray.selection.admission import build_admission
+from gps_ray.tasks.dataset import DataSets
+from gps_ray.types import (
+    Chunk,
+    GenerateRequest,
+    IntArray,
+    ObserveResult,
+    Prompt,
+    Selection,
+    SelectionRequest,
+    UpdateRequest,
+    UpdateResult,
+)
+
+__all__ = ["LoopParts", "ProgressSink", "TrainingLoop"]
+
+
+class ProgressSink(Protocol):
+    """Who watches the run: a terminal display, a log, the cluster's metrics."""
+
+    def phase(self, name: str) -> None: ...
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopParts:
+    """What a run is made of. ``sinks`` are told of every phase and every finished step."""
+
+    selector: SelectorPort
+    pool: RolloutPool
+    learner: LearnerPort
+    data: DataSets
+    folder: RunFolder
+    store: CheckpointStore
+    pool_fingerprint: str
+    sinks: Sequence[ProgressSink] = ()
+
+
+@dataclass(slots=True)
+class _Measured:
+    """Counts of one evaluation or probe, in the order of its prompts, and what they cost."""
+
+    num_right: IntArray
+    num_tried: IntArray
+    num_rollouts: int = 0
+    num_tokens: int = 0
+    cpu_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _StepRecord:
+    """What a step collects on its way."""
+
+    step: int
+    selections: list[Selection]
+    chunks: list[Chunk] = field(default_factory=list)
+    admitted: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class _Stopwatch(AbstractContextManager["_Stopwatch"]):
+    """Adds the wall-clock seconds of a block to ``seconds[name]``."""
+
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
+        self._seconds, self._name = seconds, name
+
+    def __enter__(self) -> _Stopwatch:
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._name] = self._seconds.get(self._name, 0.0) + time.perf_counter() - self._start
+
+
+class TrainingLoop:
+    """Runs ``config.run.num_steps`` steps, from the start or from a manifest."""
+
+    def __init__(self, config: TrainConfig, parts: LoopParts) -> None:
+        self._config = config
+        self._parts = parts
+        self._counters: dict[str, float] = {}
+        self._next: Selection | None = None
+        self._steps_done = 0
+        self._last_metrics: Mapping[str, float] = {}
+
+    def restore(self, manifest: Manifest) -> None:
+        """Go on from a manifest; the learner and the selector have been loaded by whoever built them."""
+        folder = self._parts.folder
+        folder.metrics.truncate(manifest.metrics_num_bytes)
+        folder.samples.truncate(manifest.samples_num_bytes)
+        folder.discard_unlisted(list(manifest.run_files))
+        self._counters = dict(manifest.counters)
+        self._next = None if manifest.next_selection is None else manifest.next_selection.selection()
+        self._steps_done = manifest.num_steps_done
+
+    async def run(self) -> Mapping[str, float]:
+        """All steps that are left, the final evaluation and the export; returns the last step's metrics."""
+        self._phase("weights")
+        await self._parts.pool.load_weights(await self._parts.learner.publish())
+        if self._steps_done == 0:
+            self._emit({"step": 0, **await self._evaluate()})
+            self._next = await self._select(1, 0, frozenset(), self._config.selection.num_prompts)
+        while self._steps_done < self._config.run.num_steps:
+            await self._one_step(self._steps_done + 1)
+        self._phase("export")
+        await self._parts.learner.export(self._parts.folder.final_model)
+        return self._last_metrics
+
+    async def _one_step(self, step: int) -> None:
+        assert self._next is not None
+        start = time.perf_counter()
+        record = _StepRecord(step=step, selections=[self._next])
+        self._phase("rollout")
+        with _Stopwatch(record.seconds, "timing_s/rollout"):
+            await self._roll_out(record)
+        self._phase("update")
+        # The next selection depends on the selector's state after observe, never on the new weights: it overlaps.
+        updated, observed = await asyncio.gather(self._learn(record), self._observe(record))
+        self._steps_done = step
+        metrics = self._account(record, updated, observed)
+        if self._due(self._config.evaluation.every_steps):
+            with _Stopwatch(record.seconds, "timing_s/evaluation"):
+                metrics |= await self._evaluate()
+        metrics |= record.seconds
+        metrics["timing_s/step"] = time.perf_counter() - start
+        self._emit(metrics)
+        if self._due(self._config.checkpoint.every_steps):
+            await self._checkpoint()
+
+    def _due(self, every: int) -> bool:
+        return self._steps_done % every == 0 or self._steps_done == self._config.run.num_steps
+
+    async def _select(self, step: int, round_: int, excluded: frozenset[str], num_missing: int) -> Selection:
+        return await self._parts.selector.select(
+            SelectionRequest(
+                step=step,
+                round=round_,
+                num_prompts=self._config.selection.num_prompts,
+                group_size=self._config.rollout.group_size,
+                excluded=excluded,
+                num_missing=num_missing,
+            )
+        )
+
+    async def _roll_out(self, record: _StepRecord) -> None:
+        """Rounds, until admission is full, the rounds are used up or the pool has nothing left."""
+        config = self._config
+        admission = build_admission(config.selection)
+        admission.begin(config.selection.num_prompts)
+        while True:
+            selection = record.selections[-1]
+            for chunk in await self._generate(
+                "rollout",
+                selection.prompt_ids,
+                selection.num_rollouts,
+                config.rollout.temperature,
+                first_chunk=len(record.chunks),
+                num_samples_kept=4 if self._samples_due(record.step) else 0,
+            ):
+                record.chunks.append(chunk)
+                admission.offer(chunk.header.prompt_ids, chunk.header.has_gradient)
+            if admission.is_full or len(record.selections) >= config.selection.max_rounds:
+                break
+            rolled_out = frozenset(i for s in record.selections for i in s.prompt_ids)
+            following = await self._select(record.step, len(record.selections), rolled_out, admission.num_missing)
+            if not following.prompt_ids:
+                break
+            record.selections.append(following)
+        record.admitted = admission.admitted
+
+    def _samples_due(self, step: int) -> bool:
+        return (step - 1) % self._config.run.sample_every_steps == 0 or step == self._config.run.num_steps
+
+    async def _generate(
+        self,
+        stream: str,
+        prompt_ids: tuple[str, ...],
+        num_rollouts: IntArray,
+        temperature: float,
+        first_chunk: int = 0,
+        num_samples_kept: int = 0,
+    ) -> list[Chunk]:
+        request = GenerateRequest(
+            step=self._steps_done + 1,
+            stream=stream,
+            prompt_ids=prompt_ids,
+            num_rollouts=num_rollouts,
+            policy_version=self._steps_done,
+            temperature=temperature,
+            first_chunk=first_chunk,
+            num_samples_kept=num_samples_kept,
+        )
+        chunks = [chunk async for chunk in self._parts.pool.generate(request)]
+        return sorted(chunks, key=lambda chunk: chunk.header.chunk_id)
+
+    async def _learn(self, record: _StepRecord) -> UpdateResult:
+        with _Stopwatch(record.seconds, "timing_s/update"):
+            updated = await self._parts.learner.update(
+                UpdateRequest(
+                    step=record.step,
+                    rollouts=tuple(chunk.rollouts for chunk in record.chunks),
+                    admitted=record.admitted,
+                )
+            )
+        with _Stopwatch(record.seconds, "timing_s/weights"):
+            await self._parts.pool.load_weights(await self._parts.learner.publish())
+        return updated
+
+    async def _observe(self, record: _StepRecord) -> ObserveResult:
+        with _Stopwatch(record.seconds, "timing_s/select"):
+            observed = await self._parts.selector.observe(record.step, record.chunks, record.selections)
+            self._next = await self._select(record.step + 1, 0, frozenset(), self._config.selection.num_prompts)
+        return observed
+
+    def _charge(self, name: str, num_rollouts: int, num_tokens: int, cpu_s: float) -> None:
+        """Every rollout and token is charged, kept or dropped; evaluation and probes apart from training."""
+        suffix = "" if name == "rollout" else f"_{name}"
+        for key, value in (
+            (f"cost/num_rollouts{suffix}", num_rollouts),
+            (f"cost/num_tokens{suffix}", num_tokens),
+            (f"cost/cpu_s_{name}", cpu_s),
+        ):
+            self._counters[key] = self._counters.get(key, 0.0) + value
+
+    def _account(self, record: _StepRecord, updated: UpdateResult, observed: ObserveResult) -> dict[str, float]:
+        headers = [chunk.header for chunk in record.chunks]
+        self._charge(
+            "rollout",
+            sum(int((h.num_right + h.num_wrong + h.num_failed).sum()) for h in headers),
+            sum(int(h.num_response_tokens.sum()) for h in headers),
+            sum(h.cpu_s for h in headers),
+        )
+        select_cpu_s = observed.cpu_s + sum(s.cpu_s for s in record.selections)
+        for key, value in (("cost/cpu_s_update", updated.cpu_s), ("cost/cpu_s_selector", select_cpu_s)):
+            self._counters[key] = self._counters.get(key, 0.0) + value
+        self._counters["cost/cpu_s"] = sum(
+            self._counters[f"cost/cpu_s_{phase}"] for phase in ("rollout", "update", "selector")
+        )
+        self._parts.folder.write_samples(record.step, [s for h in headers for s in h.samples])
+        return {
+            "step": record.step,
+            **step_metrics(headers, record.selections, record.admitted),
+            **updated.metrics,
+            **observed.metrics,
+            **self._parts.pool.metrics(),
+        }
+
+    async def _measure(self, stream: str, prompts: Sequence[Prompt], num_rollouts: int) -> _Measured:
+        """Counts for some prompts under the current policy; they enter neither history nor training."""
+        ids = tuple(prompt.prompt_id for prompt in prompts)
+        each = np.full(len(ids), num_rollouts, dtype=np.int32)
+        row = {prompt_id: i for i, prompt_id in enumerate(ids)}
+        measured = _Measured(np.zeros(len(ids), np.int32), np.zeros(len(ids), np.int32))
+        for chunk in await self._generate(stream, ids, each, self._config.evaluation.temperature):
+            header = chunk.header
+            rows = [row[prompt_id] for prompt_id in header.prompt_ids]
+            measured.num_right[rows] = header.num_right
+            measured.num_tried[rows] = header.num_right + header.num_wrong
+            measured.num_rollouts += int((header.num_right + header.num_wrong + header.num_failed).sum())
+            measured.num_tokens += int(header.num_response_tokens.sum())
+            measured.cpu_s += header.cpu_s
+        return measured
+
+    async def _evaluate(self) -> dict[str, float]:
+        """The evaluation set, and the probes where they are due; metrics for the current number of steps."""
+        self._phase("evaluation")
+        config, data = self._config.evaluation, self._parts.data
+        seen = await self._measure("evaluation", data.evaluation, config.rollouts_per_prompt)
+        self._charge("evaluation", seen.num_rollouts, seen.num_tokens, seen.cpu_s)
+        metrics = evaluation_metrics(seen.num_right, seen.num_tried, [p.level for p in data.evaluation])
+        if self._due(config.probe_every_steps):
+            for name, prompts in (("pool_probe", data.pool_probe), ("heldout_probe", data.heldout_probe)):
+                metrics |= await self._probe(name, prompts)
+        return metrics
+
+    async def _probe(self, name: str, prompts: Sequence[Prompt]) -> dict[str, float]:
+        if not prompts:
+            return {}
+        # Predicted first, from the state that the next selection is made with, then measured.
+        prediction = await self._parts.selector.predict([p.prompt_id for p in prompts])
+        seen = await self._measure(name, prompts, self._config.evaluation.probe_rollouts)
+        self._charge("probe", seen.num_rollouts, seen.num_tokens, seen.cpu_s)
+        self._parts.folder.write_probe(self._steps_done, name, prompts, prediction, seen.num_right, seen.num_tried)
+        if prediction is None:
+            return {}
+        return probe_metrics(name, prediction, seen.num_right, seen.num_tried, self._config.rollout.group_size)
+
+    async def _checkpoint(self) -> None:
+        """All parts write side by side; the manifest makes them one."""
+        self._phase("checkpoint")
+        parts = self._parts
+        path = parts.store.begin(self._steps_done)
+        await asyncio.gather(parts.learner.save(path / "learner"), parts.selector.save(path / "selector"))
+        manifest = Manifest(
+            num_steps_done=self._steps_done,
+            counters=self._counters,
+            next_selection=None if self._next is None else SelectionRecord.of(self._next),
+            config=self._config.model_dump(mode="json"),
+            pool_fingerprint=parts.pool_fingerprint,
+            metrics_num_bytes=parts.folder.metrics.num_bytes,
+            samples_num_bytes=parts.folder.samples.num_bytes,
+        )
+        parts.store.commit(path, manifest, parts.folder.data_files())
+
+    def _phase(self, name: str) -> None:
+        for sink in self._parts.sinks:
+            sink.phase(name)
+
+    def _emit(self, metrics: dict[str, float]) -> None:
+        row = {**metrics, **self._counters}
+        self._parts.folder.metrics.append(row)
+        self._last_metrics = row
+        for sink in self._parts.sinks:
+            sink.step(int(row["step"]), row)
