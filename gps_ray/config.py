@@ -185,6 +185,14 @@ class SelectionConfig(Section):
     """Which prompts next."""
 
     selector: str = Field("gps", description="uniform, gps, gps_paper, ... or an import path 'package.module:factory'.")
+    predictor: str | None = Field(
+        None, description="ppm, ... or an import path 'package.module:factory'; null: the selector's own."
+    )
+    acquisition: str | None = Field(
+        None,
+        description="nearest_half, useful_group, ... or an import path 'package.module:function'; null: the selector's "
+        "own.",
+    )
     num_prompts: int = Field(32, ge=1, description="B: prompts per step.")
     candidate_multiple: int | None = Field(
         8, ge=1, description="Candidates are this many times B, at random; null: the whole pool."
@@ -195,7 +203,17 @@ class SelectionConfig(Section):
     random_share: float = Field(
         0.0, ge=0, le=1, description="Share of B filled at random, to keep the predictor calibrated."
     )
-    max_rounds: int = Field(1, ge=1, description="Rounds of selection per step at most (dynamic sampling needs more).")
+    admission: Literal["keep_all", "useful_only"] | None = Field(
+        None,
+        description="useful_only trains only on groups with 0 < k < G and asks for further rounds until it has B of "
+        "them; null: as the selector's paper has it (useful_only for ds and greso, keep_all for the others).",
+    )
+    max_rounds: int | None = Field(
+        None,
+        ge=1,
+        description="Rounds of selection per step at most; null: 1 for keep_all, 10 for useful_only (the papers use "
+        "10 for Countdown and 4 for maths).",
+    )
     num_threads: int = Field(1, ge=1, description="Torch threads of the selector.")
     deadline_s: float = Field(300, gt=0)
     ppm: PpmConfig = Field(default_factory=PpmConfig)

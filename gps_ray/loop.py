@@ -184,7 +184,7 @@ class TrainingLoop:
             ):
                 record.chunks.append(chunk)
                 admission.offer(chunk.header.prompt_ids, chunk.header.has_gradient)
-            if admission.is_full or len(record.selections) >= config.selection.max_rounds:
+            if not admission.wants_more(len(record.selections)):
                 break
             rolled_out = frozenset(i for s in record.selections for i in s.prompt_ids)
             following = await self._select(record.step, len(record.selections), rolled_out, admission.num_missing)
