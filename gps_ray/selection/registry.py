@@ -1,0 +1,134 @@
+"""Selectors by name, and the presets behind the names.
+
+A selector's name stands for a factory, and (for predictive selectors) for a preset: settings that go with the name
+wherever the config leaves them unset. ``resolve_selection`` shows the settings a run will really use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gps_ray.config import SelectionConfig
+from gps_ray.errors import ConfigError
+from gps_ray.import_path import load_object
+from gps_ray.predictor.interface import Predictor, PromptTable
+from gps_ray.selection.acquisition import ACQUISITIONS, Acquisition
+from gps_ray.selection.interface import PromptSelector
+from gps_ray.selection.selector import PredictiveSelector
+from gps_ray.selection.uniform import UniformSelector
+
+__all__ = [
+    "PREDICTORS",
+    "PRESETS",
+    "SELECTORS",
+    "PredictorFactory",
+    "SelectorFactory",
+    "build_predictor",
+    "build_selector",
+    "resolve_selection",
+]
+
+# (resolved config, prompt table, group size G, run seed)
+SelectorFactory = Callable[[SelectionConfig, PromptTable, int, int], PromptSelector]
+PredictorFactory = Callable[[SelectionConfig, PromptTable, int, int], Predictor]
+
+
+def _uniform(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> PromptSelector:
+    return UniformSelector(table, run_seed)
+
+
+def _predictive(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> PromptSelector:
+    predictor = build_predictor(config, table, group_size, run_seed)
+    return PredictiveSelector(predictor, _acquisition(config), table, config, group_size, run_seed)
+
+
+def _ppm(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> Predictor:
+    from gps_ray.predictor.ppm import PpmPredictor  # torch loads only where it is used
+
+    return PpmPredictor(table, config.ppm, run_seed)
+
+
+SELECTORS: dict[str, SelectorFactory] = {
+    "uniform": _uniform,
+    "gps": _predictive,
+    "gps_paper": _predictive,
+}
+
+PREDICTORS: dict[str, PredictorFactory] = {
+    "ppm": _ppm,
+}
+
+# Settings by dotted key under ``selection``, used where the config leaves the key unset.
+PRESETS: dict[str, Mapping[str, Any]] = {
+    # What works at small scale: random candidates, a small PPM, a replay of 32 steps.
+    "gps": {"predictor": "ppm", "acquisition": "nearest_half"},
+    # The paper's scale (about 20M parameters), whole pool, newest batch only.
+    "gps_paper": {
+        "predictor": "ppm",
+        "acquisition": "nearest_half",
+        "candidate_multiple": None,
+        "ppm.model_dim": 512,
+        "ppm.num_layers": 3,
+        "ppm.num_heads": 8,
+        "ppm.decoder_hidden": 512,
+        "ppm.latent_dim": 64,
+        "ppm.num_latent_draws": 50,
+        "ppm.replay_steps": 1,
+    },
+}
+
+
+def resolve_selection(config: SelectionConfig) -> SelectionConfig:
+    """The config with the preset of ``config.selector`` filled into every field that nobody set.
+
+    Idempotent. To compare selectors, change ``selector`` on the config as written, before it is resolved.
+    """
+    tree = config.model_dump(exclude_unset=True)
+    for dotted, value in PRESETS.get(config.selector, {}).items():
+        *sections, field = dotted.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        # null stands for "the preset's own" in these two, so that a null written out changes nothing.
+        if field not in node or (dotted in ("predictor", "acquisition") and node[field] is None):
+            node[field] = value
+    return SelectionConfig.model_validate(tree)
+
+
+def build_selector(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> PromptSelector:
+    """The selector that ``config.selector`` names: a key of ``SELECTORS``, or an import path 'package.module:factory'
+    of a ``SelectorFactory``. Raises ConfigError that names the key."""
+    factory: SelectorFactory = _lookup(SELECTORS, config.selector, "selection.selector")
+    return factory(resolve_selection(config), table, group_size, run_seed)
+
+
+def build_predictor(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> Predictor:
+    """The predictor that the resolved config names: a key of ``PREDICTORS``, or an import path."""
+    factory: PredictorFactory = _lookup(
+        PREDICTORS, _required(config.predictor, "selection.predictor", config), "selection.predictor"
+    )
+    return factory(config, table, group_size, run_seed)
+
+
+def _acquisition(config: SelectionConfig) -> Acquisition:
+    name = _required(config.acquisition, "selection.acquisition", config)
+    acquisition: Acquisition = _lookup(ACQUISITIONS, name, "selection.acquisition")
+    return acquisition
+
+
+def _required(name: str | None, key: str, config: SelectionConfig) -> str:
+    if name is None:
+        raise ConfigError(f"{key}: selector {config.selector!r} has no preset for it, got null; set {key}")
+    return name
+
+
+def _lookup(known: Mapping[str, Any], name: str, key: str) -> Any:
+    if name in known:
+        return known[name]
+    if ":" in name:
+        return load_object(name, key)
+    raise ConfigError(
+        f"{key}: expected one of {', '.join(sorted(known))} or an import path 'package.module:name', got {name!r}; "
+        f"change {key}"
+    )

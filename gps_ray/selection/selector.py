@@ -1,0 +1,171 @@
+"""The selector made of parts: predictor + acquisition + batch composer."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from gps_ray.config import SelectionConfig
+from gps_ray.history import OutcomeWindow, PromptIndex, ReuseCounter, concatenate_batches
+from gps_ray.keyed_random import generator
+from gps_ray.predictor.interface import OutcomeBatch, Predictor, PromptTable, SuccessRateDistribution
+from gps_ray.selection.acquisition import Acquisition
+from gps_ray.selection.batch_composer import compose_batch
+from gps_ray.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, SlotKind, State
+
+__all__ = ["Informed", "PredictiveSelector"]
+
+
+class _Stateful(Protocol):
+    def state(self) -> State: ...
+
+    def load_state(self, state: State) -> None: ...
+
+
+@runtime_checkable
+class Informed(Protocol):
+    """A predictor that can know something before its first outcome (offline pre-training, the oracle)."""
+
+    def informed(self) -> bool:
+        """True when predictions are worth more than a uniform batch."""
+        ...
+
+
+class PredictiveSelector:
+    """Predict the candidates, score them, compose a diverse batch (METHOD 1-2).
+
+    Candidates are the pool without ``request.excluded``: all of it, or ``config.candidate_multiple`` times the batch,
+    drawn by (run_seed, "selector/candidates", step, round). ``config.random_share`` of the slots are drawn first,
+    evenly from the pool, so that they are an unbiased look at it; the diversity terms count them as members. The very
+    first batch is uniform unless the predictor is ``Informed``.
+
+    ``select`` changes nothing: recent batches, reuse counts and the predictor all move in ``observe``.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        acquisition: Acquisition,
+        table: PromptTable,
+        config: SelectionConfig,
+        group_size: int,
+        run_seed: int,
+    ) -> None:
+        self._predictor = predictor
+        self._acquisition = acquisition
+        self._table = table
+        self._config = config
+        self._group_size = group_size
+        self._run_seed = run_seed
+        self._index = PromptIndex(table)
+        self._recent = OutcomeWindow(config.num_recent_batches)
+        self._reuse = ReuseCounter(table.num_pool)
+
+    def select(self, request: SelectionRequest) -> Selection:
+        started = time.process_time()
+        free = np.flatnonzero(self._index.free(request.excluded))
+        num_prompts = min(request.num_prompts, len(free))
+        if not self._informed():
+            rows = self._draw("selector/first", request, free, num_prompts)
+            unknown = np.full(num_prompts, np.nan)
+            return self._selection(request, rows, num_prompts, unknown, unknown, len(free), started)
+
+        num_random = round(self._config.random_share * num_prompts)
+        random_rows = self._draw("selector/random", request, free, num_random)
+        candidates = self._candidates(request, np.setdiff1d(free, random_rows, assume_unique=True))
+        # One belief about both kinds, so that they share its draws; acquisitions see all rows, the composer candidates.
+        rows = np.concatenate([random_rows, candidates])
+        belief = self._predictor.predict(rows, request.step)
+        rng = generator(self._run_seed, "selector/acquisition", request.step, rollout=request.round)
+        scores = self._acquisition(belief, request.group_size, rng)
+        chosen = num_random + self._compose(scores[num_random:], candidates, random_rows, num_prompts - num_random)
+        picks = np.concatenate([np.arange(num_random), chosen])
+        return self._selection(
+            request,
+            rows[picks],
+            num_random,
+            np.asarray(belief.mean(), dtype=np.float64)[picks],
+            np.sqrt(np.asarray(belief.variance(), dtype=np.float64)[picks]),
+            len(candidates),
+            started,
+        )
+
+    def _informed(self) -> bool:
+        if isinstance(self._predictor, Informed) and self._predictor.informed():
+            return True
+        return bool(self._reuse.counts.any())
+
+    def _draw(self, stream: str, request: SelectionRequest, rows: IntArray, num_drawn: int) -> IntArray:
+        rng = generator(self._run_seed, stream, request.step, rollout=request.round)
+        return rng.choice(rows, size=num_drawn, replace=False)
+
+    def _candidates(self, request: SelectionRequest, free: IntArray) -> IntArray:
+        """Sorted rows: the composer breaks ties by the lowest."""
+        if self._config.candidate_multiple is None:
+            return free
+        num_candidates = min(self._config.candidate_multiple * request.num_prompts, len(free))
+        return np.sort(self._draw("selector/candidates", request, free, num_candidates))
+
+    def _compose(self, scores: FloatArray, candidates: IntArray, members: IntArray, num_prompts: int) -> IntArray:
+        embeddings = self._table.embeddings
+        return compose_batch(
+            scores,
+            embeddings if len(candidates) == len(embeddings) else embeddings[candidates],
+            num_prompts,
+            diversity_within=self._config.diversity_within,
+            diversity_recent=self._config.diversity_recent,
+            recent=embeddings[concatenate_batches(self._recent.batches).rows],
+            members=embeddings[members],
+        )
+
+    def _selection(
+        self,
+        request: SelectionRequest,
+        rows: IntArray,
+        num_random: int,
+        mean: FloatArray,
+        std: FloatArray,
+        num_candidates: int,
+        started: float,
+    ) -> Selection:
+        slot_kind = np.full(len(rows), SlotKind.CHOSEN, dtype=np.int8)
+        slot_kind[:num_random] = SlotKind.RANDOM
+        return Selection(
+            step=request.step,
+            round=request.round,
+            prompt_ids=tuple(self._table.prompt_ids[row] for row in rows),
+            num_rollouts=np.full(len(rows), request.group_size, dtype=np.int32),
+            predicted_mean=mean,
+            predicted_std=std,
+            slot_kind=slot_kind,
+            num_candidates=num_candidates,
+            cpu_s=time.process_time() - started,
+        )
+
+    def observe(self, batch: OutcomeBatch) -> None:
+        self._predictor.observe(batch)
+        self._recent.append(batch)
+        self._reuse.observe(batch.rows)
+
+    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution | None:
+        return self._predictor.predict(rows, step)
+
+    def seen(self, rows: IntArray) -> BoolArray:
+        return self._predictor.seen(rows)
+
+    def metrics(self) -> dict[str, float]:
+        predictor = {f"predictor/{name}": value for name, value in self._predictor.metrics().items()}
+        return {**self._reuse.metrics(), **predictor}
+
+    def _parts(self) -> dict[str, _Stateful]:
+        return {"predictor": self._predictor, "recent": self._recent, "reuse": self._reuse}
+
+    def state(self) -> State:
+        return {f"{name}/{key}": array for name, part in self._parts().items() for key, array in part.state().items()}
+
+    def load_state(self, state: State) -> None:
+        for name, part in self._parts().items():
+            prefix = f"{name}/"
+            part.load_state({key[len(prefix) :]: array for key, array in state.items() if key.startswith(prefix)})
