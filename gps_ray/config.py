@@ -19,11 +19,14 @@ __all__ = [
     "ClusterConfig",
     "CountdownConfig",
     "DataConfig",
+    "DpsConfig",
     "EmbeddedModelConfig",
     "EvaluationConfig",
     "FeaturesConfig",
+    "GresoConfig",
     "LearningConfig",
     "ModelConfig",
+    "PclConfig",
     "PpmConfig",
     "RolloutConfig",
     "RunConfig",
@@ -83,15 +86,27 @@ class DataConfig(Section):
 class EmbeddedModelConfig(Section):
     """The small model made on the spot where model.path is null (Hugging Face layout, loadable by vLLM)."""
 
-    family: Literal["qwen2", "llama"] = "qwen2"
+    family: Literal["llama", "qwen3"] = Field(
+        "llama", description="Architecture; qwen3 adds a norm on queries and keys."
+    )
     hidden_size: int = Field(128, ge=32)
     num_layers: int = Field(3, ge=1)
     num_heads: int = Field(
         4, ge=1, description="hidden_size / num_heads is the head dimension; vLLM on CPU takes 32, 48, 64."
     )
-    intermediate_size: int = Field(512, ge=1)
+    intermediate_size: int = Field(384, ge=1)
+    max_position_embeddings: int = Field(512, ge=1, description="Longest prompt + response, in tokens.")
     tie_embeddings: bool = True
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="Seed of the initial weights.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> EmbeddedModelConfig:
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"hidden_size: {self.hidden_size} does not give {self.num_heads} heads of an even dimension; "
+                "change hidden_size or num_heads"
+            )
+        return self
 
 
 class ModelConfig(Section):
@@ -175,10 +190,42 @@ class PpmConfig(Section):
     kl_weight: float = Field(1.0, ge=0, description="beta")
     replay_steps: int = Field(32, ge=1, description="Steps replayed per update; 1 is the paper's newest batch only.")
     updates_per_step: int = Field(1, ge=1, description="K: passes over the replay per step")
+    pairs_per_update: int = Field(4, ge=1, description="Replayed pairs per gradient step of Adam")
     prior: Literal["history", "standard"] = Field(
         "history", description="standard replaces the prior by N(0, I) (ablation)."
     )
     use_latent: bool = Field(True, description="False forces z = 0 (ablation).")
+
+
+class DpsConfig(Section):
+    """DPS (arXiv 2603.10887): a three-state Markov chain per prompt."""
+
+    discount: float = Field(
+        0.5, ge=0, le=1, description="lam: what a step keeps of the transition counts; 0.5 Countdown, 0.7 maths."
+    )
+    prior_count: float = Field(1.0, gt=0, description="alpha0: Dirichlet pseudo-count of every transition.")
+
+
+class GresoConfig(Section):
+    """GRESO (arXiv 2506.02177): skip prompts whose recent groups had zero variance, with adapted probabilities."""
+
+    start_probability: float = Field(0.5, gt=0, lt=1, description="p_easy and p_hard at the start.")
+    min_survival: float = Field(0.01, gt=0, le=1, description="Least probability of not being skipped.")
+    probability_step: float = Field(0.01, ge=0, lt=1, description="Change of p_easy and p_hard per step.")
+    min_probability: float = Field(0.05, gt=0, lt=1)
+    max_probability: float = Field(0.95, gt=0, lt=1)
+    target_easy: float = Field(0.083, ge=0, le=1, description="Wanted share of all-right groups among the rolled out.")
+    target_hard: float = Field(0.167, ge=0, le=1, description="Wanted share of all-wrong groups.")
+    safety_factor: float = Field(1.25, ge=1, description="Oversampling of the later rounds of a step.")
+
+
+class PclConfig(Section):
+    """PCL (arXiv 2510.01135): a value model of the prompt. The paper's is a language model; the sizes here are ours."""
+
+    hidden_dim: int = Field(256, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    updates_per_step: int = Field(1, ge=1, description="Gradient steps on the newest batch; 1 is the paper's.")
 
 
 class SelectionConfig(Section):
@@ -217,6 +264,9 @@ class SelectionConfig(Section):
     num_threads: int = Field(1, ge=1, description="Torch threads of the selector.")
     deadline_s: float = Field(300, gt=0)
     ppm: PpmConfig = Field(default_factory=PpmConfig)
+    dps: DpsConfig = Field(default_factory=DpsConfig)
+    greso: GresoConfig = Field(default_factory=GresoConfig)
+    pcl: PclConfig = Field(default_factory=PclConfig)
     features: FeaturesConfig = Field(default_factory=FeaturesConfig)
 
 
