@@ -81,6 +81,12 @@ class RunFolder:
         ]
         pq.write_table(pa.Table.from_pylist(rows), self.root / "prompts.parquet")
 
+    def restart(self) -> None:
+        """Back to an empty run, for one that was killed before its first checkpoint."""
+        self.metrics.truncate(0)
+        self.samples.truncate(0)
+        self.discard_unlisted([])
+
     def write_samples(self, step: int, samples: Sequence[RolloutSample]) -> None:
         for sample in samples:
             self.samples.append(

@@ -1,0 +1,79 @@
+"""Join the job's Ray cluster, or start a local one and end it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Ray reads these when it is imported. A cluster that somebody else started brings its own token.
+os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+
+from gps_ray.config import ClusterConfig, TrainConfig
+from gps_ray.errors import ResourceError
+from gps_ray.resources import check_resources
+
+__all__ = ["cluster_for", "in_cluster"]
+
+
+def in_cluster(config: ClusterConfig) -> bool:
+    """Is there a cluster to join: configured, or the one whose job this process is?"""
+    return config.address is not None or "RAY_ADDRESS" in os.environ
+
+
+def _start_local(config: ClusterConfig) -> None:
+    # A token of this process alone: whoever reaches Ray's ports from outside is turned away.
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    ray.init(
+        address="local",
+        num_cpus=config.local_num_cpus or os.cpu_count(),
+        object_store_memory=config.object_store_memory_bytes,
+        include_dashboard=config.local_dashboard,
+        dashboard_host="127.0.0.1",
+        log_to_driver=False,
+        logging_level="warning",
+    )
+
+
+@contextmanager
+def cluster_for(config: TrainConfig) -> Iterator[str]:
+    """Connect for the length of a block; yields the dashboard's address ("" without one).
+
+    Raises ResourceError where the cluster cannot hold the run, before any actor is made.
+    """
+    cluster = config.cluster
+    if ray.is_initialized():
+        check_resources(config, ray.cluster_resources(), "the cluster")
+        yield ""
+        return
+    if in_cluster(cluster):
+        try:
+            ray.init(address=cluster.address or "auto", log_to_driver=False, logging_level="warning")
+        except (ConnectionError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ResourceError(f"cluster.address: cannot join {cluster.address or 'auto'}: {reason}") from error
+        where = "the cluster"
+    else:
+        num_cpus = float(cluster.local_num_cpus or os.cpu_count() or 1)
+        check_resources(config, {"CPU": num_cpus, "GPU": _local_gpus()}, "this machine (cluster.local_num_cpus)")
+        _start_local(cluster)
+        where = "the local cluster"
+    try:
+        check_resources(config, ray.cluster_resources(), where)
+        yield str(
+            ray.get_runtime_context().dashboard_url if hasattr(ray.get_runtime_context(), "dashboard_url") else ""
+        )
+    finally:
+        ray.shutdown()
+
+
+def _local_gpus() -> float:
+    import torch
+
+    return float(torch.cuda.device_count())

@@ -1,0 +1,31 @@
+"""Every remote call has a deadline; a stalled one names what it waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ray.exceptions import GetTimeoutError, RayTaskError
+
+from gps_ray.errors import DeadlineError, GpsRayError
+
+__all__ = ["within"]
+
+
+async def within(deadline_s: float, reference: Any, what: str, key: str) -> Any:
+    """The value of an object reference.
+
+    Raises DeadlineError after ``deadline_s`` seconds (``key`` is the config key that sets them), the remote side's own
+    ``GpsRayError`` as such, and Ray's errors otherwise.
+    """
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(reference.future()), deadline_s)
+    except (TimeoutError, GetTimeoutError) as error:
+        raise DeadlineError(
+            f"{what} did not answer within {deadline_s:g} s; raise {key} if it only needs time"
+        ) from error
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, GpsRayError):
+            raise cause from None
+        raise

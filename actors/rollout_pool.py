@@ -1,0 +1,176 @@
+"""The rollout-worker pool as the loop sees it: all Ray calls around the pure state machine of ``rollout.dispatch``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from actors.deadlines import within
+from actors.rollout_worker import RolloutWorker, WorkerSpec
+from gps_ray.errors import DeadlineError, RolloutError
+from gps_ray.rollout.chunk import ChunkRequest, cut_chunks
+from gps_ray.rollout.dispatch import Dispatcher
+from gps_ray.types import Chunk, GenerateRequest, Prompt, PublishedWeights
+
+__all__ = ["RayRolloutPool"]
+
+log = logging.getLogger(__name__)
+
+
+class RayRolloutPool:
+    """Spawns the workers, keeps them alive and hands out chunks.
+
+    A worker that dies or overruns its deadline is replaced; its chunks go to whoever is free, with the same seeds. The
+    replacement serves nothing before it has loaded the current weights.
+    """
+
+    def __init__(self, run_name: str, spec: WorkerSpec, prompts: Mapping[str, Prompt]) -> None:
+        self._run_name = run_name
+        self._spec = spec
+        self._config = spec.rollout
+        self._prompts = prompts
+        self._published: PublishedWeights | None = None
+        self._num_restarts = 0
+        self._max_queue_depth = 0
+        self._dispatcher = Dispatcher(
+            num_workers=self._config.num_workers, max_chunk_attempts=self._config.max_chunk_attempts
+        )
+        self._workers = [self._spawn(index) for index in range(self._config.num_workers)]
+
+    def _spawn(self, index: int) -> Any:
+        suffix = f".{self._num_restarts}" if self._num_restarts else ""
+        return (
+            ray.remote(RolloutWorker)
+            .options(
+                name=f"{self._run_name}/rollout-worker-{index}{suffix}",
+                num_cpus=self._config.num_cpus_per_worker,
+                num_gpus=self._config.num_gpus_per_worker,
+            )
+            .remote(self._spec)
+        )
+
+    async def start(self) -> None:
+        """Wait until every engine is up. One that cannot start is an error: it would fail again."""
+        await asyncio.gather(*(self._ready(index) for index in range(len(self._workers))))
+
+    async def _ready(self, index: int) -> None:
+        try:
+            await within(
+                self._config.start_deadline_s,
+                self._workers[index].ready.remote(),
+                f"rollout worker {index}",
+                "rollout.start_deadline_s",
+            )
+        except RayActorError as error:
+            raise RolloutError(
+                f"rollout worker {index} did not start: {_last_line(error)}; look at model.path and rollout.engine"
+            ) from error
+        self._dispatcher.worker_restarted(index)
+
+    async def load_weights(self, published: PublishedWeights) -> None:
+        self._published = published
+        self._dispatcher.publish(published.policy_version)
+        await asyncio.gather(*(self._load_or_restart(index) for index in range(len(self._workers))))
+
+    async def _load(self, index: int) -> None:
+        assert self._published is not None
+        published = self._published
+        await within(
+            self._config.start_deadline_s,
+            self._workers[index].load_weights.remote(replace(published, weights=None), published.weights),
+            f"rollout worker {index} loading weights",
+            "rollout.start_deadline_s",
+        )
+        self._dispatcher.loaded(index, published.policy_version)
+
+    async def _load_or_restart(self, index: int) -> None:
+        try:
+            await self._load(index)
+        except RayActorError as error:
+            await self._restart(index, _last_line(error))
+
+    async def _restart(self, index: int, reason: str) -> None:
+        """Replace a dead worker and bring it to the current weights."""
+        log.warning("rollout worker %d is replaced: %s", index, reason)
+        self._dispatcher.worker_died(index)
+        ray.kill(self._workers[index])
+        self._num_restarts += 1
+        self._workers[index] = self._spawn(index)
+        await self._ready(index)
+        if self._published is not None:
+            await self._load(index)
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
+        """Chunks as they finish. Every requested prompt comes exactly once, also where workers die on the way."""
+        chunks = cut_chunks(request, self._prompts, self._config.prompts_per_chunk)
+        self._dispatcher.submit(chunks)
+        self._max_queue_depth = len(chunks)
+        running: dict[asyncio.Task[Chunk | None], tuple[int, ChunkRequest]] = {}
+        restarting: set[asyncio.Task[None]] = set()
+        try:
+            while not self._dispatcher.is_done:
+                for index, chunk in self._dispatcher.assign():
+                    running[asyncio.ensure_future(self._run(index, chunk))] = (index, chunk)
+                if not running and not restarting:
+                    raise RolloutError("no healthy rollout worker is left; see the workers' logs in the dashboard")
+                finished, _ = await asyncio.wait({*running, *restarting}, return_when=asyncio.FIRST_COMPLETED)
+                for task in finished:
+                    if task in restarting:
+                        restarting.discard(task)  # type: ignore[arg-type]
+                        task.result()
+                        continue
+                    index, chunk = running.pop(task)  # type: ignore[arg-type]
+                    outcome, reason = _outcome(task)
+                    if outcome is None:
+                        # Several chunks of one dead worker fail together: one replacement serves them all.
+                        if self._dispatcher.is_in_flight(index, chunk.chunk_id):
+                            restarting.add(asyncio.ensure_future(self._restart(index, reason)))
+                    elif self._dispatcher.finished(index, chunk.chunk_id):
+                        yield outcome
+        finally:
+            for task in (*running, *restarting):
+                task.cancel()
+
+    async def _run(self, index: int, chunk: ChunkRequest) -> Chunk:
+        header, outcomes, rollouts = self._workers[index].run.options(num_returns=3).remote(chunk)
+        value = await within(
+            self._config.chunk_deadline_s,
+            header,
+            f"chunk {chunk.chunk_id} on rollout worker {index}",
+            "rollout.chunk_deadline_s",
+        )
+        return Chunk(header=value, outcomes=outcomes, rollouts=rollouts)
+
+    def metrics(self) -> Mapping[str, float]:
+        return {
+            "rollout/queue_depth": float(self._max_queue_depth),
+            "rollout/num_healthy_workers": float(self._dispatcher.num_healthy),
+            "rollout/num_restarts": float(self._num_restarts),
+        }
+
+    def close(self) -> None:
+        for worker in self._workers:
+            ray.kill(worker)
+
+
+def _outcome(task: asyncio.Task[Any]) -> tuple[Any, str]:
+    """(result, "") or (None, reason) for a worker that died or overran; other errors are raised."""
+    try:
+        return task.result(), ""
+    except DeadlineError as error:
+        return None, str(error)
+    except (RayActorError, RayError) as error:
+        if isinstance(error, RayActorError):
+            return None, _last_line(error)
+        raise
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

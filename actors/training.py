@@ -1,0 +1,119 @@
+"""Put one training run together on Ray: data, model, actors, loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from actors.learner_actor import spawn_learner
+from actors.observability import ClusterMetrics
+from actors.rollout_pool import RayRolloutPool
+from actors.rollout_worker import WorkerSpec
+from actors.selector_actor import spawn_selector
+from actors.warm_start_trainer import ensure_model
+from gps_ray.checkpoint import CheckpointStore, Manifest, check_same_run
+from gps_ray.config import TrainConfig
+from gps_ray.errors import ConfigError
+from gps_ray.loop import LoopParts, ProgressSink, TrainingLoop
+from gps_ray.plan import check_data, pool_fingerprint, resolve
+from gps_ray.predictor.prompt_features import build_prompt_table
+from gps_ray.run_folder import RunFolder
+from gps_ray.tasks.dataset import DataSets, load_data
+
+__all__ = ["prepare", "run_training"]
+
+
+def prepare(config: TrainConfig) -> tuple[TrainConfig, DataSets]:
+    """Everything that can be found wrong before Ray starts is found here."""
+    config = resolve(config)
+    if "RAY_JOB_ID" in os.environ and not config.run.directory.is_absolute():
+        raise ConfigError(
+            f"run.directory: {config.run.directory} would lie in the job's temporary working directory; "
+            "give an absolute path on storage that all nodes see"
+        )
+    if config.model.path is not None and not config.model.path.is_dir():
+        raise ConfigError(f"model.path: no folder {config.model.path}; give a local Hugging Face folder or null")
+    data = load_data(config.data, config.evaluation.num_probe_prompts)
+    check_data(config, data)
+    return config, data
+
+
+def _open_folder(
+    config: TrainConfig, data: DataSets, fingerprint: str, resume: bool
+) -> tuple[RunFolder, CheckpointStore, tuple[Path, Manifest] | None]:
+    folder = RunFolder(config.run.directory.absolute())
+    store = CheckpointStore(folder.root, config.checkpoint.keep_last)
+    if not resume and folder.checkpoints.exists():
+        raise ConfigError(
+            f"run.directory: {config.run.directory} already holds a run; go on with it by --resume, or choose another"
+        )
+    found = store.newest() if resume else None
+    if found is not None:
+        check_same_run(found[1], config.model_dump(mode="json"), fingerprint)
+    splits = {
+        "pool": data.pool,
+        "evaluation": data.evaluation,
+        "pool_probe": data.pool_probe,
+        "heldout_probe": data.heldout_probe,
+    }
+    folder.create(config, splits)
+    if resume and found is None:
+        folder.restart()
+    return folder, store, found
+
+
+def run_training(
+    config: TrainConfig, data: DataSets, *, resume: bool = False, sinks: Sequence[ProgressSink] = ()
+) -> Mapping[str, float]:
+    """One run on the connected cluster, start to end; returns the last step's metrics.
+
+    ``config`` and ``data`` come from ``prepare``. With ``resume`` the run goes on from its newest whole checkpoint, or
+    from the start where it has none yet.
+    """
+    fingerprint = pool_fingerprint(data)
+    folder, store, found = _open_folder(config, data, fingerprint, resume)
+    name = folder.root.name
+    model_directory = ensure_model(config)
+    table = build_prompt_table(data.pool, data.heldout_probe, config.selection.features)
+    prompts = {p.prompt_id: p for split in (data.pool, data.evaluation, data.heldout_probe) for p in split}
+    spec = WorkerSpec(
+        rollout=config.rollout,
+        model_directory=model_directory,
+        dtype=config.model.dtype,
+        task=config.data.task,
+        run_seed=config.run.seed,
+    )
+
+    async def whole() -> Mapping[str, float]:
+        selector = spawn_selector(
+            f"{name}/selector", config.selection, table, config.rollout.group_size, config.run.seed, folder.outcomes
+        )
+        pool = RayRolloutPool(name, spec, prompts)
+        learner = spawn_learner(f"{name}/learner", config, model_directory, folder.root / "ray_train")
+        try:
+            await asyncio.gather(
+                pool.start(), learner.start(resume_from=None if found is None else found[0] / "learner")
+            )
+            parts = LoopParts(
+                selector=selector,
+                pool=pool,
+                learner=learner,
+                data=data,
+                folder=folder,
+                store=store,
+                pool_fingerprint=fingerprint,
+                sinks=(*sinks, ClusterMetrics(name)),
+            )
+            loop = TrainingLoop(config, parts)
+            if found is not None:
+                await selector.load(found[0] / "selector")
+                loop.restore(found[1])
+            return await loop.run()
+        finally:
+            await learner.close()
+            pool.close()
+            selector.close()
+
+    return asyncio.run(whole())

@@ -1,0 +1,31 @@
+"""Train a policy: ``python -m jobs.train --config configs/countdown.yaml run.num_steps=20 [--resume] [--dry-run]``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from actors.cluster import cluster_for
+from actors.training import prepare, run_training
+from gps_ray.cli import config_arguments, run_job
+from gps_ray.config import TrainConfig, load_config
+from gps_ray.plan import describe
+from gps_ray.progress import Progress
+from gps_ray.report.run_report import write_report
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = config_arguments("Train a policy with a selector choosing the prompts.")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint of run.directory")
+    args = parser.parse_args(argv)
+    config, data = prepare(load_config(TrainConfig, args.config, args.overrides))
+    if args.dry_run:
+        print(describe(config, data))
+        return 0
+    with cluster_for(config), Progress(config.run.num_steps) as progress:
+        run_training(config, data, resume=args.resume, sinks=[progress])
+    print(f"report: {write_report(config.run.directory)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_job(main)
