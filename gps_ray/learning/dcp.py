@@ -1,0 +1,48 @@
+"""torch.distributed.checkpoint, in one process or over the ranks of a process group, with one-line errors."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+
+from gps_ray.errors import CheckpointError
+
+__all__ = ["load_shards", "save_shards"]
+
+
+@contextmanager
+def _single_process_is_meant() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield
+
+
+def save_shards(state: dict[str, Any], directory: Path) -> None:
+    """Write this rank's part of ``state`` (nested dictionaries of tensors) into ``directory``."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with _single_process_is_meant():
+        state_dict_saver.save(state, checkpoint_id=str(directory), no_dist=not torch.distributed.is_initialized())
+
+
+def load_shards(state: dict[str, Any], directory: Path) -> None:
+    """Fill the tensors of ``state`` in place. Raises CheckpointError where the folder does not hold all of them."""
+    try:
+        with _single_process_is_meant():
+            state_dict_loader.load(state, checkpoint_id=str(directory), no_dist=not torch.distributed.is_initialized())
+    # The library wraps a rank's failure in a BaseException, and raises what a damaged file leads to as it comes.
+    except (CheckpointException, Exception) as error:
+        cause: BaseException = error
+        if isinstance(error, CheckpointException) and error.failures:
+            cause = next(iter(error.failures.values()))[0]
+        reason = (str(cause).strip().splitlines() or [""])[0]
+        raise CheckpointError(
+            f"learner checkpoint {directory}: expected all shards of this model and its optimizer, got "
+            f"{type(cause).__name__}: {reason}; resume from an older step"
+        ) from error

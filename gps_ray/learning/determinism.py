@@ -1,0 +1,30 @@
+"""Results that depend on the config alone: pinned threads and deterministic kernels, for the length of a block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["deterministic"]
+
+
+@contextmanager
+def deterministic(num_threads: int) -> Iterator[None]:
+    """Pin torch's threads (the order of a reduction depends on their number) and refuse non-deterministic kernels.
+
+    Restored at the end: learner, predictor and engine may share a process and each has its own number of threads.
+    The promise is bit-for-bit equality on CPUs of one kind; on a GPU the library may lack a deterministic kernel, so
+    there it only warns.
+    """
+    threads = torch.get_num_threads()
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_num_threads(num_threads)
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)

@@ -1,0 +1,103 @@
+"""Rollouts into padded micro-batches of a bounded number of tokens.
+
+Rows are ordered by length, so that a micro-batch pads little and computes few logits that nobody reads. Padding goes
+to the right: under a causal mask a token never sees what stands behind it, so no attention mask is needed and the
+backbone may use its fast causal kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gps_ray.types import FloatArray, IntArray
+
+__all__ = ["PackedBatch", "Row", "pack"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One response to learn from: prompt_tokens [P >= 1], response_tokens [T >= 1], sampled_logprobs [T] (None where
+    no engine sampled it: supervised training), and the advantage shared by its tokens."""
+
+    prompt_tokens: IntArray
+    response_tokens: IntArray
+    sampled_logprobs: FloatArray | None = None
+    advantage: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedBatch:
+    """One forward pass. Internal to the learner: it never crosses a process boundary.
+
+    tokens [M, L] int64. Only the last ``num_logits`` = K positions of each row are needed: entry (m, k) of the arrays
+    [M, K] belongs to position L - K + k, whose logits predict ``targets``. ``mask`` is True where the target is a
+    response token; ``sampled_logprobs`` is 0 elsewhere; advantages [M].
+    """
+
+    tokens: Tensor
+    num_logits: int
+    targets: Tensor
+    mask: Tensor
+    sampled_logprobs: Tensor
+    advantages: Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """Response tokens."""
+        return int(self.mask.sum())
+
+
+def _length(row: Row) -> int:
+    return len(row.prompt_tokens) + len(row.response_tokens)
+
+
+def _assemble(rows: Sequence[Row]) -> PackedBatch:
+    length = max(_length(row) for row in rows)
+    first = min(len(row.prompt_tokens) for row in rows) - 1
+    num_logits = length - first
+    tokens = torch.zeros((len(rows), length), dtype=torch.int64)
+    targets = torch.zeros((len(rows), num_logits), dtype=torch.int64)
+    mask = torch.zeros((len(rows), num_logits), dtype=torch.bool)
+    sampled = torch.zeros((len(rows), num_logits), dtype=torch.float32)
+    for m, row in enumerate(rows):
+        num_prompt, num_response = len(row.prompt_tokens), len(row.response_tokens)
+        response = torch.tensor(row.response_tokens, dtype=torch.int64)
+        tokens[m, :num_prompt] = torch.tensor(row.prompt_tokens, dtype=torch.int64)
+        tokens[m, num_prompt : num_prompt + num_response] = response
+        # The logits at position P - 1 + t predict response token t.
+        place = slice(num_prompt - 1 - first, num_prompt - 1 - first + num_response)
+        targets[m, place] = response
+        mask[m, place] = True
+        if row.sampled_logprobs is not None:
+            sampled[m, place] = torch.tensor(row.sampled_logprobs, dtype=torch.float32)
+    return PackedBatch(
+        tokens=tokens,
+        num_logits=num_logits,
+        targets=targets,
+        mask=mask,
+        sampled_logprobs=sampled,
+        advantages=torch.tensor([row.advantage for row in rows], dtype=torch.float32),
+    )
+
+
+def pack(rows: Sequence[Row], max_tokens: int) -> list[PackedBatch]:
+    """Micro-batches of at most ``max_tokens`` tokens each, padding counted; a longer row stands alone.
+
+    The result depends on the rows and their order only: equal lengths keep their order.
+    """
+    batches: list[PackedBatch] = []
+    current: list[Row] = []
+    longest = 0
+    for row in sorted(rows, key=lambda row: (len(row.prompt_tokens), len(row.response_tokens))):
+        longest = max(longest, _length(row))
+        if current and longest * (len(current) + 1) > max_tokens:
+            batches.append(_assemble(current))
+            current, longest = [], _length(row)
+        current.append(row)
+    if current:
+        batches.append(_assemble(current))
+    return batches
