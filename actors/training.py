@@ -28,11 +28,6 @@ __all__ = ["prepare", "run_training"]
 def prepare(config: TrainConfig) -> tuple[TrainConfig, DataSets]:
     """Everything that can be found wrong before Ray starts is found here."""
     config = resolve(config)
-    if "RAY_JOB_ID" in os.environ and not config.run.directory.is_absolute():
-        raise ConfigError(
-            f"run.directory: {config.run.directory} would lie in the job's temporary working directory; "
-            "give an absolute path on storage that all nodes see"
-        )
     if config.model.path is not None and not config.model.path.is_dir():
         raise ConfigError(f"model.path: no folder {config.model.path}; give a local Hugging Face folder or null")
     data = load_data(config.data, config.evaluation.num_probe_prompts)
@@ -43,6 +38,11 @@ def prepare(config: TrainConfig) -> tuple[TrainConfig, DataSets]:
 def _open_folder(
     config: TrainConfig, data: DataSets, fingerprint: str, resume: bool
 ) -> tuple[RunFolder, CheckpointStore, tuple[Path, Manifest] | None]:
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not config.run.directory.is_absolute():
+        raise ConfigError(
+            f"run.directory: {config.run.directory} would lie in the job's temporary working directory; "
+            "give an absolute path on storage that all nodes see"
+        )
     folder = RunFolder(config.run.directory.absolute())
     store = CheckpointStore(folder.root, config.checkpoint.keep_last)
     if not resume and folder.checkpoints.exists():

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from gps_ray.errors import GpsRayError
 
-__all__ = ["config_arguments", "run_job"]
+__all__ = ["config_arguments", "print_table", "run_job", "write_json"]
 
 
 def config_arguments(description: str) -> argparse.ArgumentParser:
@@ -32,3 +37,19 @@ def run_job(main: Callable[[Sequence[str]], int]) -> None:
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows of text on stdout, the first column to the left."""
+    table = Table(title=title)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    # Without a terminal rich assumes 80 columns and folds figures.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1) + "\n")

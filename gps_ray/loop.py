@@ -18,8 +18,8 @@ import numpy as np
 
 from gps_ray.checkpoint import CheckpointStore, Manifest, SelectionRecord
 from gps_ray.config import TrainConfig
-from gps_ray.evaluation import evaluation_metrics, probe_metrics
-from gps_ray.metrics import step_metrics
+from gps_ray.evaluation import Counts, collect_counts, evaluation_metrics, probe_metrics
+from gps_ray.metrics import NUM_TOKENS, TRAINING_PHASES, step_metrics
 from gps_ray.ports import LearnerPort, RolloutPool, SelectorPort
 from gps_ray.run_folder import RunFolder
 from gps_ray.selection.admission import build_admission
@@ -59,17 +59,6 @@ class LoopParts:
     store: CheckpointStore
     pool_fingerprint: str
     sinks: Sequence[ProgressSink] = ()
-
-
-@dataclass(slots=True)
-class _Measured:
-    """Counts of one evaluation or probe, in the order of its prompts, and what they cost."""
-
-    num_right: IntArray
-    num_tried: IntArray
-    num_rollouts: int = 0
-    num_tokens: int = 0
-    cpu_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -142,6 +131,7 @@ class TrainingLoop:
         # The next selection depends on the selector's state after observe, never on the new weights: it overlaps.
         updated, observed = await asyncio.gather(self._learn(record), self._observe(record))
         self._steps_done = step
+        self._add("cost/wall_s", time.perf_counter() - start)
         metrics = self._account(record, updated, observed)
         if self._due(self._config.evaluation.every_steps):
             with _Stopwatch(record.seconds, "timing_s/evaluation"):
@@ -245,7 +235,10 @@ class TrainingLoop:
             (f"cost/num_tokens{suffix}", num_tokens),
             (f"cost/cpu_s_{name}", cpu_s),
         ):
-            self._counters[key] = self._counters.get(key, 0.0) + value
+            self._add(key, value)
+
+    def _add(self, counter: str, value: float) -> None:
+        self._counters[counter] = self._counters.get(counter, 0.0) + value
 
     def _account(self, record: _StepRecord, updated: UpdateResult, observed: ObserveResult) -> dict[str, float]:
         headers = [chunk.header for chunk in record.chunks]
@@ -256,42 +249,36 @@ class TrainingLoop:
             sum(h.cpu_s for h in headers),
         )
         select_cpu_s = observed.cpu_s + sum(s.cpu_s for s in record.selections)
-        for key, value in (("cost/cpu_s_update", updated.cpu_s), ("cost/cpu_s_selector", select_cpu_s)):
-            self._counters[key] = self._counters.get(key, 0.0) + value
-        self._counters["cost/cpu_s"] = sum(
-            self._counters[f"cost/cpu_s_{phase}"] for phase in ("rollout", "update", "selector")
-        )
+        self._add("cost/cpu_s_update", updated.cpu_s)
+        self._add("cost/cpu_s_selector", select_cpu_s)
+        self._counters["cost/cpu_s"] = sum(self._counters[f"cost/cpu_s_{phase}"] for phase in TRAINING_PHASES)
         self._parts.folder.write_samples(record.step, [s for h in headers for s in h.samples])
+        metrics = step_metrics(headers, record.selections, record.admitted)
         return {
             "step": record.step,
-            **step_metrics(headers, record.selections, record.admitted),
+            **metrics,
+            "rollout/tokens_per_s": metrics[NUM_TOKENS] / record.seconds["timing_s/rollout"],
             **updated.metrics,
             **observed.metrics,
             **self._parts.pool.metrics(),
         }
 
-    async def _measure(self, stream: str, prompts: Sequence[Prompt], num_rollouts: int) -> _Measured:
+    async def _measure(self, stream: str, prompts: Sequence[Prompt], num_rollouts: int) -> Counts:
         """Counts for some prompts under the current policy; they enter neither history nor training."""
         ids = tuple(prompt.prompt_id for prompt in prompts)
         each = np.full(len(ids), num_rollouts, dtype=np.int32)
-        row = {prompt_id: i for i, prompt_id in enumerate(ids)}
-        measured = _Measured(np.zeros(len(ids), np.int32), np.zeros(len(ids), np.int32))
-        for chunk in await self._generate(stream, ids, each, self._config.evaluation.temperature):
-            header = chunk.header
-            rows = [row[prompt_id] for prompt_id in header.prompt_ids]
-            measured.num_right[rows] = header.num_right
-            measured.num_tried[rows] = header.num_right + header.num_wrong
-            measured.num_rollouts += int((header.num_right + header.num_wrong + header.num_failed).sum())
-            measured.num_tokens += int(header.num_response_tokens.sum())
-            measured.cpu_s += header.cpu_s
-        return measured
+        chunks = await self._generate(stream, ids, each, self._config.evaluation.temperature)
+        counts = collect_counts(ids, [chunk.header for chunk in chunks])
+        # Rollouts of evaluation and probes are charged apart from training.
+        name = "evaluation" if stream == "evaluation" else "probe"
+        self._charge(name, counts.num_rollouts, counts.num_tokens, counts.cpu_s)
+        return counts
 
     async def _evaluate(self) -> dict[str, float]:
         """The evaluation set, and the probes where they are due; metrics for the current number of steps."""
         self._phase("evaluation")
         config, data = self._config.evaluation, self._parts.data
         seen = await self._measure("evaluation", data.evaluation, config.rollouts_per_prompt)
-        self._charge("evaluation", seen.num_rollouts, seen.num_tokens, seen.cpu_s)
         metrics = evaluation_metrics(seen.num_right, seen.num_tried, [p.level for p in data.evaluation])
         if self._due(config.probe_every_steps):
             for name, prompts in (("pool_probe", data.pool_probe), ("heldout_probe", data.heldout_probe)):
@@ -304,7 +291,6 @@ class TrainingLoop:
         # Predicted first, from the state that the next selection is made with, then measured.
         prediction = await self._parts.selector.predict([p.prompt_id for p in prompts])
         seen = await self._measure(name, prompts, self._config.evaluation.probe_rollouts)
-        self._charge("probe", seen.num_rollouts, seen.num_tokens, seen.cpu_s)
         self._parts.folder.write_probe(self._steps_done, name, prompts, prediction, seen.num_right, seen.num_tried)
         if prediction is None:
             return {}

@@ -26,6 +26,7 @@ import yaml
 
 from gps_ray.config import Section
 from gps_ray.errors import CheckpointError
+from gps_ray.metrics import read_metrics
 from gps_ray.types import FloatArray, Prediction, Prompt, RolloutSample
 
 __all__ = ["JsonLines", "RunFolder"]
@@ -80,6 +81,13 @@ class RunFolder:
             for p in prompts
         ]
         pq.write_table(pa.Table.from_pylist(rows), self.root / "prompts.parquet")
+
+    def is_finished(self, num_steps: int) -> bool:
+        """Has the run made all its steps and exported its policy?"""
+        if not (self.final_model / "config.json").exists() or not self.metrics.path.exists():
+            return False
+        rows = read_metrics(self.metrics.path)
+        return bool(rows) and rows[-1]["step"] >= num_steps
 
     def restart(self) -> None:
         """Back to an empty run, for one that was killed before its first checkpoint."""

@@ -49,7 +49,10 @@ class SelectorService:
         cpu_s = time.process_time() - start
         file = write_outcomes(self._directory, step, outcomes, selections)
         self._steps_observed = step
-        metrics = {f"selector/{name}": value for name, value in self._selector.metrics().items()}
+        metrics = {
+            name if name.startswith("predictor/") else f"selection/{name}": value
+            for name, value in self._selector.metrics().items()
+        }
         return ObserveResult(metrics=metrics, cpu_s=cpu_s, outcome_file=file)
 
     def predict(self, prompt_ids: Sequence[str]) -> Prediction | None:

@@ -1,0 +1,48 @@
+"""Evaluate a model folder on the evaluation set with the rollout-worker pool; no learner, no selector."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+
+from actors.rollout_pool import RayRolloutPool
+from actors.rollout_worker import WorkerSpec
+from actors.warm_start_trainer import ensure_model
+from gps_ray.config import TrainConfig
+from gps_ray.evaluation import Counts, collect_counts, evaluation_metrics
+from gps_ray.types import GenerateRequest, Prompt
+
+__all__ = ["evaluate_model"]
+
+
+def evaluate_model(config: TrainConfig, prompts: Sequence[Prompt]) -> dict[str, float]:
+    """``val/...`` metrics of ``model.path`` (or of the warm-started embedded model) on the given prompts."""
+    spec = WorkerSpec(
+        rollout=config.rollout,
+        model_directory=ensure_model(config),
+        dtype=config.model.dtype,
+        task=config.data.task,
+        run_seed=config.run.seed,
+    )
+    request = GenerateRequest(
+        step=0,
+        stream="evaluation",
+        prompt_ids=tuple(p.prompt_id for p in prompts),
+        num_rollouts=np.full(len(prompts), config.evaluation.rollouts_per_prompt, np.int32),
+        policy_version=0,
+        temperature=config.evaluation.temperature,
+    )
+
+    async def whole() -> Counts:
+        pool = RayRolloutPool("evaluate", spec, {p.prompt_id: p for p in prompts})
+        try:
+            await pool.start()
+            chunks = [chunk async for chunk in pool.generate(request)]
+            return collect_counts(request.prompt_ids, [chunk.header for chunk in chunks])
+        finally:
+            pool.close()
+
+    counts = asyncio.run(whole())
+    return evaluation_metrics(counts.num_right, counts.num_tried, [p.level for p in prompts])
