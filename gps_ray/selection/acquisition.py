@@ -12,13 +12,27 @@ import numpy as np
 from gps_ray.predictor.interface import SuccessRateDistribution
 from gps_ray.types import FloatArray
 
-__all__ = ["ACQUISITIONS", "NUM_DRAWS", "Acquisition", "nearest_half", "useful_group", "useful_probability"]
+__all__ = [
+    "ACQUISITIONS",
+    "NUM_DRAWS",
+    "THRESHOLD",
+    "Acquisition",
+    "nearest_half",
+    "thompson_nearest_half",
+    "thompson_threshold",
+    "useful_group",
+    "useful_group_shuffled",
+    "useful_probability",
+]
 
 # (belief about N prompts, group size G, keyed generator) -> scores [N] float64, higher is better.
 Acquisition = Callable[[SuccessRateDistribution, int, np.random.Generator], FloatArray]
 
 # Joint draws where an expectation has no closed form: standard error at most .5 / sqrt(128) = .044 per prompt.
 NUM_DRAWS = 128
+
+# Success rates that MoPPS's threshold rule accepts.
+THRESHOLD = (0.3, 0.7)
 
 
 def useful_probability(rate: FloatArray, group_size: int) -> FloatArray:
@@ -45,7 +59,35 @@ def useful_group(belief: SuccessRateDistribution, group_size: int, rng: np.rando
     return score
 
 
+def useful_group_shuffled(belief: SuccessRateDistribution, group_size: int, rng: np.random.Generator) -> FloatArray:
+    """``useful_group`` with exact ties in random order.
+
+    For beliefs that give all prompts without outcomes the same value (DPS), where the lowest row would always win.
+    """
+    score = useful_group(belief, group_size, rng)
+    return score + 1e-9 * rng.random(len(score))
+
+
+def thompson_nearest_half(belief: SuccessRateDistribution, group_size: int, rng: np.random.Generator) -> FloatArray:
+    """u = -(g' - 1/2)^2 for one draw g' of the belief (MoPPS ``topk``, arXiv 2507.04632)."""
+    draw = belief.sample(1, rng)[0]
+    score: FloatArray = -((draw - 0.5) ** 2)
+    return score
+
+
+def thompson_threshold(belief: SuccessRateDistribution, group_size: int, rng: np.random.Generator) -> FloatArray:
+    """Draws inside [0.3, 0.7] first, in random order, then by their distance from it (MoPPS ``threshold``)."""
+    low, high = THRESHOLD
+    draw = belief.sample(1, rng)[0]
+    distance = np.maximum(low - draw, draw - high)
+    score: FloatArray = np.where(distance <= 0, rng.random(len(draw)), -distance)
+    return score
+
+
 ACQUISITIONS: dict[str, Acquisition] = {
     "nearest_half": nearest_half,
     "useful_group": useful_group,
+    "useful_group_shuffled": useful_group_shuffled,
+    "thompson_nearest_half": thompson_nearest_half,
+    "thompson_threshold": thompson_threshold,
 }

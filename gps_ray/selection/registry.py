@@ -13,8 +13,11 @@ from gps_ray.config import SelectionConfig
 from gps_ray.errors import ConfigError
 from gps_ray.import_path import load_object
 from gps_ray.predictor.interface import Predictor, PromptTable
+from gps_ray.predictor.markov_state import MarkovStatePredictor
 from gps_ray.selection.acquisition import ACQUISITIONS, Acquisition
+from gps_ray.selection.greso import GresoSelector
 from gps_ray.selection.interface import PromptSelector
+from gps_ray.selection.oracle import OracleSelector
 from gps_ray.selection.selector import PredictiveSelector
 from gps_ray.selection.uniform import UniformSelector
 
@@ -43,20 +46,53 @@ def _predictive(config: SelectionConfig, table: PromptTable, group_size: int, ru
     return PredictiveSelector(predictor, _acquisition(config), table, config, group_size, run_seed)
 
 
+def _greso(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> PromptSelector:
+    return GresoSelector(table, config.greso, run_seed)
+
+
+def _oracle(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> PromptSelector:
+    return OracleSelector(_acquisition(config), table, config, group_size, run_seed)
+
+
 def _ppm(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> Predictor:
     from gps_ray.predictor.ppm import PpmPredictor  # torch loads only where it is used
 
     return PpmPredictor(table, config.ppm, run_seed)
 
 
+def _markov_state(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> Predictor:
+    return MarkovStatePredictor(table, config.dps)
+
+
+def _value_model(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> Predictor:
+    from gps_ray.predictor.value_model import ValueModelPredictor  # torch loads only where it is used
+
+    return ValueModelPredictor(table, config.pcl, run_seed)
+
+
 SELECTORS: dict[str, SelectorFactory] = {
     "uniform": _uniform,
+    "ds": _uniform,  # dynamic sampling is uniform selection with the admission useful_only
+    "greso": _greso,
+    "dps": _predictive,
+    "pcl": _predictive,
+    "oracle": _oracle,
     "gps": _predictive,
     "gps_paper": _predictive,
 }
 
 PREDICTORS: dict[str, PredictorFactory] = {
     "ppm": _ppm,
+    "markov_state": _markov_state,
+    "value_model": _value_model,
+}
+
+# The rivals choose by score alone.
+_SCORE_ALONE: Mapping[str, Any] = {
+    "diversity_within": 0.0,
+    "diversity_recent": 0.0,
+    "num_recent_batches": 0,
+    "random_share": 0.0,
 }
 
 # Settings by dotted key under ``selection``, used where the config leaves the key unset.
@@ -76,6 +112,17 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         "ppm.num_latent_draws": 50,
         "ppm.replay_steps": 1,
     },
+    # arXiv 2603.10887: top B by P(mixed) of 8B candidates (Countdown; 32B for maths).
+    "dps": {
+        **_SCORE_ALONE,
+        "predictor": "markov_state",
+        "acquisition": "useful_group_shuffled",
+        "candidate_multiple": 8,
+    },
+    # arXiv 2510.01135: of 4B candidates the B with the smallest |V - 1/2|.
+    "pcl": {**_SCORE_ALONE, "predictor": "value_model", "acquisition": "nearest_half", "candidate_multiple": 4},
+    # The ceiling: the B most useful of 8B candidates by their true success rates.
+    "oracle": {**_SCORE_ALONE, "acquisition": "useful_group", "candidate_multiple": 8},
 }
 
 

@@ -72,9 +72,8 @@ class PredictiveSelector:
             unknown = np.full(num_prompts, np.nan)
             return self._selection(request, rows, num_prompts, unknown, unknown, len(free), started)
 
-        num_random = round(self._config.random_share * num_prompts)
-        random_rows = self._draw("selector/random", request, free, num_random)
-        candidates = self._candidates(request, np.setdiff1d(free, random_rows, assume_unique=True))
+        random_rows, candidates = self._looked_at(request, free, num_prompts)
+        num_random = len(random_rows)
         # One belief about both kinds, so that they share its draws; acquisitions see all rows, the composer candidates.
         rows = np.concatenate([random_rows, candidates])
         belief = self._predictor.predict(rows, request.step)
@@ -100,6 +99,11 @@ class PredictiveSelector:
     def _draw(self, stream: str, request: SelectionRequest, rows: IntArray, num_drawn: int) -> IntArray:
         rng = generator(self._run_seed, stream, request.step, rollout=request.round)
         return rng.choice(rows, size=num_drawn, replace=False)
+
+    def _looked_at(self, request: SelectionRequest, free: IntArray, num_prompts: int) -> tuple[IntArray, IntArray]:
+        """The rows of the random slots, and those that the other slots are chosen from."""
+        random_rows = self._draw("selector/random", request, free, round(self._config.random_share * num_prompts))
+        return random_rows, self._candidates(request, np.setdiff1d(free, random_rows, assume_unique=True))
 
     def _candidates(self, request: SelectionRequest, free: IntArray) -> IntArray:
         """Sorted rows: the composer breaks ties by the lowest."""

@@ -1,0 +1,178 @@
+"""GRESO: skip, before the rollout, prompts whose recent groups had zero variance (arXiv 2506.02177).
+
+A prompt whose last z groups were all of one kind (all right: easy, all wrong: hard) is skipped with probability
+1 - max(p^z, 0.01), where p is p_easy or p_hard. After every step p falls by .01 where the share of that kind among
+the groups rolled out has reached its target, else it rises by .01. Nothing is skipped or adapted in the first epoch.
+Groups that turn out useless all the same are dropped by the admission (``useful_only``), which asks for more.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+
+from gps_ray.config import GresoConfig
+from gps_ray.errors import CheckpointError
+from gps_ray.history import PromptIndex, ReuseCounter
+from gps_ray.keyed_random import generator
+from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
+from gps_ray.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, SlotKind, State
+
+__all__ = ["GresoSelector"]
+
+# Epochs searched for one batch before the rest is filled without skipping (a pool in which nearly all is skipped).
+_NUM_EPOCHS_AHEAD = 16
+
+
+class GresoSelector:
+    """Goes through the pool in a fresh random order per epoch, leaving out skipped prompts.
+
+    State: the place in the epoch, the last run of zero-variance groups per prompt, and the two probabilities. A prompt
+    is skipped where its coin, drawn by (run_seed, epoch, prompt), is below its skip probability, so ``select`` changes
+    nothing; ``observe`` moves the place behind the last prompt that came back.
+    """
+
+    def __init__(self, table: PromptTable, config: GresoConfig, run_seed: int) -> None:
+        self._table = table
+        self._config = config
+        self._run_seed = run_seed
+        self._index = PromptIndex(table)
+        self._reuse = ReuseCounter(table.num_pool)
+        self._epoch = 0
+        self._place = 0
+        # > 0: run of all-right groups, < 0: run of all-wrong groups, 0: the last group was mixed (or there is none).
+        self._run = np.zeros(table.num_pool, dtype=np.int64)
+        self._p_easy = self._p_hard = config.start_probability
+
+    def skip_probability(self) -> FloatArray:
+        """[num_pool] float64: 1 - max(p^z, min_survival); 0 for prompts without a run."""
+        p = np.where(self._run > 0, self._p_easy, self._p_hard)
+        survival: FloatArray = np.maximum(p ** np.abs(self._run), self._config.min_survival)
+        return 1.0 - survival
+
+    def batch_size(self, request: SelectionRequest) -> int:
+        """min(safety_factor * missing / (1 - zero-variance ratio), num_prompts).
+
+        The ratio is that of this step so far: ``request.excluded`` counts as rolled out (exact where no other step is
+        in flight). The first round asks for the full ``num_prompts``.
+        """
+        num_useful = request.num_prompts - request.num_missing
+        if request.round == 0 or num_useful <= 0 or not request.excluded:
+            return request.num_prompts
+        useful_ratio = num_useful / len(request.excluded)
+        wanted = math.ceil(self._config.safety_factor * request.num_missing / useful_ratio)
+        return min(wanted, request.num_prompts)
+
+    def select(self, request: SelectionRequest) -> Selection:
+        started = time.process_time()
+        free = self._index.free(request.excluded)
+        num_free = int(np.count_nonzero(free))
+        rows = self._next_rows(free, min(self.batch_size(request), num_free))
+        return Selection(
+            step=request.step,
+            round=request.round,
+            prompt_ids=tuple(self._table.prompt_ids[row] for row in rows),
+            num_rollouts=np.full(len(rows), request.group_size, dtype=np.int32),
+            predicted_mean=np.full(len(rows), np.nan),
+            predicted_std=np.full(len(rows), np.nan),
+            slot_kind=np.full(len(rows), SlotKind.CHOSEN, dtype=np.int8),
+            num_candidates=num_free,
+            cpu_s=time.process_time() - started,
+        )
+
+    def _next_rows(self, free: BoolArray, num_wanted: int) -> IntArray:
+        parts: list[IntArray] = []
+        for ahead in range(_NUM_EPOCHS_AHEAD + 1):
+            order = self._order(self._epoch + ahead)[self._place if ahead == 0 else 0 :]
+            allowed = free & self._kept(self._epoch + ahead) if ahead < _NUM_EPOCHS_AHEAD else free
+            taken = order[allowed[order]][:num_wanted]
+            parts.append(taken)
+            free[taken] = False
+            num_wanted -= len(taken)
+            if num_wanted == 0:
+                break
+        return np.concatenate(parts)
+
+    def _order(self, epoch: int) -> IntArray:
+        return generator(self._run_seed, "selector/greso/order", epoch).permutation(self._table.num_pool)
+
+    def _kept(self, epoch: int) -> BoolArray:
+        """[num_pool] bool: not skipped in this epoch, as things stand."""
+        if epoch == 0:
+            return np.ones(self._table.num_pool, dtype=np.bool_)
+        coin = generator(self._run_seed, "selector/greso/skip", epoch).random(self._table.num_pool)
+        kept: BoolArray = coin >= self.skip_probability()
+        return kept
+
+    def observe(self, batch: OutcomeBatch) -> None:
+        adapts = self._epoch > 0
+        self._advance(batch.rows)
+        self._reuse.observe(batch.rows)
+        tried = batch.num_tried > 0
+        rows, num_right, num_tried = batch.rows[tried], batch.num_right[tried], batch.num_tried[tried]
+        if not len(rows):
+            return
+        easy, hard = num_right == num_tried, num_right == 0
+        run = self._run[rows]
+        # A run goes on while its kind repeats, and starts anew with the other kind.
+        self._run[rows] = np.where(easy, np.maximum(run, 0) + 1, np.where(hard, np.minimum(run, 0) - 1, 0))
+        if adapts:
+            self._p_easy = self._adapted(self._p_easy, float(easy.mean()), self._config.target_easy)
+            self._p_hard = self._adapted(self._p_hard, float(hard.mean()), self._config.target_hard)
+
+    def _advance(self, rows: IntArray) -> None:
+        """Move the place behind the last of ``rows`` [K]; rows whose turn was over belong to the next epoch."""
+        place_of = np.argsort(self._order(self._epoch))
+        current = place_of[rows] >= self._place
+        self._place = max(self._place, int(place_of[rows[current]].max(initial=-1)) + 1)
+        following = rows[~current]
+        if len(following):
+            self._epoch += 1
+            self._place = int(np.argsort(self._order(self._epoch))[following].max()) + 1
+        if self._place >= self._table.num_pool:
+            self._epoch, self._place = self._epoch + 1, 0
+
+    def _adapted(self, p: float, ratio: float, target: float) -> float:
+        step = self._config.probability_step
+        p = p - step if ratio >= target else p + step
+        return min(max(p, self._config.min_probability), self._config.max_probability)
+
+    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution | None:
+        return None
+
+    def seen(self, rows: IntArray) -> BoolArray:
+        return self._reuse.seen(rows)
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            **self._reuse.metrics(),
+            "epoch": float(self._epoch),
+            "p_easy": self._p_easy,
+            "p_hard": self._p_hard,
+            "mean_skip_probability": float(self.skip_probability().mean()) if self._epoch > 0 else 0.0,
+        }
+
+    def state(self) -> State:
+        counters = {f"reuse/{name}": array for name, array in self._reuse.state().items()}
+        return counters | {
+            "epoch": np.array(self._epoch),
+            "place": np.array(self._place),
+            "run": self._run.copy(),
+            "p_easy": np.array(self._p_easy),
+            "p_hard": np.array(self._p_hard),
+        }
+
+    def load_state(self, state: State) -> None:
+        if state["run"].shape != self._run.shape:
+            raise CheckpointError(
+                f"selector state: expected a pool of {len(self._run)} prompts, got {len(state['run'])}; "
+                "resume with the data the run was started with (data.*)"
+            )
+        self._reuse.load_state(
+            {name.removeprefix("reuse/"): array for name, array in state.items() if name.startswith("reuse/")}
+        )
+        self._epoch, self._place = int(state["epoch"]), int(state["place"])
+        self._run = state["run"].astype(np.int64)
+        self._p_easy, self._p_hard = float(state["p_easy"]), float(state["p_hard"])
