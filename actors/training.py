@@ -22,7 +22,7 @@ from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run_folder import RunFolder
 from gps_ray.tasks.dataset import DataSets, load_data
 
-__all__ = ["prepare", "run_training"]
+__all__ = ["check_run_folder", "prepare", "run_training"]
 
 
 def prepare(config: TrainConfig) -> tuple[TrainConfig, DataSets]:
@@ -35,20 +35,24 @@ def prepare(config: TrainConfig) -> tuple[TrainConfig, DataSets]:
     return config, data
 
 
-def _open_folder(
-    config: TrainConfig, data: DataSets, fingerprint: str, resume: bool
-) -> tuple[RunFolder, CheckpointStore, tuple[Path, Manifest] | None]:
+def check_run_folder(config: TrainConfig, resume: bool) -> None:
+    """Raise ConfigError where the run folder would be lost, or holds another run."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not config.run.directory.is_absolute():
         raise ConfigError(
             f"run.directory: {config.run.directory} would lie in the job's temporary working directory; "
             "give an absolute path on storage that all nodes see"
         )
-    folder = RunFolder(config.run.directory.absolute())
-    store = CheckpointStore(folder.root, config.checkpoint.keep_last)
-    if not resume and folder.checkpoints.exists():
+    if not resume and (config.run.directory / "checkpoints").exists():
         raise ConfigError(
             f"run.directory: {config.run.directory} already holds a run; go on with it by --resume, or choose another"
         )
+
+
+def _open_folder(
+    config: TrainConfig, data: DataSets, fingerprint: str, resume: bool
+) -> tuple[RunFolder, CheckpointStore, tuple[Path, Manifest] | None]:
+    folder = RunFolder(config.run.directory.absolute())
+    store = CheckpointStore(folder.root, config.checkpoint.keep_last)
     found = store.newest() if resume else None
     if found is not None:
         check_same_run(found[1], config.model_dump(mode="json"), fingerprint)

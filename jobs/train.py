@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actors.cluster import cluster_for
-from actors.training import prepare, run_training
+from actors.training import check_run_folder, prepare, run_training
 from gps_ray.cli import config_arguments, run_job
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.plan import describe
@@ -21,6 +21,7 @@ def main(argv: Sequence[str]) -> int:
     if args.dry_run:
         print(describe(config, data))
         return 0
+    check_run_folder(config, args.resume)
     with cluster_for(config), Progress(config.run.num_steps) as progress:
         run_training(config, data, resume=args.resume, sinks=[progress])
     print(f"report: {write_report(config.run.directory)}")

@@ -1,0 +1,66 @@
+"""SIGKILL of the whole job, on real components: the resumed run ends bit for bit like one that was never killed."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from gps_ray.metrics import read_metrics
+from tests.processes import SMALL_RUN, end, start_job, wait_for
+
+pytestmark = pytest.mark.faults
+
+RUN = (*SMALL_RUN, "run.num_steps=24", "checkpoint.every_steps=8", "evaluation.every_steps=12", "rollout.num_workers=2")
+
+
+def _arguments(tmp_path: Path, name: str) -> tuple[str, ...]:
+    return (
+        *RUN,
+        f"run.directory={tmp_path / name}",
+        f"warm_start.cache_directory={tmp_path / 'warm'}",
+        f"selection.features.cache_directory={tmp_path / 'features'}",
+    )
+
+
+def _steps(run: Path) -> list[dict[str, Any]]:
+    file = run / "metrics.jsonl"
+    return read_metrics(file) if file.exists() else []
+
+
+def _finish(tmp_path: Path, name: str, *more: str) -> None:
+    process = start_job("train", *_arguments(tmp_path, name), *more, log=tmp_path / f"{name}.log")
+    try:
+        assert process.wait(280) == 0, (tmp_path / f"{name}.log").read_text()[-3000:]
+    finally:
+        end(process)
+
+
+@pytest.mark.timeout(900)
+def test_killed_at_step_20_and_resumed_it_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
+    _finish(tmp_path, "whole")
+    process = start_job("train", *_arguments(tmp_path, "killed"), log=tmp_path / "killed.log")
+    try:
+        wait_for("step 20", lambda: (steps := _steps(tmp_path / "killed")) and steps[-1]["step"] >= 20)
+    finally:
+        end(process, signal.SIGKILL)
+    assert not (tmp_path / "killed" / "final_model").exists()
+    _finish(tmp_path, "killed", "--resume")
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert (whole / "final_model" / "model.safetensors").read_bytes() == (
+        killed / "final_model" / "model.safetensors"
+    ).read_bytes()
+    losses = [[row.get("train/loss") for row in _steps(run)] for run in (whole, killed)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 25
+    files = [sorted(p.name for p in (run / "outcomes").glob("*")) for run in (whole, killed)]
+    assert files[0] == files[1]
+    assert len(files[0]) == 24
+    for name in files[0]:
+        assert pq.read_table(whole / "outcomes" / name).equals(pq.read_table(killed / "outcomes" / name)), name
+    # What was done after the last manifest was rolled back whole, not mixed in.
+    assert list((killed / "discarded" / "outcomes").glob("*"))

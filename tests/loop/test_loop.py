@@ -1,0 +1,124 @@
+"""The loop on in-process ports: what a step does, what timing cannot change, what a kill cannot lose."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from gps_ray.metrics import read_metrics
+from tests.loop.ports import Killed, Run, simulated_config
+
+pytestmark = pytest.mark.loop
+
+
+def _rows(run: Run) -> list[dict[str, Any]]:
+    return [row for path in sorted(run.folder.outcomes.glob("*")) for row in pq.read_table(path).to_pylist()]
+
+
+def _result(run: Run) -> dict[str, Any]:
+    """Everything of a run that must not depend on timing or kills."""
+    metrics = [
+        {k: v for k, v in row.items() if not k.startswith(("timing_s/", "cost/cpu_s", "cost/wall_s")) and "_s" not in k}
+        for row in read_metrics(run.folder.metrics.path)
+    ]
+    probes = {p.name: pq.read_table(p).to_pylist() for p in sorted(run.folder.probes.glob("*"))}
+    return {
+        "metrics": metrics,
+        "outcomes": _rows(run),
+        "probes": json.dumps(probes),
+        "samples": run.folder.samples.path.read_text(),
+        "final": (run.folder.final_model / "config.json").read_text(),
+    }
+
+
+def test_a_run_does_its_steps_and_counts_everything(tmp_path: Path) -> None:
+    run = Run(simulated_config(tmp_path / "run"))
+    last = run()
+    metrics = read_metrics(run.folder.metrics.path)
+    assert [row["step"] for row in metrics] == [0, 1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in metrics if "val/pass@1" in row] == [0, 3, 6]
+    assert last["cost/num_rollouts"] == 6 * 8 * 8
+    assert last["cost/num_rollouts_evaluation"] == 3 * 10 * 4
+    assert last["cost/num_rollouts_probe"] == 3 * (10 + 10) * 4
+    rows = _rows(run)
+    assert len(rows) == 6 * 8
+    keys = {(row["step"], row["prompt_id"]) for row in rows}
+    assert len(keys) == len(rows)
+    # Step s rolls out with version s - 1, and the pool serves each version in turn.
+    assert {(row["step"], row["policy_version"]) for row in rows} == {(s, s - 1) for s in range(1, 7)}
+    assert run.pool.versions == [0, 1, 2, 3, 4, 5, 6]
+    assert run.learner.version == 6
+
+
+def test_uniform_uses_each_prompt_once_per_epoch(tmp_path: Path) -> None:
+    run = Run(simulated_config(tmp_path / "run"))
+    run()
+    assert len({row["prompt_id"] for row in _rows(run)}) == 48
+
+
+def test_the_order_in_which_chunks_finish_changes_nothing(tmp_path: Path) -> None:
+    results = []
+    for shuffle in (0, 1):
+        run = Run(simulated_config(tmp_path / f"run{shuffle}", "selection.selector=gps"), shuffle=shuffle)
+        run()
+        results.append(_result(run))
+    assert results[0] == results[1]
+
+
+def test_the_next_selection_is_made_during_the_update(tmp_path: Path) -> None:
+    def wait(run: Run) -> None:
+        run.learner.wait_for_selection = True
+
+    Run(simulated_config(tmp_path / "run"), change=wait)()
+
+
+@pytest.mark.parametrize("selector", ["uniform", "gps", "ds"])
+def test_killed_at_any_call_and_resumed_it_ends_the_same(tmp_path: Path, selector: str) -> None:
+    overrides = (f"selection.selector={selector}", "run.num_steps=4")
+    whole = Run(simulated_config(tmp_path / "whole", *overrides))
+    whole()
+    expected = _result(whole)
+    for kill_at in range(1, len(whole.points) + 1, 1 if selector == "uniform" else 7):
+        config = simulated_config(tmp_path / f"killed{kill_at}", *overrides)
+        with pytest.raises(Killed):
+            Run(config, kill_at=kill_at)()
+        resumed = Run(config, resume=True)
+        resumed()
+        assert _result(resumed) == expected, f"killed at call {kill_at}: {whole.points[kill_at - 1]}"
+
+
+def test_killed_twice_and_resumed_it_ends_the_same(tmp_path: Path) -> None:
+    whole = Run(simulated_config(tmp_path / "whole"))
+    whole()
+    config = simulated_config(tmp_path / "killed")
+    with pytest.raises(Killed):
+        Run(config, kill_at=len(whole.points) // 2)()
+    with pytest.raises(Killed):
+        Run(config, resume=True, kill_at=12)()
+    resumed = Run(config, resume=True)
+    resumed()
+    assert _result(resumed) == _result(whole)
+
+
+def test_a_finished_run_goes_on_to_more_steps_as_if_never_stopped(tmp_path: Path) -> None:
+    overrides = ("evaluation.every_steps=2", "evaluation.probe_every_steps=2", "run.sample_every_steps=1")
+    whole = Run(simulated_config(tmp_path / "whole", *overrides))
+    whole()
+    Run(simulated_config(tmp_path / "parts", *overrides, "run.num_steps=4"))()
+    longer = Run(simulated_config(tmp_path / "parts", *overrides), resume=True)
+    longer()
+    assert _result(longer) == _result(whole)
+
+
+def test_dynamic_sampling_trains_on_useful_groups_and_charges_all(tmp_path: Path) -> None:
+    run = Run(simulated_config(tmp_path / "run", "selection.selector=ds", "run.num_steps=2"))
+    last = run()
+    rows = _rows(run)
+    assert last["selection/num_admitted"] == 8
+    assert last["selection/num_rounds"] > 1
+    assert last["cost/num_rollouts"] == sum(len(row["rewards"]) for row in rows) > 2 * 8 * 8
+    assert len({(row["step"], row["prompt_id"]) for row in rows}) == len(rows)

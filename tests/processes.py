@@ -1,0 +1,159 @@
+"""Starting and ending real jobs and Ray heads in tests. Everything is ended by its own pid, and bound to loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+__all__ = [
+    "ROOT",
+    "SMALL_RUN",
+    "Head",
+    "end",
+    "free_port",
+    "job_command",
+    "ray_head",
+    "run_job",
+    "start_job",
+    "wait_for",
+]
+
+ROOT = Path(__file__).parents[1]
+
+# A real run made small: real model, real warm start, real RL, in seconds instead of minutes.
+SMALL_RUN = (
+    "data.countdown.num_pool_prompts=200",
+    "data.countdown.num_evaluation_prompts=16",
+    "data.countdown.num_heldout_probe_prompts=16",
+    "warm_start.num_examples=2000",
+    "warm_start.num_steps=20",
+    "warm_start.batch_size=64",
+    "warm_start.num_threads=1",
+    "learning.num_threads=1",
+    "selection.num_prompts=8",
+    "rollout.prompts_per_chunk=2",
+    "evaluation.num_probe_prompts=16",
+    "evaluation.rollouts_per_prompt=2",
+    "evaluation.probe_rollouts=4",
+)
+
+
+def wait_for(what: str, condition: Callable[[], Any], deadline_s: float = 180) -> Any:
+    """The first true value of ``condition``; fails the test after the deadline, saying what it waited for."""
+    end_at = time.monotonic() + deadline_s
+    while time.monotonic() < end_at:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.2)
+    raise AssertionError(f"waited {deadline_s:g} s for {what}")
+
+
+def job_command(job: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", f"jobs.{job}", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    # The test's own Ray settings must not leak into a job that starts its own cluster.
+    return {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"OMP_NUM_THREADS": "1"}
+
+
+def start_job(job: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            job_command(job, *arguments), cwd=ROOT, env=_environment(), stdout=file, stderr=subprocess.STDOUT
+        )
+
+
+def run_job(job: str, *arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        job_command(job, *arguments), cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=timeout_s
+    )
+
+
+def end(process: subprocess.Popen[Any], how: signal.Signals = signal.SIGTERM, deadline_s: float = 60) -> None:
+    if process.poll() is None:
+        process.send_signal(how)
+    try:
+        process.wait(deadline_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    # Ray's workers take 10002-19999; the system's own range lies above.
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True)
+class Head:
+    """A Ray head that was started for a test, with token authentication."""
+
+    dashboard: str
+    metrics_port: int
+    token: str
+    environment: dict[str, str]
+
+    def get(self, path: str) -> Any:
+        answer = requests.get(self.dashboard + path, headers={"Authorization": f"Bearer {self.token}"}, timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    def ray(self, *arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(Path(sys.executable).with_name("ray")), *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+
+
+@contextlib.contextmanager
+def ray_head(directory: Path, num_cpus: int = 2) -> Iterator[Head]:
+    """Start ``ray start --head --block`` as a child and end it by its pid."""
+    token, port, dashboard_port, metrics_port = secrets.token_hex(16), free_port(), free_port(), free_port()
+    environment = _environment() | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+        # Unix sockets have short names; pytest's folders do not.
+        "RAY_TMPDIR": str(directory),
+    }
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"]
+    command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
+    command += [f"--metrics-export-port={metrics_port}", f"--num-cpus={num_cpus}", "--disable-usage-stats"]
+    command += [f"--object-store-memory={200 << 20}"]
+    head = Head(f"http://127.0.0.1:{dashboard_port}", metrics_port, token, environment)
+    with (directory / "head.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_for("the Ray head's dashboard", lambda: _answers(head))
+        yield head
+    finally:
+        end(process)
+
+
+def _answers(head: Head) -> bool:
+    try:
+        head.get("/api/jobs/")
+    except requests.RequestException:
+        return False
+    return True

@@ -1,0 +1,88 @@
+"""``ray job submit`` on a head with token authentication: the run, what can be watched of it, and stopping it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from gps_ray.checkpoint import CheckpointStore
+from gps_ray.metrics import read_metrics
+from tests.processes import SMALL_RUN, Head, ray_head, wait_for
+
+pytestmark = pytest.mark.ray
+
+METRICS = (
+    "ray_gps_ray_phase_seconds",
+    "ray_gps_ray_step_seconds",
+    "ray_gps_ray_tokens_per_second",
+    "ray_gps_ray_effective_group_ratio",
+    "ray_gps_ray_pool_probe_spearman",
+    "ray_gps_ray_queue_depth",
+)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with (
+        tempfile.TemporaryDirectory(prefix="gps", ignore_cleanup_errors=True) as directory,
+        ray_head(Path(directory)) as running,
+    ):
+        yield running
+
+
+def _submit(head: Head, tmp_path: Path, *overrides: str, wait: bool = True) -> Any:
+    arguments = ["job", "submit", f"--address={head.dashboard}", "--working-dir=.", *([] if wait else ["--no-wait"])]
+    arguments += ["--submission-id", f"test-{tmp_path.name}", "--", sys.executable, "-m", "jobs.train", *SMALL_RUN]
+    arguments += [f"run.directory={tmp_path / 'run'}", f"warm_start.cache_directory={tmp_path.parent / 'warm'}"]
+    arguments += [f"selection.features.cache_directory={tmp_path.parent / 'features'}", *overrides]
+    return head.ray(*arguments)
+
+
+def _run_actors(head: Head) -> dict[str, dict[str, Any]]:
+    rows = head.get("/api/v0/actors?detail=true&limit=1000")["data"]["result"]["result"]
+    return {row["name"]: row for row in rows if row["name"].startswith("run/")}
+
+
+def test_a_submitted_run_succeeds_and_can_be_watched(head: Head, tmp_path: Path) -> None:
+    submitted = _submit(head, tmp_path, "run.num_steps=5", "evaluation.every_steps=5")
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 5
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+    names = set(_run_actors(head))
+    assert {"run/selector", "run/learner", "run/rollout-worker-0", "run/rollout-worker-1"} <= names
+    pages = requests.get(f"http://127.0.0.1:{head.metrics_port}/metrics", timeout=30)
+    found = wait_for("the run's metrics", lambda: [name for name in METRICS if name in pages.text], 5)
+    assert found == list(METRICS)
+
+
+def test_without_the_token_the_dashboard_turns_away(head: Head) -> None:
+    assert requests.get(head.dashboard + "/api/jobs/", timeout=30).status_code == 401
+
+
+def test_a_relative_run_directory_is_refused_in_a_job(head: Head, tmp_path: Path) -> None:
+    submitted = _submit(head, tmp_path, "run.directory=runs/lost")
+    assert submitted.returncode != 0
+    assert "run.directory" in submitted.stdout + submitted.stderr
+    assert "temporary working directory" in submitted.stdout + submitted.stderr
+
+
+def test_stopping_a_job_leaves_a_whole_manifest_and_no_process(head: Head, tmp_path: Path) -> None:
+    submitted = _submit(head, tmp_path, "run.num_steps=5000", "checkpoint.every_steps=2", wait=False)
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    run = tmp_path / "run"
+    wait_for("the first manifest", lambda: list(run.glob("checkpoints/*/manifest.json")))
+    pids = [row["pid"] for row in _run_actors(head).values() if row["state"] == "ALIVE"]
+    assert len(pids) >= 4
+    stopped = head.ray("job", "stop", f"--address={head.dashboard}", f"test-{tmp_path.name}")
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    wait_for("the run's processes to end", lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    found = CheckpointStore(run, keep_last=2).newest()
+    assert found is not None
+    assert found[1].num_steps_done >= 2

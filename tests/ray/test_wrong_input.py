@@ -1,0 +1,75 @@
+"""Wrong configs and wrong data: one clear line, exit code 2, nothing started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.processes import SMALL_RUN, run_job
+
+pytestmark = pytest.mark.ray
+
+
+def _files(tmp_path: Path, case: str) -> tuple[str, ...]:
+    """A valid evaluation set and a pool that is broken in one way."""
+    row = {
+        "data_source": "countdown",
+        "prompt": [{"role": "user", "content": "x"}],
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": "{}"},
+        "extra_info": {"index": 0},
+    }
+    for name in ("pool", "evaluation"):
+        pq.write_table(pa.Table.from_pylist([row]), tmp_path / f"{name}.parquet")
+    pool = tmp_path / "pool.parquet"
+    if case == "column":
+        pq.write_table(pa.Table.from_pylist([row]).drop_columns(["reward_model"]), pool)
+    elif case == "truncated":
+        pool.write_bytes(pool.read_bytes()[:-40])
+    return (f"data.pool_file={pool}", f"data.evaluation_file={tmp_path / 'evaluation.parquet'}")
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("unknown key", ["selection.selectr", "unknown key", "selector"]),
+        ("unknown selector", ["selection.selector", "best", "uniform"]),
+        ("B larger than the pool", ["selection.num_prompts", "300", "200"]),
+        ("missing model folder", ["model.path", "no-such-folder"]),
+        ("column", ["data.pool_file", "reward_model"]),
+        ("truncated", ["data.pool_file", "pool.parquet"]),
+        ("too few CPUs", ["rollout.num_workers", "needs", "CPU"]),
+        ("existing run", ["run.directory", "--resume"]),
+    ],
+)
+def test_one_line_that_names_the_key_and_the_remedy(tmp_path: Path, case: str, expected: list[str]) -> None:
+    run = tmp_path / "run"
+    arguments = [*SMALL_RUN, f"run.directory={run}"]
+    if case == "unknown key":
+        arguments.append("selection.selectr=gps")
+    elif case == "unknown selector":
+        arguments.append("selection.selector=best")
+    elif case == "B larger than the pool":
+        arguments.append("selection.num_prompts=300")
+    elif case == "missing model folder":
+        arguments.append("model.path=no-such-folder")
+    elif case == "too few CPUs":
+        arguments.append("rollout.num_workers=1000")
+    elif case == "existing run":
+        (run / "checkpoints").mkdir(parents=True)
+    else:
+        arguments += _files(tmp_path, case)
+    before = sorted(tmp_path.rglob("*"))
+    done = run_job("train", *arguments, timeout_s=120)
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for part in expected:
+        assert part in lines[0]
+    assert sorted(p for p in tmp_path.rglob("*") if p.name not in ("pool.parquet", "evaluation.parquet")) == [
+        p for p in before if p.name not in ("pool.parquet", "evaluation.parquet")
+    ]
