@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gps_ray.evaluation import Estimate, mean_estimate
+from gps_ray.intervals import Estimate, mean_estimate
 from gps_ray.types import FloatArray
 
 __all__ = [

@@ -1,8 +1,7 @@
 """How good is the policy (pass@k), and how good is the predictor (probe sets).
 
-Intervals are 95 % and taken over prompts, the unit that was drawn: mean +- t * s / sqrt(N) with s the standard
-deviation over prompts and t the Student quantile with N - 1 degrees of freedom. A prompt's value already carries the
-noise of its own rollouts, so the interval covers both. It is closed-form: nothing is resampled.
+Intervals are Student-t over prompts (``gps_ray.intervals``), the unit that was drawn. A prompt's value already carries
+the noise of its own rollouts, so the interval covers both.
 """
 
 from __future__ import annotations
@@ -11,20 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student_t
 
 from gps_ray.errors import DataError
+from gps_ray.intervals import Estimate, mean_estimate
 from gps_ray.metrics import VAL_LEVEL
 from gps_ray.predictor.calibration import predictor_quality
 from gps_ray.types import ChunkHeader, FloatArray, IntArray, Prediction
 
 __all__ = [
     "Counts",
-    "Estimate",
     "avg_at_k",
     "collect_counts",
     "evaluation_metrics",
-    "mean_estimate",
     "pass_at_k",
     "powers_of_two",
     "probe_metrics",
@@ -45,7 +42,7 @@ class Counts:
 
 
 def collect_counts(prompt_ids: Sequence[str], headers: Sequence[ChunkHeader]) -> Counts:
-    """Counts in the order of ``prompt_ids`` [N] from the chunks that were asked for them; 0 tried for a failed group."""
+    """Counts in the order of ``prompt_ids`` [N] from the chunks that were asked for them; a failed group tried 0."""
     row = {prompt_id: i for i, prompt_id in enumerate(prompt_ids)}
     num_right, num_tried = np.zeros(len(row), np.int32), np.zeros(len(row), np.int32)
     for header in headers:
@@ -59,28 +56,6 @@ def collect_counts(prompt_ids: Sequence[str], headers: Sequence[ChunkHeader]) ->
         num_tokens=sum(int(h.num_response_tokens.sum()) for h in headers),
         cpu_s=sum(h.cpu_s for h in headers),
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A mean over ``num_units`` units (prompts, seeds) with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-    num_units: int
-
-
-def mean_estimate(values: FloatArray, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Estimate:
-    """Mean of values [N] with its Student-t interval, cut to ``bounds``. One value alone bounds nothing."""
-    num = len(values)
-    if num == 0:
-        raise ValueError("expected at least one value to take the mean of, got none")
-    mean = float(np.mean(values))
-    if num == 1:
-        return Estimate(value=mean, low=bounds[0], high=bounds[1], num_units=1)
-    half = float(student_t.ppf(0.975, num - 1) * np.std(values, ddof=1) / np.sqrt(num))
-    return Estimate(value=mean, low=max(mean - half, bounds[0]), high=min(mean + half, bounds[1]), num_units=num)
 
 
 def pass_at_k(num_right: IntArray, num_tried: IntArray, k: int) -> FloatArray:
@@ -129,7 +104,8 @@ def powers_of_two(largest: int) -> list[int]:
 def evaluation_metrics(num_right: IntArray, num_tried: IntArray, levels: Sequence[str]) -> dict[str, float]:
     """``val/...`` metrics from counts [N] and levels [N]: pass@k with its interval, pass@1 by level.
 
-    k = 1, 2, 4, ... goes up to the most verdicts that half of the prompts have. Nothing but ``val/num_prompts`` where none has any.
+    k = 1, 2, 4, ... goes up to the most verdicts that half of the prompts have. Nothing but ``val/num_prompts`` where
+    no prompt has any.
     """
     tried = np.asarray(num_tried)
     judged = tried > 0

@@ -71,9 +71,11 @@ NUM_ROLLOUTS = _metric("rollout/num_rollouts", "rollouts", "rollouts made in the
 NUM_TOKENS = _metric("rollout/num_tokens", "tokens", "response tokens generated in the step")
 NUM_FAILED_ROLLOUTS = _metric("rollout/num_failed", "rollouts", "rollouts without a verdict (verifier timed out)")
 NUM_FAILED_GROUPS = _metric("rollout/num_failed_groups", "groups", "groups that could not be made at all")
-TOKENS_PER_WORKER_S = _metric(
-    "rollout/tokens_per_worker_s", "tokens/s", "response tokens per second that a rollout worker was busy"
-)
+TOKENS_PER_S = _metric("rollout/tokens_per_s", "tokens/s", "response tokens per wall second of the rollout phase")
+
+_metric("rollout/queue_depth", "chunks", "largest number of chunks that waited for a worker in the step")
+_metric("rollout/num_healthy_workers", "workers", "rollout workers that serve the current weights")
+_metric("rollout/num_restarts", "restarts", "rollout workers restarted so far in this process")
 
 # Wall seconds of each phase of the step. Phases overlap (selection runs beside the update), so they need not add up.
 TIMING_ROLLOUT = _metric("timing_s/rollout", "s", "making the rollouts")
@@ -161,7 +163,6 @@ def step_metrics(
     metrics |= _share(_joined(headers, "reward_sum", np.float64).sum(), tried.sum(), REWARD_MEAN)
     metrics |= _share(right.sum(), tried.sum(), TRAIN_PASS_RATE)
     metrics |= _share(tokens.sum(), num_rollouts, RESPONSE_LENGTH_MEAN)
-    metrics |= _share(tokens.sum(), sum(header.wall_s for header in headers), TOKENS_PER_WORKER_S)
     metrics |= _share(effective.sum(), len(effective), EFFECTIVE_RATIO)
     prompt_ids = [prompt_id for header in headers for prompt_id in header.prompt_ids]
     return metrics | _by_slot(selections, prompt_ids, effective, right, tried)

@@ -1,0 +1,14 @@
+"""Self-contained HTML reports of run folders."""
+
+from gps_ray.report.comparison_report import comparison_table, write_comparison
+from gps_ray.report.run_report import write_report
+from gps_ray.report.tables import ComparisonRow, ComparisonTable, print_comparison
+
+__all__ = [
+    "ComparisonRow",
+    "ComparisonTable",
+    "comparison_table",
+    "print_comparison",
+    "write_comparison",
+    "write_report",
+]

@@ -1,0 +1,38 @@
+"""A mean with its 95 % interval, over whatever the independent unit is (prompts, seeds).
+
+``mean +- t * s / sqrt(N)``: s the standard deviation over the N units, t the Student quantile with N - 1 degrees of
+freedom. Closed form: nothing is resampled, nothing is drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student_t
+
+from gps_ray.types import FloatArray
+
+__all__ = ["Estimate", "mean_estimate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A mean over ``num_units`` units (prompts, seeds) with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    num_units: int
+
+
+def mean_estimate(values: FloatArray, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Estimate:
+    """Mean of values [N] with its Student-t interval, cut to ``bounds``. One value alone bounds nothing."""
+    num = len(values)
+    if num == 0:
+        raise ValueError("expected at least one value to take the mean of, got none")
+    mean = float(np.mean(values))
+    if num == 1:
+        return Estimate(value=mean, low=bounds[0], high=bounds[1], num_units=1)
+    half = float(student_t.ppf(0.975, num - 1) * np.std(values, ddof=1) / np.sqrt(num))
+    return Estimate(value=mean, low=max(mean - half, bounds[0]), high=min(mean + half, bounds[1]), num_units=num)

@@ -1,0 +1,173 @@
+"""The kinds of chart that both reports are made of: curves, heat maps, stacked shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.colors import Colormap
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+
+from gps_ray.metrics import COST_CPU_S, COST_ROLLOUTS, COST_TOKENS, STEP
+from gps_ray.report.svg import INK, panel
+from gps_ray.types import FloatArray
+
+__all__ = [
+    "AXES",
+    "Line",
+    "curve_panel",
+    "heat_map",
+    "label_text",
+    "share_top",
+    "stacked_areas",
+    "trailing_mean",
+]
+
+# What the curves are drawn against: metric -> label of the axis.
+AXES = {STEP: "step", COST_ROLLOUTS: "rollouts", COST_TOKENS: "tokens generated", COST_CPU_S: "CPU-seconds"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One curve: x [E], y [E]; ``low`` and ``high`` [E] draw a band; ``faint`` [E] the unsmoothed values behind it."""
+
+    label: str
+    x: FloatArray
+    y: FloatArray
+    colour: str
+    low: FloatArray | None = None
+    high: FloatArray | None = None
+    faint: FloatArray | None = None
+    dashed: bool = False
+    marker: bool = False
+
+
+def label_text(text: str, limit: int = 28) -> str:
+    """A label from a data set or a folder name, made safe to draw: printable, one line, not too long."""
+    clean = "".join(c if c.isprintable() else " " for c in text.encode(errors="replace").decode())
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+def trailing_mean(values: FloatArray, window: int) -> FloatArray:
+    """Mean of each value and up to ``window`` - 1 before it; [E] -> [E]."""
+    ends = np.cumsum(np.concatenate([[0.0], values]))
+    stop = np.arange(1, len(values) + 1)
+    start = np.maximum(stop - window, 0)
+    means: FloatArray = (ends[stop] - ends[start]) / (stop - start)
+    return means
+
+
+def _format_axis(axis: Any, kind: str) -> None:
+    if kind == "share":
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    elif kind == "count":
+        axis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_major_locator(MaxNLocator(nbins=5, integer=kind in ("count", "step")))
+
+
+def curve_panel(
+    description: str,
+    lines: Sequence[Line],
+    xlabel: str,
+    title: str = "",
+    kind: str = "share",
+    top: float | None = None,
+    level: tuple[float, str] | None = None,
+    x_kind: str = "count",
+) -> Markup:
+    """Curves over one axis. ``kind`` formats y ("share" in percent, "count", "number"); a share begins at 0.
+
+    ``top`` fixes the upper end, so that panels side by side compare; ``level`` is a horizontal line with its label.
+    """
+    with panel(description) as drawn:
+        axes = drawn.axes()
+        for line in lines:
+            style = {"color": line.colour, "linestyle": "--" if line.dashed else "-"}
+            if line.faint is not None:
+                axes.plot(line.x, line.faint, color=line.colour, alpha=0.22, linewidth=1)
+            if line.low is not None and line.high is not None and len(line.x) > 1:
+                axes.fill_between(line.x, line.low, line.high, color=line.colour, alpha=0.13, linewidth=0)
+            # A single point draws no line: it is shown as a dot.
+            marker = "o" if line.marker or len(line.x) == 1 else ""
+            axes.plot(line.x, line.y, marker=marker, markersize=4, label=label_text(line.label), **style)
+        if level is not None:
+            axes.axhline(level[0], color=INK, linewidth=1, linestyle=":", label=level[1])
+        axes.set_xlabel(xlabel)
+        axes.set_title(title)
+        if kind == "share":
+            axes.set_ylim(0, top if top is not None else 1.02)
+        _format_axis(axes.yaxis, kind)
+        _format_axis(axes.xaxis, x_kind)
+        axes.set_xlim(left=min((float(line.x[0]) for line in lines if len(line.x)), default=0.0))
+        if len(lines) > 1 or level is not None:
+            axes.legend(loc="best", ncols=1 if len(lines) < 5 else 2)
+    return drawn.svg
+
+
+def share_top(values: Sequence[FloatArray]) -> float:
+    """Upper end of a share axis for all panels of a row: a round number a little above the largest value."""
+    largest = max((float(np.max(v)) for v in values if len(v)), default=1.0)
+    return float(min(np.ceil(largest * 1.1 * 10) / 10, 1.02)) if largest < 0.9 else 1.02
+
+
+def heat_map(
+    description: str,
+    cells: FloatArray,
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    colour_map: Colormap,
+    title: str,
+    top: float = 1.0,
+) -> Markup:
+    """Shares in cells [rows, columns] (NaN: nothing to show) over steps; row 0 is drawn at the bottom.
+
+    Cells carry their value in percent where there is room.
+    """
+    num_rows, num_columns = cells.shape
+    with panel(description, width=5.2, height=0.85 + 0.24 * max(num_rows, 4)) as drawn:
+        axes = drawn.axes()
+        axes.grid(False)
+        axes.set_facecolor("#f3f4f6")
+        mesh = axes.pcolormesh(cells, cmap=colour_map, vmin=0, vmax=top, edgecolors="white", linewidth=0.6)
+        if num_columns <= 14:
+            for row, column in np.argwhere(np.isfinite(cells)):
+                red, green, blue, _ = colour_map(min(float(cells[row, column]) / top, 1.0))
+                ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.55 else INK
+                label = f"{100 * cells[row, column]:.0f}"
+                axes.text(column + 0.5, row + 0.5, label, ha="center", va="center", fontsize=7, color=ink)
+        axes.set_yticks(np.arange(num_rows) + 0.5, [label_text(label, 20) for label in row_labels])
+        shown = np.unique(np.linspace(0, num_columns - 1, min(num_columns, 7)).round().astype(int))
+        axes.set_xticks(shown + 0.5, [column_labels[i] for i in shown])
+        axes.set_xlabel("step")
+        axes.set_title(title)
+        bar = drawn.figure.colorbar(mesh, ax=axes, fraction=0.05, pad=0.02, format=PercentFormatter(1.0, decimals=0))
+        bar.outline.set_visible(False)
+        bar.locator = MaxNLocator(nbins=4)
+        bar.update_ticks()
+    return drawn.svg
+
+
+def stacked_areas(
+    description: str, x: FloatArray, parts: Mapping[str, tuple[FloatArray, str]], xlabel: str, title: str, kind: str
+) -> Markup:
+    """Areas on top of each other: label -> (y [E], colour), from the bottom."""
+    with panel(description) as drawn:
+        axes = drawn.axes()
+        values, colour = [v for v, _ in parts.values()], [c for _, c in parts.values()]
+        if len(x) == 1:  # an area needs two points
+            x = np.array([x[0] - 0.5, x[0] + 0.5])
+            values = [np.repeat(v, 2) for v in values]
+        if len(x):
+            axes.stackplot(x, *values, labels=list(parts), colors=colour, linewidth=0, alpha=0.9)
+            axes.set_xlim(x[0], x[-1])
+        if kind == "share":
+            axes.set_ylim(0, 1)
+        axes.set_xlabel(xlabel)
+        axes.set_title(title)
+        _format_axis(axes.yaxis, kind)
+        _format_axis(axes.xaxis, "step")
+        drawn.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(parts), 4))
+    return drawn.svg

@@ -1,0 +1,73 @@
+"""The figures of several runs on the same axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from markupsafe import Markup
+
+from gps_ray.metrics import EFFECTIVE_RATIO, PROBES, VAL_PASS_1
+from gps_ray.report.charts import AXES, Line, curve_panel, share_top, trailing_mean
+from gps_ray.report.run_data import RunData
+from gps_ray.report.run_figures import SMOOTHING_STEPS, unique_prompts
+from gps_ray.report.svg import colours
+
+__all__ = ["effective_ratio_overlays", "pass_rate_overlays", "reuse_overlays", "spearman_overlays"]
+
+
+def _overlay(runs: Mapping[str, RunData], metric: str, axis: str, smooth: int = 1) -> list[Line]:
+    palette = colours(list(runs))
+    lines = []
+    for name, run in runs.items():
+        x, y = run.series(metric, axis)
+        if len(y):
+            faint, shown = (y, trailing_mean(y, smooth)) if smooth > 1 else (None, y)
+            lines.append(Line(label=name, x=x, y=shown, faint=faint, colour=palette[name], marker=smooth == 1))
+    return lines
+
+
+def pass_rate_overlays(runs: Mapping[str, RunData], target: float | None) -> list[Markup]:
+    """pass@1 of every run against steps, rollouts, tokens and CPU-seconds, with the target."""
+    top = share_top([run.series(VAL_PASS_1)[1] for run in runs.values()])
+    level = None if target is None else (target, "target")
+    panels = []
+    for axis, label in AXES.items():
+        lines = _overlay(runs, VAL_PASS_1, axis)
+        if lines:
+            title = f"pass@1 by {label}"
+            panels.append(curve_panel(f"pass@1 against {label}", lines, label, title, top=top, level=level))
+    return panels
+
+
+def effective_ratio_overlays(runs: Mapping[str, RunData]) -> list[Markup]:
+    panels = []
+    for axis, label in AXES.items():
+        lines = _overlay(runs, EFFECTIVE_RATIO, axis, SMOOTHING_STEPS)
+        if lines:
+            title = f"effective groups by {label}"
+            panels.append(curve_panel(f"effective-group ratio against {label}", lines, label, title))
+    return panels
+
+
+def spearman_overlays(runs: Mapping[str, RunData]) -> list[Markup]:
+    """Spearman on each probe set over steps, for the runs that predict."""
+    panels = []
+    for probe, text in zip(PROBES, ("pool probe", "held-out probe"), strict=True):
+        lines = _overlay(runs, f"predictor/{probe}_spearman", "step")
+        if lines:
+            title = f"Spearman, {text}"
+            panels.append(curve_panel(f"{title} over steps", lines, "step", title, "number", x_kind="step"))
+    return panels
+
+
+def reuse_overlays(runs: Mapping[str, RunData]) -> list[Markup]:
+    """Unique prompts against groups rolled out."""
+    palette = colours(list(runs))
+    lines = []
+    for name, run in runs.items():
+        made, unique = unique_prompts(run)
+        if len(made):
+            lines.append(Line(label=name, x=made, y=unique, colour=palette[name]))
+    if not lines:
+        return []
+    return [curve_panel("unique prompts against groups", lines, "groups rolled out", "unique prompts", "count")]

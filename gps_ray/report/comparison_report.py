@@ -1,0 +1,94 @@
+"""The report of several runs beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from gps_ray.report import comparison_figures, run_figures
+from gps_ray.report.render import EFFECTIVE_HOW, Row, Section, render, visible
+from gps_ray.report.run_data import RunData, read_run
+from gps_ray.report.svg import colours
+from gps_ray.report.tables import COLUMNS, ONE_SEED_NOTE, ComparisonTable, compare
+
+__all__ = ["comparison_table", "write_comparison"]
+
+
+def comparison_table(runs: Mapping[str, Path], baseline: str = "uniform", note: str = ONE_SEED_NOTE) -> ComparisonTable:
+    """The comparison of run folders as data; see ``gps_ray.report.tables``."""
+    return compare({name: read_run(path) for name, path in runs.items()}, baseline, note)
+
+
+def write_comparison(
+    runs: Mapping[str, Path],
+    out: Path,
+    baseline: str = "uniform",
+    title: str = "What the selection bought",
+    note: str = ONE_SEED_NOTE,
+) -> Path:
+    """Write one page with all ``runs`` (name -> run folder) on the same axes; names take colours in their order.
+
+    Raises DataError where a folder is no run's or ``baseline`` is not among the names.
+    """
+    data = {name: read_run(path) for name, path in runs.items()}
+    table = compare(data, baseline, note)
+    palette = colours(list(data))
+    warnings = [
+        f"{visible(name, 40)}: {visible(text, 200)}"
+        for name, run in data.items()
+        for text in ([*run.notes, "not finished"] if run.num_steps_done < run.num_steps_planned else run.notes)
+    ]
+    values = {
+        "title": title,
+        "names": list(data),
+        "note": note,
+        "warnings": warnings,
+        "caption": table.caption,
+        "columns": COLUMNS,
+        "rows": [
+            {"cells": [visible(cell, 60) for cell in cells], "colour": palette[row.name]}
+            for row, cells in zip(table.rows, table.cells(), strict=True)
+        ],
+        "sections": _comparison_sections(data, table),
+    }
+    return render("comparison.html", out, values)
+
+
+def _comparison_sections(runs: Mapping[str, RunData], table: ComparisonTable) -> list[Section]:
+    return [
+        Section(
+            anchor="accuracy",
+            title="Accuracy",
+            how="pass@1 on the held-out evaluation set against what it cost, each evaluation as measured.",
+            rows=[Row(panels=comparison_figures.pass_rate_overlays(runs, table.target))],
+            empty="No evaluation yet.",
+        ),
+        Section(
+            anchor="effective",
+            title="Effective groups",
+            how=EFFECTIVE_HOW,
+            rows=[Row(panels=comparison_figures.effective_ratio_overlays(runs))],
+            empty="No step yet.",
+        ),
+        Section(
+            anchor="predictor",
+            title="Predictors and prompt reuse",
+            how="Rank correlation on the two probe sets (only selectors that predict), and how many different prompts "
+            "each run has used.",
+            rows=[
+                Row(
+                    panels=[*comparison_figures.spearman_overlays(runs), *comparison_figures.reuse_overlays(runs)],
+                    wide=True,
+                )
+            ],
+        ),
+        *(
+            Section(
+                anchor=f"difficulty-{i}",
+                title=f"Difficulty: {visible(name, 40)}",
+                how="What this selector took from the pool.",
+                rows=[Row(panels=[*run_figures.level_maps(run), *run_figures.group_panels(run)], wide=True)],
+            )
+            for i, (name, run) in enumerate(runs.items())
+        ),
+    ]
