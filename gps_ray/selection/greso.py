@@ -99,9 +99,7 @@ class GresoSelector:
         return generator(self._run_seed, "selector/greso/order", epoch).permutation(self._table.num_pool)
 
     def _kept(self, epoch: int) -> BoolArray:
-        """[num_pool] bool: not skipped in this epoch, as things stand."""
-        if epoch == 0:
-            return np.ones(self._table.num_pool, dtype=np.bool_)
+        """[num_pool] bool: not skipped in this epoch, as things stand. In the first none has a run to be skipped for."""
         coin = generator(self._run_seed, "selector/greso/skip", epoch).random(self._table.num_pool)
         kept: BoolArray = coin >= self.skip_probability()
         return kept
@@ -151,7 +149,7 @@ class GresoSelector:
             "epoch": float(self._epoch),
             "p_easy": self._p_easy,
             "p_hard": self._p_hard,
-            "mean_skip_probability": float(self.skip_probability().mean()) if self._epoch > 0 else 0.0,
+            "mean_skip_probability": float(self.skip_probability().mean()),
         }
 
     def state(self) -> State:
