@@ -228,7 +228,9 @@ class PclConfig(Section):
     hidden_dim: int = Field(256, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
-    updates_per_step: int = Field(1, ge=1, description="Gradient steps on the newest batch; 1 is the paper's.")
+    updates_per_step: int = Field(
+        4, ge=1, description="Gradient steps on the newest batch; from random weights one per step learns too slowly."
+    )
 
 
 class SelectionConfig(Section):

@@ -99,7 +99,7 @@ class GresoSelector:
         return generator(self._run_seed, "selector/greso/order", epoch).permutation(self._table.num_pool)
 
     def _kept(self, epoch: int) -> BoolArray:
-        """[num_pool] bool: not skipped in this epoch, as things stand. In the first none has a run to be skipped for."""
+        """[num_pool] bool: not skipped in this epoch, as things stand. In the first, no prompt has a run yet."""
         coin = generator(self._run_seed, "selector/greso/skip", epoch).random(self._table.num_pool)
         kept: BoolArray = coin >= self.skip_probability()
         return kept

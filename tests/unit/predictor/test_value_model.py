@@ -38,7 +38,7 @@ def _mean(predictor: ValueModelPredictor) -> FloatArray:
 
 
 def test_one_update_is_one_adamw_step_on_the_squared_error() -> None:
-    config = PclConfig(hidden_dim=16)
+    config = PclConfig(hidden_dim=16, updates_per_step=1)
     predictor = ValueModelPredictor(_table(), config, run_seed=3)
     before = {name: torch.from_numpy(value) for name, value in predictor.state().items() if name.startswith("model/")}
     w1, b1, w2, b2, w3, b3 = (value.clone().requires_grad_() for value in before.values())
@@ -65,7 +65,7 @@ def test_one_update_is_one_adamw_step_on_the_squared_error() -> None:
 def test_it_learns_what_the_embedding_tells() -> None:
     table = _table()
     truth = 1 / (1 + np.exp(-8 * table.embeddings[:, 0].astype(np.float64)))
-    predictor = ValueModelPredictor(table, PclConfig(hidden_dim=32, updates_per_step=4), run_seed=0)
+    predictor = ValueModelPredictor(table, PclConfig(hidden_dim=32), run_seed=0)
     untrained = float(np.mean((_mean(predictor) - truth) ** 2))
     for step in range(60):
         rng = generator(0, "test/outcomes", step)
