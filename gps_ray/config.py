@@ -138,19 +138,30 @@ class WarmStartConfig(Section):
 
 
 class SimulatedConfig(Section):
-    """The simulated engine: success rates that are known and drift, for tests and for scale."""
+    """The simulated engine: success rates that are known and drift, for tests and for scale.
 
-    drift_per_version: float = Field(0.02, ge=0, description="Added to every prompt's logit per policy version.")
+    sigmoid(initial_logit_mean + initial_logit_std * x + (drift_per_version + drift_std * y) * policy_version), with
+    standard normal x and y per prompt; a share of x's variance is a sum over the words of the prompt.
+    """
+
+    seed: int = Field(0, ge=0, description="Seed of the success rates, apart from run.seed: all runs share them.")
     initial_logit_mean: float = -1.0
     initial_logit_std: float = Field(2.0, ge=0)
+    text_share: float = Field(
+        0.5, ge=0, le=1, description="Share of the logit's variance that the words of the prompt decide."
+    )
+    drift_per_version: float = Field(0.02, ge=0, description="Added to every prompt's logit per policy version.")
+    drift_std: float = Field(0.0, ge=0, description="Standard deviation of that drift over the prompts.")
     latency_s: float = Field(0.0, ge=0, description="Seconds slept per chunk.")
-    response_tokens: int = Field(8, ge=1)
+    response_tokens: int = Field(8, ge=1, description="Tokens of every simulated response.")
 
 
 class RolloutConfig(Section):
     """The rollout-worker pool."""
 
-    engine: Literal["torch", "vllm", "simulated"] = "torch"
+    engine: Literal["torch", "simulated"] = Field(
+        "torch", description="torch samples from the policy; simulated answers with known success rates."
+    )
     num_workers: int = Field(2, ge=1)
     group_size: int = Field(8, ge=1, description="G: rollouts per prompt.")
     prompts_per_chunk: int = Field(
@@ -168,6 +179,12 @@ class RolloutConfig(Section):
     max_chunk_attempts: int = Field(3, ge=1)
     probe_tolerance: float = Field(
         1e-3, gt=0, description="Largest |log-prob difference| engine - learner after a weight load."
+    )
+    verify_deadline_s: float = Field(
+        10.0, gt=0, description="A verifier of your own that takes longer is stopped; its response counts as failed."
+    )
+    verify_memory_bytes: int = Field(
+        2 << 30, ge=64 << 20, description="Memory a verifier of your own may take beyond what it starts with."
     )
     simulated: SimulatedConfig = Field(default_factory=SimulatedConfig)
 

@@ -1,0 +1,217 @@
+"""A chunk: the prompts that share one engine batch, from the request to the tables.
+
+Everything a rollout worker does is here; the actor around it adds only transport.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gps_ray.config import RolloutConfig
+from gps_ray.errors import ConfigError, RolloutError
+from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, RolloutEngine
+from gps_ray.rollout.sandbox import SandboxedTask, guarded
+from gps_ray.rollout.scoring import score
+from gps_ray.rollout.simulated_engine import SimulatedEngine, SimulatedTask
+from gps_ray.tables import outcomes_to_table, rollouts_to_table
+from gps_ray.tasks.interface import Task
+from gps_ray.types import (
+    ChunkHeader,
+    GenerateRequest,
+    GroupFailure,
+    GroupOutcome,
+    IntArray,
+    Prompt,
+    PublishedWeights,
+    RolloutGroup,
+    RolloutSample,
+    RolloutStatus,
+)
+
+__all__ = ["ChunkRequest", "ChunkRunner", "build_engine", "cut_chunks"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkRequest:
+    """Work for one worker: prompts [K], num_rollouts [K] int32. Complete in itself, so that any worker may run it."""
+
+    chunk_id: int
+    step: int
+    stream: str
+    prompts: tuple[Prompt, ...]
+    num_rollouts: IntArray
+    policy_version: int
+    temperature: float
+    num_samples_kept: int = 0
+
+
+def cut_chunks(
+    request: GenerateRequest, prompts_by_id: Mapping[str, Prompt], prompts_per_chunk: int
+) -> list[ChunkRequest]:
+    """Cut a request by place in the selection: which prompts share an engine batch is never a matter of timing.
+
+    Chunk ids count on from ``request.first_chunk``. Readable responses are asked of the first chunks, at most one
+    per prompt.
+    """
+    chunks: list[ChunkRequest] = []
+    samples_left = request.num_samples_kept
+    for start in range(0, len(request.prompt_ids), prompts_per_chunk):
+        part = slice(start, start + prompts_per_chunk)
+        prompts = tuple(prompts_by_id[prompt_id] for prompt_id in request.prompt_ids[part])
+        num_samples = min(samples_left, len(prompts))
+        samples_left -= num_samples
+        chunks.append(
+            ChunkRequest(
+                chunk_id=request.first_chunk + len(chunks),
+                step=request.step,
+                stream=request.stream,
+                prompts=prompts,
+                num_rollouts=np.asarray(request.num_rollouts[part], dtype=np.int32),
+                policy_version=request.policy_version,
+                temperature=request.temperature,
+                num_samples_kept=num_samples,
+            )
+        )
+    return chunks
+
+
+def build_engine(rollout: RolloutConfig, model_directory: Path | None, dtype: str) -> RolloutEngine:
+    """The engine that ``rollout.engine`` names. Raises ModelError or ConfigError where it cannot be built."""
+    if rollout.engine == "simulated":
+        return SimulatedEngine(rollout.simulated)
+    if model_directory is None:
+        raise ConfigError(f"rollout.engine: {rollout.engine} needs a model folder, got none; set model.path")
+    # torch takes seconds to import, and a simulated run does not need it.
+    from gps_ray.rollout.torch_engine import TorchEngine
+
+    return TorchEngine(model_directory, dtype=dtype, num_threads=rollout.num_threads)
+
+
+class ChunkRunner:
+    """Generates and scores chunks, and keeps the engine at the policy version it is told.
+
+    Tasks of the user's own are verified in a sandbox (``gps_ray.rollout.sandbox``); the simulated engine brings its
+    own task.
+    """
+
+    def __init__(self, engine: RolloutEngine, task: Task, rollout: RolloutConfig, run_seed: int) -> None:
+        self._engine = engine
+        self._task = SimulatedTask() if isinstance(engine, SimulatedEngine) else guarded(task, rollout)
+        self._config = rollout
+        self._run_seed = run_seed
+        self._policy_version = 0
+
+    def load_weights(self, published: PublishedWeights, weights: Mapping[str, Any]) -> None:
+        """Serve ``published.policy_version`` from now on; ``weights`` are its parameters by name.
+
+        Raises RolloutError where the engine's log-probs of the probe text differ from the learner's by more than
+        ``rollout.probe_tolerance``, ModelError where the parameters do not fit.
+        """
+        self._engine.load_weights(published.policy_version, weights)
+        if len(published.probe_tokens):
+            difference = np.abs(self._engine.logprobs(published.probe_tokens) - published.probe_logprobs).max()
+            # Written so that NaN does not pass.
+            if not difference <= self._config.probe_tolerance:
+                raise RolloutError(
+                    f"after loading policy version {published.policy_version} the engine's log-probs differ from the "
+                    f"learner's by {difference:.2g}, expected at most rollout.probe_tolerance="
+                    f"{self._config.probe_tolerance:g}; the weights did not arrive whole, or raise "
+                    "rollout.probe_tolerance for a coarse model.dtype"
+                )
+        self._policy_version = published.policy_version
+
+    def run(self, chunk: ChunkRequest) -> tuple[ChunkHeader, pa.Table, pa.Table]:
+        """(header, OUTCOMES, ROLLOUTS) of one chunk (``gps_ray.tables``), groups in the order of the request.
+
+        Raises RolloutError where the chunk asks for another policy version than the engine serves.
+        """
+        if chunk.policy_version != self._policy_version:
+            raise RolloutError(
+                f"chunk {chunk.chunk_id} of step {chunk.step} asks for policy version {chunk.policy_version}, "
+                f"this worker serves {self._policy_version}"
+            )
+        wall, cpu = time.perf_counter(), time.process_time()
+        generated = self._engine.generate(
+            EngineRequest(
+                run_seed=self._run_seed,
+                stream=chunk.stream,
+                step=chunk.step,
+                prompts=chunk.prompts,
+                num_rollouts=chunk.num_rollouts,
+                temperature=chunk.temperature,
+                max_response_tokens=self._config.max_response_tokens,
+            )
+        )
+        scored = score(self._task, chunk.prompts, generated, chunk.policy_version)
+        groups = [group for group in scored if isinstance(group, RolloutGroup)]
+        outcomes, rollouts = outcomes_to_table([group.outcome for group in groups]), rollouts_to_table(groups)
+        cpu_s = time.process_time() - cpu
+        if isinstance(self._task, SandboxedTask):
+            cpu_s += self._task.take_cpu_s()
+        header = _header(
+            chunk,
+            [group.outcome for group in groups],
+            failures=tuple(group for group in scored if isinstance(group, GroupFailure)),
+            samples=_samples(chunk, generated, scored),
+            cpu_s=cpu_s,
+            wall_s=time.perf_counter() - wall,
+        )
+        return header, outcomes, rollouts
+
+
+def _header(
+    chunk: ChunkRequest,
+    outcomes: Sequence[GroupOutcome],
+    *,
+    failures: tuple[GroupFailure, ...],
+    samples: tuple[RolloutSample, ...],
+    cpu_s: float,
+    wall_s: float,
+) -> ChunkHeader:
+    def count(status: RolloutStatus) -> IntArray:
+        return np.array([np.count_nonzero(o.status == status) for o in outcomes], dtype=np.int32)
+
+    # A failed rollout has no reward: it neither makes a gradient nor adds to the sum.
+    rewards = [o.rewards[o.status != RolloutStatus.FAILED] for o in outcomes]
+    return ChunkHeader(
+        chunk_id=chunk.chunk_id,
+        step=chunk.step,
+        stream=chunk.stream,
+        policy_version=chunk.policy_version,
+        prompt_ids=tuple(o.prompt_id for o in outcomes),
+        num_right=count(RolloutStatus.RIGHT),
+        num_wrong=count(RolloutStatus.WRONG),
+        num_failed=count(RolloutStatus.FAILED),
+        has_gradient=np.array([bool((row != row[:1]).any()) for row in rewards], dtype=np.bool_),
+        num_response_tokens=np.array([o.response_lengths.sum() for o in outcomes], dtype=np.int32),
+        reward_sum=np.array([row.sum(dtype=np.float64) for row in rewards], dtype=np.float64),
+        cpu_s=cpu_s,
+        wall_s=wall_s,
+        failures=failures,
+        samples=samples,
+    )
+
+
+def _samples(
+    chunk: ChunkRequest, generated: Sequence[GeneratedGroup], scored: Sequence[RolloutGroup | GroupFailure]
+) -> tuple[RolloutSample, ...]:
+    """The first response to each of the first ``num_samples_kept`` prompts, as text."""
+    rows = zip(chunk.prompts, generated, scored, strict=True)
+    return tuple(
+        RolloutSample(
+            prompt_id=prompt.prompt_id,
+            prompt_text=prompt.text,
+            response_text=group.responses[0].text,
+            reward=value.rollouts[0].reward,
+            status=value.rollouts[0].status,
+        )
+        for prompt, group, value in list(rows)[: chunk.num_samples_kept]
+        if isinstance(value, RolloutGroup)
+    )

@@ -1,0 +1,109 @@
+"""An engine without a model: success rates that are known and drift with the policy version.
+
+For tests of the loop, for oracles (the true rates can be asked for) and for runs at scale. Its responses are the
+words "right" and "wrong", judged by ``SimulatedTask``; its tokens and log-probs mean nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from gps_ray.config import SimulatedConfig
+from gps_ray.keyed_random import generator
+from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
+from gps_ray.tasks.interface import Verdict
+from gps_ray.types import FinishReason, FloatArray, IntArray, Prompt, RolloutStatus
+
+__all__ = ["SimulatedEngine", "SimulatedPolicy", "SimulatedTask", "success_rates"]
+
+_RIGHT, _WRONG = "right", "wrong"
+
+
+class SimulatedTask:
+    """Judges the simulated engine's responses."""
+
+    name = "simulated"
+
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        return (1.0, RolloutStatus.RIGHT) if response == _RIGHT else (0.0, RolloutStatus.WRONG)
+
+
+class SimulatedPolicy:
+    """The true success rates (``SimulatedConfig`` has the formula). Words and prompts are drawn once and remembered."""
+
+    def __init__(self, config: SimulatedConfig) -> None:
+        self._config = config
+        self._words: dict[str, float] = {}
+        self._prompts: dict[str, tuple[float, float]] = {}
+
+    def success_rates(self, prompts: Sequence[Prompt], policy_version: int) -> FloatArray:
+        """[N] float64 in (0, 1)."""
+        config = self._config
+        draws = np.array([self._draws(prompt) for prompt in prompts]).reshape(len(prompts), 2)
+        logits = config.initial_logit_mean + config.initial_logit_std * draws[:, 0]
+        logits += (config.drift_per_version + config.drift_std * draws[:, 1]) * policy_version
+        return np.asarray(expit(logits), dtype=np.float64)
+
+    def _draws(self, prompt: Prompt) -> tuple[float, float]:
+        """The prompt's x and y, both standard normal over prompts with different words."""
+        if prompt.prompt_id not in self._prompts:
+            own, drift = generator(self._config.seed, "simulated/prompt", prompt=prompt.prompt_id).standard_normal(2)
+            # Sorted: a set has another order in every process, and a sum of floats depends on it.
+            words = sorted(set(prompt.text.split()))
+            text = sum(self._word(word) for word in words) / max(len(words), 1) ** 0.5
+            share = self._config.text_share if words else 0.0
+            self._prompts[prompt.prompt_id] = (share**0.5 * text + (1 - share) ** 0.5 * float(own), float(drift))
+        return self._prompts[prompt.prompt_id]
+
+    def _word(self, word: str) -> float:
+        if word not in self._words:
+            self._words[word] = float(generator(self._config.seed, "simulated/word", prompt=word).standard_normal())
+        return self._words[word]
+
+
+def success_rates(prompts: Sequence[Prompt], config: SimulatedConfig, policy_version: int) -> FloatArray:
+    """True success rates [N] float64 of the simulated policy at ``policy_version``."""
+    return SimulatedPolicy(config).success_rates(prompts, policy_version)
+
+
+class SimulatedEngine:
+    """A ``RolloutEngine`` (``gps_ray.rollout.engine``): each response is right with its prompt's true success rate."""
+
+    def __init__(self, config: SimulatedConfig) -> None:
+        self._config = config
+        self._policy = SimulatedPolicy(config)
+        self._policy_version = 0
+
+    def generate(self, request: EngineRequest) -> list[GeneratedGroup]:
+        if self._config.latency_s:
+            time.sleep(self._config.latency_s)
+        rates = self._policy.success_rates(request.prompts, self._policy_version)
+        return [
+            GeneratedGroup(
+                prompt_tokens=np.zeros(1, dtype=np.int32),
+                responses=[self._response(request, prompt, rate, rollout) for rollout in range(int(num))],
+            )
+            for prompt, rate, num in zip(request.prompts, rates, request.num_rollouts, strict=True)
+        ]
+
+    def _response(self, request: EngineRequest, prompt: Prompt, rate: float, rollout: int) -> GeneratedResponse:
+        rng = generator(request.run_seed, request.stream, request.step, prompt.prompt_id, rollout)
+        num_tokens = self._config.response_tokens
+        return GeneratedResponse(
+            tokens=np.zeros(num_tokens, dtype=np.int32),
+            sampled_logprobs=np.zeros(num_tokens, dtype=np.float32),
+            text=_RIGHT if rng.random() < rate else _WRONG,
+            finish_reason=FinishReason.STOP,
+        )
+
+    def load_weights(self, policy_version: int, weights: Mapping[str, Any]) -> None:
+        """Only the version counts: the success rates drift with it."""
+        self._policy_version = policy_version
+
+    def logprobs(self, tokens: IntArray) -> FloatArray:
+        return np.zeros(max(len(tokens) - 1, 0), dtype=np.float32)

@@ -1,0 +1,194 @@
+"""Sampling in PyTorch from any transformers causal LM: the reference engine, and the quick one for small models.
+
+One prefill per prompt, one row per response, a preallocated cache, keyed uniforms. The same request gives the same
+responses on any worker, bit for bit on one kind of machine with the same number of threads: nothing depends on time
+or on what ran before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gps_ray.errors import RolloutError
+from gps_ray.keyed_random import generator
+from gps_ray.model import encode_prompt, load_model, load_tokenizer, load_weights_into, stop_token_ids
+from gps_ray.rollout.decoder import Decoder
+from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
+from gps_ray.rollout.llama_decoder import LlamaDecoder, LlamaWeights
+from gps_ray.types import BoolArray, FinishReason, FloatArray, IntArray
+
+__all__ = ["TorchEngine"]
+
+# Finished rows are dropped once at most this share of the rows is still running: dropping copies the cache.
+_COMPACTION_SHARE = 0.75
+
+
+class TorchEngine:
+    """A ``RolloutEngine`` (``gps_ray.rollout.engine``) on a local Hugging Face folder.
+
+    ``written_out_step`` allows the quick decoding step where the model has one; False forces the model's own forward.
+    """
+
+    def __init__(
+        self,
+        model_directory: Path,
+        *,
+        dtype: str = "float32",
+        num_threads: int = 1,
+        device: str = "cpu",
+        written_out_step: bool = True,
+    ) -> None:
+        # Part of the result: the order in which sums are formed depends on it.
+        torch.set_num_threads(num_threads)
+        self.model = load_model(model_directory, dtype).to(device)
+        self.tokenizer = load_tokenizer(model_directory)
+        self.policy_version = 0
+        self._stop_tokens = torch.tensor(stop_token_ids(self.model, self.tokenizer), device=device)
+        use_written_out = written_out_step and LlamaDecoder.supports(self.model)
+        self._weights = LlamaWeights(self.model) if use_written_out else None
+
+    def load_weights(self, policy_version: int, weights: Mapping[str, Any]) -> None:
+        """Copy the parameters in place. Raises ModelError where names or shapes do not fit; nothing is changed then."""
+        load_weights_into(self.model, weights)
+        self.policy_version = policy_version
+
+    @torch.inference_mode()
+    def logprobs(self, tokens: IntArray) -> FloatArray:
+        """[T - 1] float32: log p(token t + 1 | tokens up to t) at temperature 1."""
+        rows = torch.tensor(np.asarray(tokens, dtype=np.int64), device=self.model.device)
+        logits = self.model(input_ids=rows[None, :-1]).logits[0].float()
+        chosen = logits.log_softmax(-1).gather(1, rows[1:, None])[:, 0]
+        return np.asarray(chosen.cpu().numpy(), dtype=np.float32)
+
+    @torch.inference_mode()
+    def generate(self, request: EngineRequest) -> list[GeneratedGroup]:
+        """Sample all responses of the request in one batch.
+
+        Raises RolloutError where a prompt and its response do not fit the model, or where the policy's logits are
+        not finite.
+        """
+        prompts = [encode_prompt(self.tokenizer, prompt.text) for prompt in request.prompts]
+        self._check_lengths(prompts, request.max_response_tokens)
+        uniforms = torch.from_numpy(_uniforms(request)).to(self.model.device)
+        tokens, logprobs = self._sample(prompts, request, uniforms)
+        if not np.isfinite(logprobs).all():
+            raise RolloutError(
+                f"expected finite log-probs from the policy, got NaN or infinity (policy version "
+                f"{self.policy_version}, step {request.step}); lower learning.learning_rate or check model.path"
+            )
+        return self._groups(prompts, request, tokens, logprobs)
+
+    def _check_lengths(self, prompts: Sequence[IntArray], max_response_tokens: int) -> None:
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        longest = max(map(len, prompts), default=0)
+        if limit is not None and longest + max_response_tokens > limit:
+            raise RolloutError(
+                f"a prompt of {longest} tokens and rollout.max_response_tokens={max_response_tokens} exceed the "
+                f"model's {limit} positions; lower rollout.max_response_tokens or drop long prompts"
+            )
+        if any(len(prompt) == 0 for prompt in prompts):
+            raise RolloutError("expected a prompt of at least one token, got an empty one; check data.pool_file")
+
+    def _sample(
+        self, prompts: Sequence[IntArray], request: EngineRequest, uniforms: torch.Tensor
+    ) -> tuple[IntArray, FloatArray]:
+        """Tokens and their log-probs [R, T] (R responses, T = max_response_tokens; behind a stop token: undefined)."""
+        max_tokens, device = request.max_response_tokens, self.model.device
+        decoder = self._decoder(max_tokens)
+        logits = decoder.prefill(*_left_padded(prompts, device))
+        branches = torch.repeat_interleave(torch.as_tensor(np.asarray(request.num_rollouts, dtype=np.int64)))
+        branches = branches.to(device)
+        logits = logits[branches]
+        decoder.select_rows(branches)
+        tokens = torch.zeros(uniforms.shape, dtype=torch.int64, device=device)
+        logprobs = torch.zeros(uniforms.shape, dtype=torch.float32, device=device)
+        # rows[i]: which response the i-th row of the decoder is; running[i]: whether it still goes on.
+        rows = torch.arange(len(uniforms), device=device)
+        running = torch.ones(len(uniforms), dtype=torch.bool, device=device)
+        for t in range(max_tokens):
+            drawn, logprob = _draw(logits, uniforms[rows, t], request.temperature)
+            tokens[rows, t] = drawn
+            logprobs[rows, t] = logprob
+            running &= ~torch.isin(drawn, self._stop_tokens)
+            num_running = int(running.sum())
+            if num_running == 0 or t + 1 == max_tokens:
+                break
+            if num_running <= _COMPACTION_SHARE * len(rows):
+                kept = running.nonzero()[:, 0]
+                decoder.select_rows(kept)
+                rows, drawn, running = rows[kept], drawn[kept], running[kept]
+            logits = decoder.step(drawn)
+        return tokens.cpu().numpy(), logprobs.cpu().numpy()
+
+    def _decoder(self, max_new_tokens: int) -> Decoder:
+        if self._weights is not None:
+            return LlamaDecoder(self.model, self._weights, max_new_tokens)
+        return Decoder(self.model, max_new_tokens)
+
+    def _groups(
+        self, prompts: Sequence[IntArray], request: EngineRequest, tokens: IntArray, logprobs: FloatArray
+    ) -> list[GeneratedGroup]:
+        is_stop = np.isin(tokens, self._stop_tokens.cpu().numpy())
+        stopped: BoolArray = np.asarray(is_stop.any(axis=1))
+        lengths = np.where(stopped, is_stop.argmax(axis=1) + 1, tokens.shape[1])
+        tokens = tokens.astype(np.int32)
+        # The stop token ends the response and is no part of its text, whether or not the tokenizer calls it special.
+        texts = self.tokenizer.batch_decode(
+            [row[: length - stop] for row, length, stop in zip(tokens, lengths, stopped, strict=True)],
+            skip_special_tokens=True,
+        )
+        responses = [
+            GeneratedResponse(
+                tokens=row[:length],
+                sampled_logprobs=logprob[:length],
+                text=text,
+                finish_reason=FinishReason.STOP if stop else FinishReason.LENGTH,
+            )
+            for row, logprob, length, stop, text in zip(tokens, logprobs, lengths, stopped, texts, strict=True)
+        ]
+        ends = np.cumsum(request.num_rollouts)
+        return [
+            GeneratedGroup(prompt_tokens=prompt, responses=responses[end - num : end])
+            for prompt, num, end in zip(prompts, request.num_rollouts, ends, strict=True)
+        ]
+
+
+def _uniforms(request: EngineRequest) -> FloatArray:
+    """[R, T] float32 in [0, 1): row by row from the key of the response, so that a response does not depend on which
+    prompts share its batch through its random numbers."""
+    keys = [
+        (prompt.prompt_id, rollout)
+        for prompt, num in zip(request.prompts, request.num_rollouts, strict=True)
+        for rollout in range(int(num))
+    ]
+    out = np.empty((len(keys), request.max_response_tokens), dtype=np.float32)
+    for row, (prompt_id, rollout) in zip(out, keys, strict=True):
+        rng = generator(request.run_seed, request.stream, request.step, prompt_id, rollout)
+        rng.random(dtype=np.float32, out=row)
+    return out
+
+
+def _left_padded(prompts: Sequence[IntArray], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [K, P] int64 (padding 0) and mask [K, P] bool."""
+    longest = max(map(len, prompts))
+    tokens = np.zeros((len(prompts), longest), dtype=np.int64)
+    mask = np.zeros((len(prompts), longest), dtype=np.bool_)
+    for i, prompt in enumerate(prompts):
+        tokens[i, longest - len(prompt) :] = prompt
+        mask[i, longest - len(prompt) :] = True
+    return torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device)
+
+
+def _draw(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [R] by inverse CDF, and their log-probs [R] under softmax(logits / temperature)."""
+    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
+    cdf = logprobs.exp().cumsum(-1)
+    # The first token whose cumulative probability exceeds u * total: one of probability 0 is never drawn.
+    target = (uniforms * cdf[:, -1])[:, None]
+    tokens = torch.searchsorted(cdf, target, right=True).clamp_(max=logits.shape[-1] - 1)
+    return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]
