@@ -1,0 +1,71 @@
+"""What an allocation would have solved, on recorded outcomes: k of n tries of each prompt were right.
+
+Best of b with a verifier, b of the n recorded tries drawn without replacement: the prompt is solved with probability
+1 - C(n - k, b) / C(n, b), exactly and without bias for b <= n. So nothing is drawn and nothing is noise but the
+recorded outcomes themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import gammaln
+
+from gps_ray.errors import DataError
+from gps_ray.types import FloatArray, IntArray
+
+__all__ = ["AllocationResult", "measure", "pass_table"]
+
+
+def pass_table(num_right: IntArray, num_tried: IntArray, max_samples: int) -> FloatArray:
+    """[N, J + 1]: probability that j = 0 .. J samples hold a right one. Raises DataError where n < J."""
+    if len(num_tried) and num_tried.min() < max_samples:
+        raise DataError(
+            f"outcomes: up to {max_samples} samples per prompt need as many recorded tries, got a prompt with "
+            f"{num_tried.min()}; lower --maximum or record more"
+        )
+    wrong = (num_tried - num_right)[:, None].astype(np.float64)
+    tried = num_tried[:, None].astype(np.float64)
+    drawn = np.arange(max_samples + 1, dtype=np.float64)
+    possible = drawn <= wrong
+    left = np.where(possible, wrong - drawn, 0.0)
+    log_all_wrong = gammaln(wrong + 1) - gammaln(left + 1) - gammaln(tried + 1) + gammaln(tried - drawn + 1)
+    table: FloatArray = np.where(possible, 1.0 - np.exp(np.minimum(log_all_wrong, 0.0)), 1.0)
+    table[:, 0] = 0.0
+    return table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocationResult:
+    """``pass_rate`` at the full total; ``points_gained`` over equal allocation in percentage points; ``samples_saved``:
+    share of the total not needed to reach equal allocation's pass rate, negative where the full total does not
+    reach it: then it is minus the share of equal allocation's own samples that would have done as well."""
+
+    pass_rate: float
+    points_gained: float
+    samples_saved: float
+
+
+def measure(order: IntArray, equal: IntArray, table: FloatArray) -> AllocationResult:
+    """Compare an order of samples [total] (``sample_order``) with equal allocation's, by ``pass_table`` [N, J + 1]."""
+    curve, reference = _curve(order, table), _curve(equal, table)
+    total = len(order)
+    if curve[-1] >= reference[-1]:
+        saved = 1.0 - int(np.argmax(curve >= reference[-1])) / total
+    else:
+        saved = int(np.argmax(reference >= curve[-1])) / total - 1.0
+    return AllocationResult(
+        pass_rate=float(curve[-1]), points_gained=100.0 * float(curve[-1] - reference[-1]), samples_saved=saved
+    )
+
+
+def _curve(order: IntArray, table: FloatArray) -> FloatArray:
+    """[total + 1]: mean pass rate after every further sample. Rises, rounding aside."""
+    by_prompt = np.argsort(order, kind="stable")
+    counts = np.bincount(order, minlength=len(table))
+    # The how-manieth sample of its prompt each one is: positions within the runs of the sorted order.
+    nth = np.empty(len(order), dtype=np.int64)
+    nth[by_prompt] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    gained = table[order, nth + 1] - table[order, nth]
+    return np.concatenate([[0.0], np.cumsum(gained) / len(table)])
