@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
+from gps_ray.config import DataConfig
 from gps_ray.types import Prompt, RolloutStatus
 
-__all__ = ["Task", "Verdict"]
+__all__ = ["DataSets", "GeneratedTask", "Task", "Verdict"]
 
 # (reward, status): the reward trains the policy (shaping may change it), the status feeds the predictor.
 Verdict = tuple[float, RolloutStatus]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSets:
+    """The prompts of a run.
+
+    ``pool`` is what a selector chooses from; ``evaluation`` and ``heldout_probe`` share no prompt with it;
+    ``pool_probe`` is a random subset of the pool (METHOD 6.3). ``num_duplicates`` rows were dropped from the files.
+    """
+
+    pool: tuple[Prompt, ...]
+    evaluation: tuple[Prompt, ...]
+    heldout_probe: tuple[Prompt, ...] = ()
+    pool_probe: tuple[Prompt, ...] = ()
+    num_duplicates: int = 0
 
 
 class Task(Protocol):
@@ -19,5 +36,28 @@ class Task(Protocol):
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
         """Judge one response. Anything that is not a correct answer is WRONG; FAILED is for a verifier that could not
-        come to a verdict (time-out)."""
+        come to a verdict (time-out).
+
+        Raises DataError where the prompt's own ``answer`` is not in the task's notation.
+        """
+        ...
+
+
+@runtime_checkable
+class GeneratedTask(Task, Protocol):
+    """A task that makes its own prompts, and solutions to warm-start a model that knows nothing.
+
+    Everything it makes is a function of its arguments: the same config gives the same prompts on every machine.
+    """
+
+    def vocabulary(self) -> tuple[str, ...]:
+        """Distinct words without white space. Prompts and solutions consist of these, joined by single spaces."""
+        ...
+
+    def generate(self, config: DataConfig) -> DataSets:
+        """Pool, evaluation set and held-out probe, disjoint as problems and not only as texts; no pool probe."""
+        ...
+
+    def warm_start_examples(self, config: DataConfig, num_examples: int, seed: int) -> list[tuple[str, str]]:
+        """(prompt text, solution text) pairs; no problem of pool, evaluation set or held-out probe is among them."""
         ...

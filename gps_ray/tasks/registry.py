@@ -1,0 +1,52 @@
+"""Tasks by name: the built-in ones, or a user's own class by import path."""
+
+from __future__ import annotations
+
+from gps_ray.errors import ConfigError
+from gps_ray.import_path import load_object
+from gps_ray.tasks.interface import GeneratedTask, Task
+
+__all__ = ["BUILT_IN_TASKS", "GeneratedTask", "load_generated_task", "load_task"]
+
+BUILT_IN_TASKS = {
+    "arithmetic": "gps_ray.tasks.arithmetic:Arithmetic",
+    "countdown": "gps_ray.tasks.countdown:Countdown",
+}
+
+
+def load_task(name: str) -> Task:
+    """The task that ``data.task`` names: a built-in name, or 'package.module:Class' of a class without arguments.
+
+    Raises ConfigError where there is none, or where it is not a task.
+    """
+    if name not in BUILT_IN_TASKS and ":" not in name:
+        raise ConfigError(
+            f"data.task: expected one of {', '.join(BUILT_IN_TASKS)} or 'package.module:Class', got {name!r}; "
+            "change data.task"
+        )
+    made_by = load_object(BUILT_IN_TASKS.get(name, name), "data.task")
+    try:
+        task = made_by()
+    except Exception as error:  # whatever a user's class raises
+        raise ConfigError(
+            f"data.task: {name!r} must be a class that is made without arguments ({error}); change data.task"
+        ) from error
+    if not callable(getattr(task, "verify", None)) or not isinstance(getattr(task, "name", None), str):
+        raise ConfigError(
+            f"data.task: {name!r} is not a task, it needs a string 'name' and a method 'verify(prompt, response)'; "
+            "change data.task"
+        )
+    return task  # type: ignore[no-any-return]
+
+
+def load_generated_task(name: str, otherwise: str) -> GeneratedTask:
+    """Like ``load_task``, for a task that makes its own prompts and warm-start examples.
+
+    ``otherwise`` is the remedy in the ConfigError for a task that does not, e.g. "set data.pool_file".
+    """
+    task = load_task(name)
+    if not isinstance(task, GeneratedTask):
+        raise ConfigError(
+            f"data.task: {name!r} generates no prompts (no vocabulary, generate, warm_start_examples); {otherwise}"
+        )
+    return task
