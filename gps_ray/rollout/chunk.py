@@ -17,7 +17,7 @@ import pyarrow as pa
 from gps_ray.config import RolloutConfig
 from gps_ray.errors import ConfigError, RolloutError
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, RolloutEngine
-from gps_ray.rollout.sandbox import SandboxedTask, guarded
+from gps_ray.rollout.sandbox import SandboxedTask
 from gps_ray.rollout.scoring import score
 from gps_ray.rollout.simulated_engine import SimulatedEngine, SimulatedTask
 from gps_ray.tables import outcomes_to_table, rollouts_to_table
@@ -94,16 +94,29 @@ def build_engine(rollout: RolloutConfig, model_directory: Path | None, dtype: st
     return TorchEngine(model_directory, dtype=dtype, num_threads=rollout.num_threads)
 
 
+def _judge(task: Task, engine: RolloutEngine, config: RolloutConfig) -> Task:
+    if isinstance(engine, SimulatedEngine):
+        return SimulatedTask()
+    if type(task).__module__.startswith("gps_ray."):
+        return task
+    return SandboxedTask(
+        task,
+        deadline_s=config.verify_deadline_s,
+        memory_bytes=config.verify_memory_bytes,
+        start_deadline_s=config.start_deadline_s,
+    )
+
+
 class ChunkRunner:
     """Generates and scores chunks, and keeps the engine at the policy version it is told.
 
-    Tasks of the user's own are verified in a sandbox (``gps_ray.rollout.sandbox``); the simulated engine brings its
-    own task.
+    Tasks that come with gps-ray bound their own work and are called directly; a task of the user's own is verified
+    in a sandbox (``gps_ray.rollout.sandbox``); the simulated engine brings its own task.
     """
 
     def __init__(self, engine: RolloutEngine, task: Task, rollout: RolloutConfig, run_seed: int) -> None:
         self._engine = engine
-        self._task = SimulatedTask() if isinstance(engine, SimulatedEngine) else guarded(task, rollout)
+        self._task = _judge(task, engine, rollout)
         self._config = rollout
         self._run_seed = run_seed
         self._policy_version = 0
@@ -164,6 +177,11 @@ class ChunkRunner:
             wall_s=time.perf_counter() - wall,
         )
         return header, outcomes, rollouts
+
+    def close(self) -> None:
+        """End the verifier's process, where there is one."""
+        if isinstance(self._task, SandboxedTask):
+            self._task.close()
 
 
 def _header(

@@ -17,26 +17,13 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from gps_ray.config import RolloutConfig
 from gps_ray.errors import RolloutError
 from gps_ray.tasks.interface import Task, Verdict
 from gps_ray.types import Prompt, RolloutStatus
 
-__all__ = ["SandboxedTask", "guarded"]
+__all__ = ["SandboxedTask"]
 
 _PR_SET_PDEATHSIG = 1
-
-
-def guarded(task: Task, config: RolloutConfig) -> Task:
-    """The task itself where it comes with gps-ray, else the task in a sandbox."""
-    if type(task).__module__.startswith("gps_ray."):
-        return task
-    return SandboxedTask(
-        task,
-        deadline_s=config.verify_deadline_s,
-        memory_bytes=config.verify_memory_bytes,
-        start_deadline_s=config.start_deadline_s,
-    )
 
 
 class SandboxedTask:

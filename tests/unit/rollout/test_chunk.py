@@ -1,0 +1,216 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gps_ray.config import EmbeddedModelConfig, RolloutConfig, SimulatedConfig
+from gps_ray.errors import ConfigError, RolloutError
+from gps_ray.model import make_embedded_model
+from gps_ray.rollout.chunk import ChunkRequest, ChunkRunner, build_engine, cut_chunks
+from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
+from gps_ray.rollout.simulated_engine import SimulatedEngine, SimulatedTask, success_rates
+from gps_ray.rollout.torch_engine import TorchEngine
+from gps_ray.tables import groups_from_table, outcomes_from_table
+from gps_ray.tasks.interface import Verdict
+from gps_ray.types import (
+    FinishReason,
+    FloatArray,
+    GenerateRequest,
+    GroupFailure,
+    IntArray,
+    Prompt,
+    PublishedWeights,
+    RolloutStatus,
+)
+from tests.unit.rollout.test_sandbox import OwnTask
+
+PROMPTS = {f"p{i}": Prompt(prompt_id=f"p{i}", text=f"{i} + 1", answer=f"{i + 1}", task="t") for i in range(7)}
+
+
+class ScriptedEngine:
+    """Answers prompt i with the texts that the test wrote down for it."""
+
+    def __init__(self, script: Mapping[str, list[str]]) -> None:
+        self.script = script
+        self.requests: list[EngineRequest] = []
+        self.offset = 0.0
+
+    def generate(self, request: EngineRequest) -> list[GeneratedGroup]:
+        self.requests.append(request)
+        return [
+            GeneratedGroup(
+                prompt_tokens=np.array([1, 2], np.int32),
+                responses=[
+                    GeneratedResponse(
+                        tokens=np.zeros(len(text), np.int32),
+                        sampled_logprobs=np.zeros(len(text), np.float32),
+                        text=text,
+                        finish_reason=FinishReason.STOP,
+                    )
+                    for text in self.script[prompt.prompt_id]
+                ],
+            )
+            for prompt in request.prompts
+        ]
+
+    def load_weights(self, policy_version: int, weights: Mapping[str, Any]) -> None:
+        self.offset = float(weights["offset"])
+
+    def logprobs(self, tokens: IntArray) -> FloatArray:
+        return np.full(len(tokens) - 1, -1.0 + self.offset, dtype=np.float32)
+
+
+class SumTask:
+    """Judges by the answer; a response "?" cannot be judged."""
+
+    name = "t"
+
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        if response == "?":
+            raise TimeoutError
+        return (1.0, RolloutStatus.RIGHT) if response == prompt.answer else (0.0, RolloutStatus.WRONG)
+
+
+# Tasks of gps-ray are called directly; this one stands for such a task.
+SumTask.__module__ = "gps_ray.tasks.sum"
+
+
+def _request(num: int = 7, **changes: Any) -> GenerateRequest:
+    values = {
+        "step": 4,
+        "stream": "rollout",
+        "prompt_ids": tuple(f"p{i}" for i in range(num)),
+        "num_rollouts": np.arange(1, num + 1, dtype=np.int32),
+        "policy_version": 0,
+        "temperature": 0.9,
+    }
+    return GenerateRequest(**(values | changes))
+
+
+def test_chunks_are_cut_by_place_in_the_selection() -> None:
+    chunks = cut_chunks(_request(first_chunk=5, num_samples_kept=4), PROMPTS, 3)
+    assert [chunk.chunk_id for chunk in chunks] == [5, 6, 7]
+    assert [[p.prompt_id for p in chunk.prompts] for chunk in chunks] == [
+        ["p0", "p1", "p2"],
+        ["p3", "p4", "p5"],
+        ["p6"],
+    ]
+    assert [chunk.num_rollouts.tolist() for chunk in chunks] == [[1, 2, 3], [4, 5, 6], [7]]
+    assert [chunk.num_samples_kept for chunk in chunks] == [3, 1, 0]
+    assert {(c.step, c.stream, c.policy_version, c.temperature) for c in chunks} == {(4, "rollout", 0, 0.9)}
+    assert cut_chunks(_request(0), PROMPTS, 3) == []
+
+
+def _chunk(prompt_ids: tuple[str, ...], num_samples_kept: int = 0, policy_version: int = 0) -> ChunkRequest:
+    request = _request(
+        prompt_ids=prompt_ids,
+        num_rollouts=np.full(len(prompt_ids), 3, np.int32),
+        num_samples_kept=num_samples_kept,
+        policy_version=policy_version,
+    )
+    return cut_chunks(request, PROMPTS, 10)[0]
+
+
+SCRIPT = {
+    "p0": ["1", "1", "1"],
+    "p1": ["9", "2", "?"],
+    "p2": [],
+    "p3": ["?", "9", "9"],
+    "p4": ["?", "?", "?"],
+}
+
+
+def test_header_and_tables_tell_the_same_story() -> None:
+    engine = ScriptedEngine(SCRIPT)
+    runner = ChunkRunner(engine, SumTask(), RolloutConfig(max_response_tokens=9), run_seed=11)
+    header, outcomes, rollouts = runner.run(_chunk(tuple(SCRIPT), num_samples_kept=3))
+    assert header.prompt_ids == ("p0", "p1", "p3", "p4")
+    assert header.num_right.tolist() == [3, 1, 0, 0]
+    assert header.num_wrong.tolist() == [0, 1, 2, 0]
+    assert header.num_failed.tolist() == [0, 1, 1, 3]
+    # A failure is no zero: one failed and two wrong responses carry no gradient.
+    assert header.has_gradient.tolist() == [False, True, False, False]
+    assert header.reward_sum.tolist() == [3.0, 1.0, 0.0, 0.0]
+    assert header.num_response_tokens.tolist() == [3, 3, 3, 3]
+    assert header.failures == (GroupFailure(prompt_id="p2", reason="the engine gave no response"),)
+    assert [(s.prompt_text, s.response_text, s.reward) for s in header.samples] == [
+        ("0 + 1", "1", 1.0),
+        ("1 + 1", "9", 0),
+    ]
+    assert header.wall_s > 0
+    read = outcomes_from_table(outcomes)
+    assert [(o.prompt_id, o.num_right, o.num_tried) for o in read] == [
+        ("p0", 3, 3),
+        ("p1", 1, 2),
+        ("p3", 0, 2),
+        ("p4", 0, 0),
+    ]
+    assert list(groups_from_table(rollouts)) == ["p0", "p1", "p3", "p4"]
+    (request,) = engine.requests
+    assert (request.run_seed, request.stream, request.step) == (11, "rollout", 4)
+    assert (request.temperature, request.max_response_tokens) == (0.9, 9)
+
+
+def test_weights_are_probed_after_every_load() -> None:
+    engine = ScriptedEngine(SCRIPT)
+    runner = ChunkRunner(engine, SumTask(), RolloutConfig(probe_tolerance=0.01), run_seed=0)
+
+    def load(version: int, offset: float) -> None:
+        published = PublishedWeights(
+            policy_version=version,
+            weights=None,
+            probe_tokens=np.array([1, 2, 3], np.int32),
+            probe_logprobs=np.full(2, -1.0, np.float32),
+        )
+        runner.load_weights(published, {"offset": np.float32(offset)})
+
+    load(1, 0.005)
+    assert runner.run(_chunk(("p0",), policy_version=1))[0].policy_version == 1
+    for offset in (0.02, np.nan):
+        with pytest.raises(RolloutError, match=r"rollout\.probe_tolerance"):
+            load(2, offset)
+    # The version that failed its probe is not served.
+    with pytest.raises(RolloutError, match="asks for policy version 2"):
+        runner.run(_chunk(("p0",), policy_version=2))
+
+
+def test_a_simulated_run_needs_neither_model_nor_task() -> None:
+    config = RolloutConfig(engine="simulated", simulated=SimulatedConfig(initial_logit_mean=0.0))
+    engine = build_engine(config, None, "float32")
+    assert isinstance(engine, SimulatedEngine)
+    runner = ChunkRunner(engine, SumTask(), config, run_seed=0)
+    request = _request(num_rollouts=np.full(7, 200, np.int32))
+    header, _, _ = runner.run(cut_chunks(request, PROMPTS, 7)[0])
+    rates = success_rates(list(PROMPTS.values()), config.simulated, 0)
+    np.testing.assert_allclose(header.num_right / 200, rates, atol=0.12)
+
+
+def test_torch_engine_is_built_from_the_config(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"rollout\.engine.*model\.path"):
+        build_engine(RolloutConfig(), None, "float32")
+    make_embedded_model(EmbeddedModelConfig(num_layers=1), [str(i) for i in range(10)] + ["+"], tmp_path)
+    engine = build_engine(RolloutConfig(), tmp_path, "float32")
+    assert isinstance(engine, TorchEngine)
+    runner = ChunkRunner(engine, SumTask(), RolloutConfig(max_response_tokens=4), run_seed=0)
+    header, _, rollouts = runner.run(_chunk(("p0", "p1")))
+    assert header.cpu_s > 0
+    assert (header.num_right + header.num_wrong).tolist() == [3, 3]
+    assert rollouts.num_rows == 6
+
+
+def test_a_task_of_the_users_own_is_verified_in_the_sandbox() -> None:
+    engine = ScriptedEngine({"p0": ["hang", "2"]})
+    runner = ChunkRunner(engine, OwnTask(), RolloutConfig(verify_deadline_s=0.2), run_seed=0)
+    try:
+        header, _, _ = runner.run(_chunk(("p0",)))
+    finally:
+        runner.close()
+    assert (header.num_failed.tolist(), header.num_wrong.tolist()) == ([1], [1])
+
+
+def test_simulated_task_is_exact_about_its_two_words() -> None:
+    task = SimulatedTask()
+    verdicts = [task.verify(PROMPTS["p0"], text)[1] for text in ("right", "wrong", "right ", "")]
+    assert verdicts == [RolloutStatus.RIGHT, *[RolloutStatus.WRONG] * 3]
