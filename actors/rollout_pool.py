@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError
 
 from actors.deadlines import within
 from actors.rollout_worker import RolloutWorker, WorkerSpec
 from gps_ray.errors import DeadlineError, RolloutError
 from gps_ray.rollout.chunk import ChunkRequest, cut_chunks
-from gps_ray.rollout.dispatch import Dispatcher
+from gps_ray.rollout.dispatch import Dispatcher, WorkerState
 from gps_ray.types import Chunk, GenerateRequest, Prompt, PublishedWeights
 
 __all__ = ["RayRolloutPool"]
@@ -38,6 +38,7 @@ class RayRolloutPool:
         self._published: PublishedWeights | None = None
         self._num_restarts = 0
         self._max_queue_depth = 0
+        self._restarting: dict[int, asyncio.Task[None]] = {}
         self._dispatcher = Dispatcher(
             num_workers=self._config.num_workers, max_chunk_attempts=self._config.max_chunk_attempts
         )
@@ -76,11 +77,23 @@ class RayRolloutPool:
     async def load_weights(self, published: PublishedWeights) -> None:
         self._published = published
         self._dispatcher.publish(published.policy_version)
-        await asyncio.gather(*(self._load_or_restart(index) for index in range(len(self._workers))))
+        await asyncio.gather(*(self._bring_up_to_date(index) for index in range(len(self._workers))))
+
+    async def _bring_up_to_date(self, index: int) -> None:
+        if index in self._restarting:
+            await self._restarting.pop(index)
+        if self._dispatcher.state(index) is WorkerState.HEALTHY:
+            return
+        try:
+            await self._load(index)
+        except RayActorError as error:
+            self._replace(index, _last_line(error))
+            await self._restarting.pop(index)
 
     async def _load(self, index: int) -> None:
-        assert self._published is not None
         published = self._published
+        if published is None:
+            return
         await within(
             self._config.start_deadline_s,
             self._workers[index].load_weights.remote(replace(published, weights=None), published.weights),
@@ -89,53 +102,48 @@ class RayRolloutPool:
         )
         self._dispatcher.loaded(index, published.policy_version)
 
-    async def _load_or_restart(self, index: int) -> None:
-        try:
-            await self._load(index)
-        except RayActorError as error:
-            await self._restart(index, _last_line(error))
-
-    async def _restart(self, index: int, reason: str) -> None:
-        """Replace a dead worker and bring it to the current weights."""
+    def _replace(self, index: int, reason: str) -> None:
+        """Give a worker up and start another in its place, which comes up and loads the weights on its own."""
         log.warning("rollout worker %d is replaced: %s", index, reason)
         self._dispatcher.worker_died(index)
         ray.kill(self._workers[index])
         self._num_restarts += 1
         self._workers[index] = self._spawn(index)
+        self._restarting[index] = asyncio.ensure_future(self._come_up(index))
+
+    async def _come_up(self, index: int) -> None:
         await self._ready(index)
-        if self._published is not None:
-            await self._load(index)
+        await self._load(index)
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         """Chunks as they finish. Every requested prompt comes exactly once, also where workers die on the way."""
         chunks = cut_chunks(request, self._prompts, self._config.prompts_per_chunk)
         self._dispatcher.submit(chunks)
-        self._max_queue_depth = len(chunks)
-        running: dict[asyncio.Task[Chunk | None], tuple[int, ChunkRequest]] = {}
-        restarting: set[asyncio.Task[None]] = set()
+        self._max_queue_depth = self._dispatcher.num_pending
+        running: dict[asyncio.Task[Chunk], tuple[int, ChunkRequest]] = {}
+        while not self._dispatcher.is_done:
+            for index, chunk in self._dispatcher.assign():
+                running[asyncio.ensure_future(self._run(index, chunk))] = (index, chunk)
+            finished, _ = await asyncio.wait(
+                {*running, *self._restarting.values()}, return_when=asyncio.FIRST_COMPLETED
+            )
+            for index in [i for i, task in self._restarting.items() if task in finished]:
+                self._restarting.pop(index).result()
+            for task in [task for task in running if task in finished]:
+                index, chunk = running.pop(task)
+                result = self._result(task, index, chunk)
+                if result is not None and self._dispatcher.finished(index, chunk.chunk_id):
+                    yield result
+
+    def _result(self, task: asyncio.Task[Chunk], index: int, chunk: ChunkRequest) -> Chunk | None:
+        """A finished chunk; None where its worker died or overran, which is then replaced."""
         try:
-            while not self._dispatcher.is_done:
-                for index, chunk in self._dispatcher.assign():
-                    running[asyncio.ensure_future(self._run(index, chunk))] = (index, chunk)
-                if not running and not restarting:
-                    raise RolloutError("no healthy rollout worker is left; see the workers' logs in the dashboard")
-                finished, _ = await asyncio.wait({*running, *restarting}, return_when=asyncio.FIRST_COMPLETED)
-                for task in finished:
-                    if task in restarting:
-                        restarting.discard(task)  # type: ignore[arg-type]
-                        task.result()
-                        continue
-                    index, chunk = running.pop(task)  # type: ignore[arg-type]
-                    outcome, reason = _outcome(task)
-                    if outcome is None:
-                        # Several chunks of one dead worker fail together: one replacement serves them all.
-                        if self._dispatcher.is_in_flight(index, chunk.chunk_id):
-                            restarting.add(asyncio.ensure_future(self._restart(index, reason)))
-                    elif self._dispatcher.finished(index, chunk.chunk_id):
-                        yield outcome
-        finally:
-            for task in (*running, *restarting):
-                task.cancel()
+            return task.result()
+        except (DeadlineError, RayActorError) as error:
+            # Several chunks of one dead worker fail together: only the first one replaces it.
+            if self._dispatcher.is_in_flight(index, chunk.chunk_id):
+                self._replace(index, _last_line(error))
+            return None
 
     async def _run(self, index: int, chunk: ChunkRequest) -> Chunk:
         header, outcomes, rollouts = self._workers[index].run.options(num_returns=3).remote(chunk)
@@ -157,18 +165,6 @@ class RayRolloutPool:
     def close(self) -> None:
         for worker in self._workers:
             ray.kill(worker)
-
-
-def _outcome(task: asyncio.Task[Any]) -> tuple[Any, str]:
-    """(result, "") or (None, reason) for a worker that died or overran; other errors are raised."""
-    try:
-        return task.result(), ""
-    except DeadlineError as error:
-        return None, str(error)
-    except (RayActorError, RayError) as error:
-        if isinstance(error, RayActorError):
-            return None, _last_line(error)
-        raise
 
 
 def _last_line(error: BaseException) -> str:

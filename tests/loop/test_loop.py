@@ -28,7 +28,7 @@ def _result(run: Run) -> dict[str, Any]:
     probes = {p.name: pq.read_table(p).to_pylist() for p in sorted(run.folder.probes.glob("*"))}
     return {
         "metrics": metrics,
-        "outcomes": _rows(run),
+        "outcomes": json.dumps(_rows(run)),  # as text, where NaN equals NaN
         "probes": json.dumps(probes),
         "samples": run.folder.samples.path.read_text(),
         "final": (run.folder.final_model / "config.json").read_text(),
