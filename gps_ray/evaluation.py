@@ -18,6 +18,7 @@ from gps_ray.predictor.calibration import predictor_quality
 from gps_ray.types import ChunkHeader, FloatArray, IntArray, Prediction
 
 __all__ = [
+    "MIN_PROBE_PROMPTS",
     "Counts",
     "avg_at_k",
     "collect_counts",
@@ -28,6 +29,8 @@ __all__ = [
     "success_estimate",
     "table_rows",
 ]
+
+MIN_PROBE_PROMPTS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +143,7 @@ def probe_metrics(
     judged = tried > 0
     metrics: dict[str, float] = {f"predictor/{probe}_num_seen": int((judged & seen).sum())}
     for suffix, part in (("", judged), ("_seen", judged & seen), ("_unseen", judged & ~seen)):
-        if np.count_nonzero(part) < 2:
+        if np.count_nonzero(part) < MIN_PROBE_PROMPTS:
             continue
         quality = predictor_quality(prediction.mean[part], right[part], tried[part], group_size)
         metrics |= {f"predictor/{probe}_{k}{suffix}": float(v) for k, v in quality.items() if np.isfinite(v)}

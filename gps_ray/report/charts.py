@@ -12,7 +12,7 @@ from matplotlib.colors import Colormap
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from gps_ray.metrics import COST_CPU_S, COST_ROLLOUTS, COST_TOKENS, STEP
-from gps_ray.report.svg import INK, panel
+from gps_ray.report.svg import INK, Panel, panel
 from gps_ray.types import FloatArray
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "curve_panel",
     "heat_map",
     "label_text",
+    "legend_below",
     "share_top",
     "stacked_areas",
     "trailing_mean",
@@ -77,12 +78,13 @@ def curve_panel(
     top: float | None = None,
     level: tuple[float, str] | None = None,
     x_kind: str = "count",
+    size: str = "small",
 ) -> Markup:
     """Curves over one axis. ``kind`` formats y ("share" in percent, "count", "number"); a share begins at 0.
 
     ``top`` fixes the upper end, so that panels side by side compare; ``level`` is a horizontal line with its label.
     """
-    with panel(description) as drawn:
+    with panel(description, size) as drawn:
         axes = drawn.axes()
         for line in lines:
             style = {"color": line.colour, "linestyle": "--" if line.dashed else "-"}
@@ -97,18 +99,26 @@ def curve_panel(
             axes.axhline(level[0], color=INK, linewidth=1, linestyle=":", label=level[1])
         axes.set_xlabel(xlabel)
         axes.set_title(title)
-        if kind == "share":
+        if kind == "share" or top is not None:
             axes.set_ylim(0, top if top is not None else 1.02)
         _format_axis(axes.yaxis, kind)
         _format_axis(axes.xaxis, x_kind)
         axes.set_xlim(left=min((float(line.x[0]) for line in lines if len(line.x)), default=0.0))
         if len(lines) > 1 or level is not None:
-            axes.legend(loc="best", ncols=1 if len(lines) < 5 else 2)
+            legend_below(drawn, axes, size)
     return drawn.svg
 
 
+def legend_below(drawn: Panel, axes: Any, size: str) -> None:
+    """The legend under the axes, where it covers nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    room = {"small": 44, "medium": 60, "wide": 90}[size]  # characters that fit beside each other
+    num_columns = max(1, min(len(labels), room // (max(map(len, labels)) + 5)))
+    drawn.figure.legend(handles, labels, loc="outside lower center", ncols=num_columns, columnspacing=1.2)
+
+
 def share_top(values: Sequence[FloatArray]) -> float:
-    """Upper end of a share axis for all panels of a row: a round number a little above the largest value."""
+    """Upper end of the share axis for all panels of a row: a round number a little above the largest value."""
     largest = max((float(np.max(v)) for v in values if len(v)), default=1.0)
     return float(min(np.ceil(largest * 1.1 * 10) / 10, 1.02)) if largest < 0.9 else 1.02
 
@@ -127,7 +137,7 @@ def heat_map(
     Cells carry their value in percent where there is room.
     """
     num_rows, num_columns = cells.shape
-    with panel(description, width=5.2, height=0.85 + 0.24 * max(num_rows, 4)) as drawn:
+    with panel(description, "wide", height=0.85 + 0.24 * max(num_rows, 4)) as drawn:
         axes = drawn.axes()
         axes.grid(False)
         axes.set_facecolor("#f3f4f6")
@@ -139,7 +149,8 @@ def heat_map(
                 label = f"{100 * cells[row, column]:.0f}"
                 axes.text(column + 0.5, row + 0.5, label, ha="center", va="center", fontsize=7, color=ink)
         axes.set_yticks(np.arange(num_rows) + 0.5, [label_text(label, 20) for label in row_labels])
-        shown = np.unique(np.linspace(0, num_columns - 1, min(num_columns, 7)).round().astype(int))
+        room = 56 // max(len(label) + 2 for label in column_labels)  # labels that fit beside each other
+        shown = np.arange(0, num_columns, -(-num_columns // room))
         axes.set_xticks(shown + 0.5, [column_labels[i] for i in shown])
         axes.set_xlabel("step")
         axes.set_title(title)
@@ -151,23 +162,23 @@ def heat_map(
 
 
 def stacked_areas(
-    description: str, x: FloatArray, parts: Mapping[str, tuple[FloatArray, str]], xlabel: str, title: str, kind: str
+    description: str, x: FloatArray, parts: Mapping[str, tuple[FloatArray, str]], title: str, kind: str
 ) -> Markup:
-    """Areas on top of each other: label -> (y [E], colour), from the bottom."""
-    with panel(description) as drawn:
+    """Areas on top of each other over steps x [E]: label -> (y [E], colour), from the bottom. Each x is a step wide."""
+    with panel(description, "wide") as drawn:
         axes = drawn.axes()
         values, colour = [v for v, _ in parts.values()], [c for _, c in parts.values()]
         if len(x) == 1:  # an area needs two points
             x = np.array([x[0] - 0.5, x[0] + 0.5])
             values = [np.repeat(v, 2) for v in values]
         if len(x):
-            axes.stackplot(x, *values, labels=list(parts), colors=colour, linewidth=0, alpha=0.9)
+            axes.stackplot(x, *values, labels=list(parts), colors=colour, linewidth=0, alpha=0.9, step="mid")
             axes.set_xlim(x[0], x[-1])
         if kind == "share":
             axes.set_ylim(0, 1)
-        axes.set_xlabel(xlabel)
+        axes.set_xlabel("step")
         axes.set_title(title)
         _format_axis(axes.yaxis, kind)
         _format_axis(axes.xaxis, "step")
-        drawn.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(parts), 4))
+        legend_below(drawn, axes, "wide")
     return drawn.svg

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from markupsafe import Markup
 
-from gps_ray.metrics import EFFECTIVE_RATIO, PROBES, VAL_PASS_1
-from gps_ray.report.charts import AXES, Line, curve_panel, share_top, trailing_mean
+from gps_ray.metrics import EFFECTIVE_RATIO, PROBES, TRAINING_PHASES, VAL_PASS_1
+from gps_ray.report.charts import AXES, Line, curve_panel, label_text, legend_below, share_top, trailing_mean
 from gps_ray.report.run_data import RunData
 from gps_ray.report.run_figures import SMOOTHING_STEPS, unique_prompts
-from gps_ray.report.svg import colours
+from gps_ray.report.svg import PALETTE, colours, panel
 
-__all__ = ["effective_ratio_overlays", "pass_rate_overlays", "reuse_overlays", "spearman_overlays"]
+__all__ = ["cost_overlays", "effective_ratio_overlays", "pass_rate_overlays", "reuse_overlays", "spearman_overlays"]
 
 
 def _overlay(runs: Mapping[str, RunData], metric: str, axis: str, smooth: int = 1) -> list[Line]:
@@ -56,7 +56,9 @@ def spearman_overlays(runs: Mapping[str, RunData]) -> list[Markup]:
         lines = _overlay(runs, f"predictor/{probe}_spearman", "step")
         if lines:
             title = f"Spearman, {text}"
-            panels.append(curve_panel(f"{title} over steps", lines, "step", title, "number", x_kind="step"))
+            panels.append(
+                curve_panel(f"{title} over steps", lines, "step", title, "number", x_kind="step", size="small")
+            )
     return panels
 
 
@@ -70,4 +72,25 @@ def reuse_overlays(runs: Mapping[str, RunData]) -> list[Markup]:
             lines.append(Line(label=name, x=made, y=unique, colour=palette[name]))
     if not lines:
         return []
-    return [curve_panel("unique prompts against groups", lines, "groups rolled out", "unique prompts", "count")]
+    text, title = "unique prompts against groups", "unique prompts"
+    return [curve_panel(text, lines, "groups rolled out", title, "count", size="small")]
+
+
+def cost_overlays(runs: Mapping[str, RunData]) -> list[Markup]:
+    """CPU-seconds of training by phase, a bar per run."""
+    seconds = {name: [run.last(f"cost/cpu_s_{p}") or 0.0 for p in TRAINING_PHASES] for name, run in runs.items()}
+    if not any(sum(values) for values in seconds.values()):
+        return []
+    with panel("CPU-seconds of training by phase and run") as drawn:
+        axes = drawn.axes()
+        left = [0.0] * len(seconds)
+        for i, phase in enumerate(TRAINING_PHASES):
+            values = [row[i] for row in seconds.values()]
+            axes.barh(range(len(seconds)), values, left=left, height=0.6, color=PALETTE[i], label=phase)
+            left = [a + b for a, b in zip(left, values, strict=True)]
+        axes.set_yticks(range(len(seconds)), [label_text(name) for name in seconds])
+        axes.invert_yaxis()
+        axes.grid(False, axis="y")
+        axes.set_title("CPU-seconds of training")
+        legend_below(drawn, axes, "small")
+    return [drawn.svg]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
+from gps_ray.errors import DataError
 from gps_ray.report import comparison_figures, run_figures
 from gps_ray.report.render import EFFECTIVE_HOW, Row, Section, render, visible
 from gps_ray.report.run_data import RunData, read_run
 from gps_ray.report.svg import colours
 from gps_ray.report.tables import COLUMNS, ONE_SEED_NOTE, ComparisonTable, compare
 
-__all__ = ["comparison_table", "write_comparison"]
+__all__ = ["comparison_table", "named_runs", "write_comparison"]
 
 
 def comparison_table(runs: Mapping[str, Path], baseline: str = "uniform", note: str = ONE_SEED_NOTE) -> ComparisonTable:
@@ -22,13 +25,14 @@ def comparison_table(runs: Mapping[str, Path], baseline: str = "uniform", note: 
 def write_comparison(
     runs: Mapping[str, Path],
     out: Path,
-    baseline: str = "uniform",
+    baseline: str | None = None,
     title: str = "What the selection bought",
     note: str = ONE_SEED_NOTE,
 ) -> Path:
     """Write one page with all ``runs`` (name -> run folder) on the same axes; names take colours in their order.
 
-    Raises DataError where a folder is no run's or ``baseline`` is not among the names.
+    ``baseline`` is one of the names; null is "uniform" where there is one, else the first. Raises DataError where a
+    folder is no run's or ``baseline`` is not among the names.
     """
     data = {name: read_run(path) for name, path in runs.items()}
     table = compare(data, baseline, note)
@@ -46,12 +50,34 @@ def write_comparison(
         "caption": table.caption,
         "columns": COLUMNS,
         "rows": [
-            {"cells": [visible(cell, 60) for cell in cells], "colour": palette[row.name]}
+            {
+                "cells": [visible(cell, 60) for cell in cells],
+                "colour": palette[row.name],
+                "link": _link(runs[row.name], out),
+            }
             for row, cells in zip(table.rows, table.cells(), strict=True)
         ],
         "sections": _comparison_sections(data, table),
     }
     return render("comparison.html", out, values)
+
+
+def named_runs(directories: Sequence[Path]) -> dict[str, Path]:
+    """A name per run folder: its own, with as many parents before it as it takes to tell all apart."""
+    paths = [directory.resolve() for directory in directories]
+    if len(set(paths)) < len(paths):
+        raise DataError("expected different run folders to compare, got one of them twice; give each once")
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(names, directories, strict=True))
+
+
+def _link(run_directory: Path, out: Path) -> str:
+    """Relative address of the run's own report, empty where it has none."""
+    report = run_directory / "report.html"
+    return quote(os.path.relpath(report, out.parent)) if report.is_file() else ""
 
 
 def _comparison_sections(runs: Mapping[str, RunData], table: ComparisonTable) -> list[Section]:
@@ -72,22 +98,35 @@ def _comparison_sections(runs: Mapping[str, RunData], table: ComparisonTable) ->
         ),
         Section(
             anchor="predictor",
-            title="Predictors and prompt reuse",
-            how="Rank correlation on the two probe sets (only selectors that predict), and how many different prompts "
-            "each run has used.",
+            title="Predictors, prompt reuse, cost",
+            how="Rank correlation on the two probe sets (only selectors that predict), how many different prompts "
+            "each run has used, and what its phases cost.",
             rows=[
                 Row(
-                    panels=[*comparison_figures.spearman_overlays(runs), *comparison_figures.reuse_overlays(runs)],
-                    wide=True,
+                    panels=[
+                        *comparison_figures.spearman_overlays(runs),
+                        *comparison_figures.reuse_overlays(runs),
+                        *comparison_figures.cost_overlays(runs),
+                    ],
                 )
             ],
+        ),
+        Section(
+            anchor="outcomes",
+            title="Where the groups went",
+            how="Share of each run's groups in which every response was wrong, responses differed, or all were right.",
+            rows=[
+                Row(panels=[p for name, run in runs.items() for p in run_figures.group_panels(run, name)], size="wide")
+            ],
+            empty="No step yet.",
         ),
         *(
             Section(
                 anchor=f"difficulty-{i}",
                 title=f"Difficulty: {visible(name, 40)}",
-                how="What this selector took from the pool.",
-                rows=[Row(panels=[*run_figures.level_maps(run), *run_figures.group_panels(run)], wide=True)],
+                how="What this selector took from the pool, by level of the data set.",
+                rows=[Row(panels=run_figures.level_maps(run), size="wide")],
+                empty="No step yet, or the data set has no levels.",
             )
             for i, (name, run) in enumerate(runs.items())
         ),

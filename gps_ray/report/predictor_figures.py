@@ -11,35 +11,42 @@ from gps_ray.report.run_data import ProbeTable, RunData
 from gps_ray.report.svg import PALETTE, SHARE_MAP, colours, panel
 from gps_ray.types import FloatArray, IntArray
 
-__all__ = ["calibration_bins", "calibration_panels", "probe_maps", "spearman_panels", "swap_test_panels"]
+__all__ = ["calibration_bins", "calibration_panels", "probe_maps", "rate_shares", "spearman_panels", "swap_test_panels"]
 
 PROBE_LABELS = dict(zip(PROBES, ("pool probe", "held-out probe"), strict=True))
 NUM_BINS = 10
+
+
+def rate_shares(step: IntArray, rate: FloatArray) -> tuple[IntArray, FloatArray]:
+    """(steps [S], cells [10, S]): share of the prompts measured at a step whose rate lies in each tenth.
+
+    step and rate are [R]; rows with a NaN rate are left out, a step without any other has NaN cells.
+    """
+    steps = np.unique(step)
+    cells = np.full((NUM_BINS, len(steps)), np.nan)
+    for column, at in enumerate(steps):
+        here = rate[(step == at) & np.isfinite(rate)]
+        if len(here):
+            tenth = np.minimum((here * NUM_BINS).astype(int), NUM_BINS - 1)
+            cells[:, column] = np.bincount(tenth, minlength=NUM_BINS) / len(here)
+    return steps, cells
 
 
 def probe_maps(run: RunData) -> list[Markup]:
     """The pool's difficulty over time on the pool probe: how many prompts have which success rate, as predicted and
     as realised."""
     table = run.probes.at(run.probes.probe == PROBES[0])
-    steps = np.unique(table.step)
     labels = [f"{10 * i}–{10 * (i + 1)}" for i in range(NUM_BINS)]
     panels = []
-    for title, values in (
-        ("realised success rate of the pool", table.num_right / np.maximum(table.num_tried, 1)),
+    for title, rate in (
+        ("realised success rate of the pool", table.num_right / table.num_tried),
         ("predicted success rate of the pool", table.predicted_mean),
     ):
-        cells = np.full((NUM_BINS, len(steps)), np.nan)
-        for column, step in enumerate(steps):
-            here = values[(table.step == step) & np.isfinite(values)]
-            if len(here):
-                counts = np.bincount(np.minimum((here * NUM_BINS).astype(int), NUM_BINS - 1), minlength=NUM_BINS)
-                cells[:, column] = counts / len(here)
+        steps, cells = rate_shares(table.step, rate)
         if np.isfinite(cells).any():
-            top = max(0.3, float(np.nanmax(cells)))
+            top, about = max(0.3, float(np.nanmax(cells))), f"{title}: share of prompts by rate over steps"
             ticks = [str(step) for step in steps]
-            panels.append(
-                heat_map(f"{title}: share of prompts by rate", cells, labels, ticks, SHARE_MAP, f"{title}, in %", top)
-            )
+            panels.append(heat_map(about, cells, labels, ticks, SHARE_MAP, f"{title}, share of prompts in %", top))
     return panels
 
 
@@ -68,7 +75,7 @@ def calibration_bins(table: ProbeTable) -> tuple[FloatArray, FloatArray, FloatAr
 
 def _calibration_panel(label: str, table: ProbeTable) -> Markup:
     predicted, realised, half, count = calibration_bins(table)
-    with panel(f"calibration on the {label}", height=3.3) as drawn:
+    with panel(f"calibration on the {label}", "wide", height=3.6) as drawn:
         axes, bars = drawn.figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         axes.plot([0, 1], [0, 1], color="#8c959f", linestyle=":", linewidth=1.2)
         for seen, colour, text in ((True, PALETTE[0], "seen"), (False, PALETTE[4], "never seen")):
@@ -109,7 +116,8 @@ def spearman_panels(run: RunData) -> list[Markup]:
     ceiling = run.last(f"predictor/{PROBES[0]}_noise_ceiling")
     level = None if ceiling is None else (ceiling, "noise ceiling")
     title = "Spearman on the probe sets"
-    return [curve_panel(f"{title} over steps", lines, "step", title, "number", level=level, x_kind="step")]
+    text = f"{title} over steps"
+    return [curve_panel(text, lines, "step", title, "number", level=level, x_kind="step", size="wide")]
 
 
 def swap_test_panels(run: RunData) -> list[Markup]:
@@ -120,4 +128,6 @@ def swap_test_panels(run: RunData) -> list[Markup]:
     for name in names:
         x, y = run.series(name)
         lines.append(Line(label=name.removeprefix("predictor/"), x=x, y=y, colour=palette[name]))
-    return [curve_panel("swap test over steps", lines, "step", "swap test", "number", x_kind="step")] if lines else []
+    if not lines:
+        return []
+    return [curve_panel("swap test over steps", lines, "step", "swap test", "number", x_kind="step", size="wide")]

@@ -27,10 +27,10 @@ EFFECTIVE_HOW = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """Figures side by side; ``wide`` gives each more room."""
+    """Figures side by side, all of one ``size`` of ``gps_ray.report.svg.SIZES``."""
 
     panels: Sequence[Markup]
-    wide: bool = False
+    size: str = "small"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ _AXES = (STEP, COST_ROLLOUTS, COST_TOKENS, COST_CPU_S)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupTable:
-    """Every group rolled out, by step: step, num_right, num_tried, random_slot, has_gradient [R]; prompt_id, level [R]
+    """Every group rolled out, by step: step, num_right, num_tried, random_slot [R]; prompt_id, level [R]
     objects; predicted_mean [R] (NaN where nothing predicted)."""
 
     step: IntArray
@@ -36,7 +36,6 @@ class GroupTable:
     level: Any
     num_right: IntArray
     num_tried: IntArray
-    has_gradient: BoolArray
     random_slot: BoolArray
     predicted_mean: FloatArray
 
@@ -223,7 +222,6 @@ def _groups(table: pa.Table | None, levels: Mapping[str, str]) -> GroupTable:
         level=np.array([levels.get(prompt_id, "") for prompt_id in ids], object),
         num_right=np.array([np.count_nonzero(row == RolloutStatus.RIGHT) for row in status], np.int64),
         num_tried=np.array([np.count_nonzero(row != RolloutStatus.FAILED) for row in status], np.int64),
-        has_gradient=np.array([len(set(row)) > 1 for row in table["rewards"].to_pylist()], bool),
         random_slot=_column(table, "slot_kind", np.int64, SlotKind.CHOSEN) == SlotKind.RANDOM,
         predicted_mean=_column(table, "predicted_mean", np.float64, np.nan),
     )

@@ -37,6 +37,7 @@ __all__ = [
     "effective_ratio_panels",
     "group_panels",
     "learner_panels",
+    "level_cells",
     "level_curve_panels",
     "level_maps",
     "pass_rate_panels",
@@ -84,16 +85,17 @@ def level_curve_panels(run: RunData) -> list[Markup]:
         for i, n in enumerate(names)
         for x, y in [run.series(n)]
     ]
-    return [curve_panel("pass@1 by level over steps", lines, "step", "pass@1 by level", x_kind="step")]
+    title = "pass@1 by level"
+    return [curve_panel(f"{title} over steps", lines, "step", title, x_kind="step", size="wide")]
 
 
 def effective_ratio_panels(run: RunData) -> list[Markup]:
     """Effective-group ratio, mean of the last ten steps over the raw values; chosen and random slots apart."""
-    variants = [(EFFECTIVE_RATIO, "all slots", PALETTE[2], False)]
+    variants = [(EFFECTIVE_RATIO, "all", PALETTE[2], False)]
     if len(run.series(EFFECTIVE_RATIO_RANDOM)[1]):
         variants += [
-            (EFFECTIVE_RATIO_CHOSEN, "chosen slots", PALETTE[0], True),
-            (EFFECTIVE_RATIO_RANDOM, "random slots", PALETTE[4], True),
+            (EFFECTIVE_RATIO_CHOSEN, "chosen", PALETTE[0], True),
+            (EFFECTIVE_RATIO_RANDOM, "random", PALETTE[4], True),
         ]
     panels = []
     for axis, label in AXES.items():
@@ -122,7 +124,7 @@ def step_windows(steps: IntArray, num_windows: int = NUM_WINDOWS) -> tuple[IntAr
     return (steps - first) // width, labels
 
 
-def group_panels(run: RunData) -> list[Markup]:
+def group_panels(run: RunData, title: str = "outcome of the groups") -> list[Markup]:
     """Where the groups went: all wrong, mixed, all right, without verdict, as shares of each window of steps."""
     groups = run.groups
     if not len(groups.step):
@@ -142,47 +144,42 @@ def group_panels(run: RunData) -> list[Markup]:
     }
     width = int(np.ceil((groups.step.max() - groups.step.min() + 1) / len(labels)))
     x = groups.step.min() + width * np.arange(len(labels), dtype=np.float64)
-    return [stacked_areas("share of groups by outcome over steps", x, parts, "step", "outcome of the groups", "share")]
+    return [stacked_areas(f"{title}: share of groups by outcome over steps", x, parts, label_text(title), "share")]
 
 
-def level_maps(run: RunData) -> list[Markup]:
-    """Success rate of the selected groups, and their share of the batch, by level and window of steps."""
+def level_cells(run: RunData) -> tuple[list[str], list[str], FloatArray, FloatArray]:
+    """(levels, windows of steps, success rate [levels, windows], share of the batch [levels, windows]) of the groups
+    rolled out; NaN where a level has none. The ``MAX_LEVELS`` most frequent levels, in alphabetical order."""
     groups = run.groups
     names, counts = np.unique(groups.level.astype(str), return_counts=True)
-    if len(names) < 2:
-        return []
-    kept = sorted(names[np.argsort(-counts, kind="stable")[:MAX_LEVELS]])[::-1]
-    window, labels = step_windows(groups.step)
-    shape = (len(kept), len(labels))
+    levels = sorted(names[np.argsort(-counts, kind="stable")[:MAX_LEVELS]].tolist())
+    window, windows = step_windows(groups.step)
+    shape = (len(levels), len(windows))
     right, tried, rows = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    place = {name: i for i, name in enumerate(kept)}
+    place = {name: i for i, name in enumerate(levels)}
     inside = np.array([name in place for name in groups.level], bool)
     at = (np.array([place[name] for name in groups.level[inside]], np.int64), window[inside])
     np.add.at(right, at, groups.num_right[inside])
     np.add.at(tried, at, groups.num_tried[inside])
     np.add.at(rows, at, 1)
-    batch = np.bincount(window, minlength=len(labels))
+    batch = np.bincount(window, minlength=len(windows))
     with np.errstate(invalid="ignore"):
-        rate, share = right / tried, np.where(rows > 0, rows / batch, np.nan)
-    row_labels = [name or "(no level)" for name in kept]
+        return levels, windows, right / tried, np.where(rows > 0, rows / batch, np.nan)
+
+
+def level_maps(run: RunData) -> list[Markup]:
+    """Success rate of the selected groups, and their share of the batch, by level and window of steps."""
+    levels, windows, rate, share = level_cells(run)
+    if len(levels) < 2:
+        return []
+    text, upwards = "groups by level over steps", slice(None, None, -1)  # the first level on top
+    labels = [name or "(no level)" for name in levels][upwards]
+    top = float(np.nanmax(share, initial=0.1))
     return [
         heat_map(
-            "success rate of the selected groups by level over steps",
-            rate,
-            row_labels,
-            labels,
-            RATE_MAP,
-            "success rate of selected groups, in %",
+            f"success rate of {text}", rate[upwards], labels, windows, RATE_MAP, "success rate of selected groups, in %"
         ),
-        heat_map(
-            "share of the batch by level over steps",
-            share,
-            row_labels,
-            labels,
-            SHARE_MAP,
-            "share of the batch, in %",
-            top=float(np.nanmax(share, initial=0.1)),
-        ),
+        heat_map(f"share of {text}", share[upwards], labels, windows, SHARE_MAP, "share of the batch, in %", top),
     ]
 
 
@@ -209,25 +206,24 @@ def reuse_panels(run: RunData) -> list[Markup]:
         Line(label="no reuse", x=made, y=made, colour="#8c959f", dashed=True),
     ]
     pool = run.num_pool_prompts
-    level = (float(pool), "pool") if 0 < pool < 1.5 * made[-1] else None
+    level = (float(pool), "pool") if 0 < pool < 1.3 * unique[-1] else None
     times = np.unique(groups.prompt_id.astype(str), return_counts=True)[1]
     histogram = np.bincount(np.minimum(times, 12), minlength=13)[1:]
     largest = int(np.flatnonzero(histogram)[-1]) + 1
-    with panel("number of prompts by how often they were rolled out") as drawn:
+    with panel("number of prompts by how often they were rolled out", "wide") as drawn:
         axes = drawn.axes()
         bars = axes.bar(np.arange(1, largest + 1), histogram[:largest], color=PALETTE[5], width=0.75)
         axes.bar_label(bars, fontsize=8, padding=1, color="#57606a")
         labels = [f"{i}+" if i == 12 else str(i) for i in range(1, largest + 1)]
         axes.set_xticks(np.arange(1, largest + 1), labels)
+        axes.margins(y=0.12)
         axes.set_xlabel("times rolled out")
         axes.set_title("prompts by times rolled out")
         axes.grid(False, axis="x")
-    return [
-        curve_panel(
-            "unique prompts against groups", lines, "groups rolled out", "unique prompts", "count", level=level
-        ),
-        drawn.svg,
-    ]
+    text, title = "unique prompts against groups", "unique prompts"
+    top = 1.3 * unique[-1]
+    curves = curve_panel(text, lines, "groups rolled out", title, "count", level=level, top=top, size="wide")
+    return [curves, drawn.svg]
 
 
 def cost_panels(run: RunData) -> list[Markup]:
@@ -237,7 +233,7 @@ def cost_panels(run: RunData) -> list[Markup]:
     panels = []
     if phases:
         total = sum(seconds for _, seconds, training in phases if training) or 1.0
-        with panel("CPU-seconds by phase", height=2.4) as drawn:
+        with panel("CPU-seconds by phase", "wide") as drawn:
             axes = drawn.axes()
             shown = [PALETTE[0] if training else "#b4bac0" for *_, training in phases]
             bars = axes.barh([p for p, *_ in phases], [s for _, s, _ in phases], color=shown, height=0.65)
@@ -263,7 +259,7 @@ def cost_panels(run: RunData) -> list[Markup]:
             if len(sy)
         }
         title = "wall seconds per step by phase"
-        panels.append(stacked_areas("wall seconds per step by phase", x, parts, "step", title, "number"))
+        panels.append(stacked_areas(title, x, parts, title, "number"))
     return panels
 
 

@@ -71,9 +71,9 @@ def _run_sections(run: RunData) -> list[Section]:
             "training), and what the selector took from it (below). A good selector stays where rates are near 50 % as "
             "that place moves.",
             rows=[
-                Row(panels=predictor_figures.probe_maps(run), wide=True),
-                Row(panels=run_figures.level_maps(run), wide=True),
-                Row(panels=[*run_figures.group_panels(run), *run_figures.level_curve_panels(run)], wide=True),
+                Row(panels=predictor_figures.probe_maps(run), size="wide"),
+                Row(panels=run_figures.level_maps(run), size="wide"),
+                Row(panels=[*run_figures.group_panels(run), *run_figures.level_curve_panels(run)], size="wide"),
             ],
         ),
         Section(
@@ -83,14 +83,11 @@ def _run_sections(run: RunData) -> list[Section]:
             "95 % interval; on the dotted line the predictor is calibrated. Correlation within the selected "
             "batch is not shown: it is cut to a narrow range and misleads.",
             rows=[
+                Row(panels=predictor_figures.calibration_panels(run), size="wide"),
                 Row(
-                    panels=[
-                        *predictor_figures.calibration_panels(run),
-                        *predictor_figures.spearman_panels(run),
-                        *predictor_figures.swap_test_panels(run),
-                    ],
-                    wide=True,
-                )
+                    panels=[*predictor_figures.spearman_panels(run), *predictor_figures.swap_test_panels(run)],
+                    size="wide",
+                ),
             ],
             empty="This selector predicts nothing, or no probe was measured yet.",
         ),
@@ -98,13 +95,13 @@ def _run_sections(run: RunData) -> list[Section]:
             anchor="cost",
             title="Cost",
             how="Where the time went. Phases overlap: the next prompts are selected while the policy is updated.",
-            rows=[Row(panels=run_figures.cost_panels(run), wide=True)],
+            rows=[Row(panels=run_figures.cost_panels(run), size="wide")],
         ),
         Section(
             anchor="reuse",
             title="Prompt reuse",
             how="A selector that keeps coming back to a few prompts shows here as a flat curve.",
-            rows=[Row(panels=run_figures.reuse_panels(run), wide=True)],
+            rows=[Row(panels=run_figures.reuse_panels(run), size="wide")],
         ),
         Section(
             anchor="learner",

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-__all__ = ["GREY", "INK", "PALETTE", "RATE_MAP", "SHARE_MAP", "Panel", "colours", "panel"]
+__all__ = ["GREY", "INK", "PALETTE", "RATE_MAP", "SHARE_MAP", "SIZES", "Panel", "colours", "panel"]
 
 # Okabe and Ito's colours, told apart with every common kind of colour vision; yellow is left out on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -28,6 +28,9 @@ INK, GREY, GRID = "#24292f", "#6e7781", "#e6e9ec"
 # Success rate: hard is vermillion, easy is blue, and the useful middle is pale.
 RATE_MAP = LinearSegmentedColormap.from_list("rate", ["#C1440E", "#EFA98A", "#F7F4EE", "#8FBBDD", "#00558A"])
 SHARE_MAP = LinearSegmentedColormap.from_list("share", ["#FFFFFF", "#B6DCCB", "#4FB08C", "#00694C"])
+
+# (width, height) in inches for rows of four, three and two panels.
+SIZES = {"small": (3.05, 2.2), "medium": (4.15, 2.9), "wide": (6.1, 2.9)}
 
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "gps-ray",
@@ -74,13 +77,15 @@ class Panel:
 
 
 @contextmanager
-def panel(description: str, width: float = 4.2, height: float = 2.8) -> Iterator[Panel]:
+def panel(description: str, size: str = "small", height: float | None = None) -> Iterator[Panel]:
     """Draw in the block; afterwards ``Panel.svg`` is inline SVG. ``description`` is what a screen reader says.
 
-    width and height are inches; on the page the figure scales to its place.
+    ``size`` is a key of ``SIZES``: how many panels share a row of the page. Each has its own width, so that text ends
+    up equally large in all of them. height is in inches.
     """
+    width, usual_height = SIZES[size]
     with mpl.rc_context(_STYLE):
-        result = Panel(Figure(figsize=(width, height)), description)
+        result = Panel(Figure(figsize=(width, height or usual_height)), description)
         yield result
         result.svg = _inline(result)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -149,7 +150,7 @@ class ComparisonTable:
     @property
     def caption(self) -> str:
         target = "no target yet" if self.target is None else f"target {_share(self.target)}"
-        return f"{target}: mean of {self.baseline}'s last three evaluations. {self.note}"
+        return f"{target}: mean of {self.baseline}'s last three evaluations; {self.note}"
 
 
 COLUMNS = (
@@ -193,8 +194,15 @@ def _cost(crossing: Crossing | None, base: Crossing | None) -> str:
     return f"{crossing.cost:,.0f} ({crossing.cost / base.cost:.2f}×)"
 
 
-def compare(runs: Mapping[str, RunData], baseline: str = "uniform", note: str = ONE_SEED_NOTE) -> ComparisonTable:
-    """The comparison as data. Raises DataError where ``baseline`` is not among the runs."""
+def compare(runs: Mapping[str, RunData], baseline: str | None = None, note: str = ONE_SEED_NOTE) -> ComparisonTable:
+    """The comparison as data. ``baseline`` null is "uniform" where there is one, else the first run.
+
+    Raises DataError where there is no run, or ``baseline`` is not among them.
+    """
+    if not runs:
+        raise DataError("expected at least one run to compare, got none; name run folders")
+    if baseline is None:
+        baseline = "uniform" if "uniform" in runs else next(iter(runs))
     if baseline not in runs:
         raise DataError(
             f"baseline: expected one of the runs ({', '.join(runs)}), got {baseline!r}; name another baseline"
@@ -229,11 +237,15 @@ def _crossing(run: RunData, axis: str, target: float | None) -> Crossing | None:
 
 
 def print_comparison(table: ComparisonTable, console: Console | None = None) -> None:
-    """The table in a terminal."""
-    console = console if console is not None else Console()
+    """The table in a terminal: a column per run while they are few, so that it fits 80 characters."""
+    if console is None:
+        console = Console(width=None if sys.stdout.isatty() else 120)
+    rows = [list(COLUMNS), *table.cells()]
+    if len(table.rows) <= 3:
+        rows = [list(row) for row in zip(*rows, strict=True)]
     drawn = Table(caption=Text(table.caption), caption_justify="left")
-    for i, column in enumerate(COLUMNS):
-        drawn.add_column(column, justify="left" if i == 0 else "right")
-    for cells in table.cells():
+    for i, column in enumerate(rows[0]):
+        drawn.add_column(Text(column), justify="left" if i == 0 else "right")
+    for cells in rows[1:]:
         drawn.add_row(*(Text(cell) for cell in cells))  # a run's name is no markup
     console.print(drawn)

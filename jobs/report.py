@@ -1,0 +1,44 @@
+"""Report on runs: ``python -m jobs.report RUN_DIR [RUN_DIR ...] [--out FILE]``; several runs are compared.
+
+``--config FILE key=value ...`` stands for the run folder of that config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gps_ray.cli import config_arguments, run_job
+from gps_ray.config import TrainConfig, load_config
+from gps_ray.report import comparison_table, named_runs, print_comparison, write_comparison, write_report
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = config_arguments("Write the HTML report of one run, or of several beside each other.")
+    parser.usage = "python -m jobs.report [RUN_DIR ...] [--out FILE] [--baseline NAME] [--config FILE key=value ...]"
+    parser.add_argument(
+        "--out", type=Path, default=None, help="default: report.html in the run, comparison.html beside"
+    )
+    parser.add_argument(
+        "--baseline", default=None, help="the run that sets the target; default: uniform, else the first"
+    )
+    args = parser.parse_args(argv)
+    overrides = [argument for argument in args.overrides if "=" in argument]
+    runs = [Path(argument) for argument in args.overrides if "=" not in argument]
+    if not runs:
+        runs = [load_config(TrainConfig, args.config, overrides).run.directory]
+    default = runs[0] / "report.html" if len(runs) == 1 else runs[0].parent / "comparison.html"
+    out = args.out if args.out is not None else default
+    if args.dry_run:
+        print(f"would read {', '.join(map(str, runs))} and write {out}")
+    elif len(runs) == 1:
+        print(f"report: {write_report(runs[0], out)}")
+    else:
+        named = named_runs(runs)
+        print_comparison(comparison_table(named, args.baseline))
+        print(f"report: {write_comparison(named, out, args.baseline)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_job(main)
