@@ -30,24 +30,24 @@ class Progress:
     """Shows step, phase, effective-group ratio, pass rates and ETA. A context manager.
 
     In a terminal one line is kept up to date; elsewhere every ``every_steps``-th step, and each one with an
-    evaluation, is a plain line without control codes. ``num_steps_done`` is where a resumed run goes on from.
+    evaluation, is a plain line without control codes. The ETA is the pace since the first step reported, so that
+    neither the start of the actors nor the steps before a resume count.
     """
 
     def __init__(
         self,
         num_steps: int,
         *,
-        num_steps_done: int = 0,
         every_steps: int = 1,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._num_steps = num_steps
-        self._first_step = num_steps_done
         self._every_steps = every_steps
         self._stream = stream if stream is not None else sys.stdout
         self._clock = clock
         self._start = clock()
+        self._first: tuple[int, float] | None = None
         self._values: dict[str, float] = {}
         self._live: RichProgress | None = None
         self._task: TaskID | None = None
@@ -65,9 +65,7 @@ class Progress:
                 console=Console(file=self._stream),
                 refresh_per_second=4,
             )
-            self._task = self._live.add_task(
-                "run", total=self._num_steps, completed=self._first_step, summary="", phase="starting"
-            )
+            self._task = self._live.add_task("run", total=self._num_steps, summary="", phase="starting")
             self._live.start()
         return self
 
@@ -96,8 +94,12 @@ class Progress:
             print(f"step {step}/{self._num_steps}  " + "  ".join(parts), file=self._stream, flush=True)
 
     def _eta(self, step: int) -> str:
-        """Remaining time at the mean pace of this process; at the last step what the process took."""
-        elapsed, made = self._clock() - self._start, step - self._first_step
+        """Remaining time; after the last step what the whole run took in this process."""
+        now = self._clock()
         if step >= self._num_steps:
-            return format_duration(elapsed)
-        return format_duration(elapsed / made * (self._num_steps - step)) if made > 0 else "-"
+            return format_duration(now - self._start)
+        if self._first is None:
+            self._first = (step, now)
+        first_step, first_time = self._first
+        made = step - first_step
+        return format_duration((now - first_time) / made * (self._num_steps - step)) if made > 0 else "-"
