@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-# Ray reads these when it is imported. A cluster that somebody else started brings its own token.
+# Ray reads these when it is imported.
 os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 
@@ -26,24 +25,23 @@ def in_cluster(config: ClusterConfig) -> bool:
     return config.address is not None or "RAY_ADDRESS" in os.environ
 
 
-def _start_local(config: ClusterConfig) -> None:
-    # A token of this process alone: whoever reaches Ray's ports from outside is turned away.
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    ray.init(
+def _start_local(config: ClusterConfig) -> Any:
+    # Ray switches token authentication on for a local cluster (RAY_AUTH_MODE unset): whoever reaches its ports without
+    # the token is turned away, and `ray get-auth-token` prints it for the dashboard.
+    return ray.init(
         address="local",
         num_cpus=config.local_num_cpus or os.cpu_count(),
         object_store_memory=config.object_store_memory_bytes,
         include_dashboard=config.local_dashboard,
         dashboard_host="127.0.0.1",
         log_to_driver=False,
-        logging_level="warning",
+        logging_level="error",
     )
 
 
 @contextmanager
 def cluster_for(config: TrainConfig) -> Iterator[str]:
-    """Connect for the length of a block; yields the dashboard's address ("" without one).
+    """Connect for the length of a block; yields the dashboard's address ("" without one, or inside a cluster block).
 
     Raises ResourceError where the cluster cannot hold the run, before any actor is made.
     """
@@ -54,7 +52,7 @@ def cluster_for(config: TrainConfig) -> Iterator[str]:
         return
     if in_cluster(cluster):
         try:
-            ray.init(address=cluster.address or "auto", log_to_driver=False, logging_level="warning")
+            context = ray.init(address=cluster.address or "auto", log_to_driver=False, logging_level="error")
         except (ConnectionError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ResourceError(f"cluster.address: cannot join {cluster.address or 'auto'}: {reason}") from error
@@ -62,13 +60,11 @@ def cluster_for(config: TrainConfig) -> Iterator[str]:
     else:
         num_cpus = float(cluster.local_num_cpus or os.cpu_count() or 1)
         check_resources(config, {"CPU": num_cpus, "GPU": _local_gpus()}, "this machine (cluster.local_num_cpus)")
-        _start_local(cluster)
+        context = _start_local(cluster)
         where = "the local cluster"
     try:
         check_resources(config, ray.cluster_resources(), where)
-        yield str(
-            ray.get_runtime_context().dashboard_url if hasattr(ray.get_runtime_context(), "dashboard_url") else ""
-        )
+        yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     finally:
         ray.shutdown()
 

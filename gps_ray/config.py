@@ -405,8 +405,8 @@ class ClusterConfig(Section):
     local_num_cpus: int | None = Field(
         None, ge=1, description="CPUs a local cluster offers; null: as many as the machine has."
     )
+    local_dashboard: bool = Field(True, description="A local cluster serves Ray's dashboard on 127.0.0.1.")
     object_store_memory_bytes: int = Field(256 << 20, ge=80 << 20, description="Object store of a local cluster.")
-    start_deadline_s: float = Field(180, gt=0)
 
 
 class TrainConfig(Section):

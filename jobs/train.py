@@ -22,7 +22,9 @@ def main(argv: Sequence[str]) -> int:
         print(describe(config, data))
         return 0
     check_run_folder(config, args.resume)
-    with cluster_for(config), Progress(config.run.num_steps) as progress:
+    with cluster_for(config) as dashboard, Progress(config.run.num_steps) as progress:
+        if dashboard:
+            print(f"dashboard: {dashboard}", flush=True)
         run_training(config, data, resume=args.resume, sinks=[progress])
     print(f"report: {write_report(config.run.directory)}")
     return 0
