@@ -27,7 +27,7 @@ import yaml
 from gps_ray.config import Section
 from gps_ray.errors import CheckpointError
 from gps_ray.metrics import read_metrics
-from gps_ray.types import FloatArray, Prediction, Prompt, RolloutSample
+from gps_ray.types import IntArray, Prediction, Prompt, RolloutSample
 
 __all__ = ["JsonLines", "RunFolder"]
 
@@ -114,8 +114,8 @@ class RunFolder:
         probe: str,
         prompts: Sequence[Prompt],
         prediction: Prediction | None,
-        num_right: FloatArray,
-        num_tried: FloatArray,
+        num_right: IntArray,
+        num_tried: IntArray,
     ) -> Path:
         """One probe measurement: predicted beside observed success, a row per prompt (NaN where nothing predicts)."""
         unknown = np.full(len(prompts), np.nan)

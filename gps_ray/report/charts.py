@@ -109,12 +109,13 @@ def curve_panel(
     return drawn.svg
 
 
-def legend_below(drawn: Panel, axes: Any, size: str) -> None:
-    """The legend under the axes, where it covers nothing."""
+def legend_below(drawn: Panel, axes: Any, size: str, left: float = 0.48) -> None:
+    """The legend under the axes, where it covers nothing; ``left`` is the panel's left margin in inches."""
     handles, labels = axes.get_legend_handles_labels()
     room = {"small": 44, "medium": 60, "wide": 90}[size]  # characters that fit beside each other
-    num_columns = max(1, min(len(labels), room // (max(map(len, labels)) + 5)))
-    drawn.figure.legend(handles, labels, loc="outside lower center", ncols=num_columns, columnspacing=1.2)
+    num_columns = max(1, min(len(labels), room // (max(map(len, labels), default=0) + 5)))
+    drawn.margins(left=left, bottom=0.48 + 0.18 * -(-len(labels) // num_columns))
+    drawn.figure.legend(handles, labels, loc="lower center", ncols=num_columns, columnspacing=1.2, borderaxespad=0.1)
 
 
 def share_top(values: Sequence[FloatArray]) -> float:
@@ -137,8 +138,10 @@ def heat_map(
     Cells carry their value in percent where there is room.
     """
     num_rows, num_columns = cells.shape
-    with panel(description, "wide", height=0.85 + 0.24 * max(num_rows, 4)) as drawn:
+    labels = [label_text(label, 20) for label in row_labels]
+    with panel(description, "wide", height=0.75 + 0.22 * max(num_rows, 4)) as drawn:
         axes = drawn.axes()
+        drawn.margins(left=0.2 + 0.068 * max(map(len, labels)))
         axes.grid(False)
         axes.set_facecolor("#f3f4f6")
         mesh = axes.pcolormesh(cells, cmap=colour_map, vmin=0, vmax=top, edgecolors="white", linewidth=0.6)
@@ -148,13 +151,15 @@ def heat_map(
                 ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.55 else INK
                 label = f"{100 * cells[row, column]:.0f}"
                 axes.text(column + 0.5, row + 0.5, label, ha="center", va="center", fontsize=7, color=ink)
-        axes.set_yticks(np.arange(num_rows) + 0.5, [label_text(label, 20) for label in row_labels])
+        axes.set_yticks(np.arange(num_rows) + 0.5, labels)
         room = 56 // max(len(label) + 2 for label in column_labels)  # labels that fit beside each other
         shown = np.arange(0, num_columns, -(-num_columns // room))
         axes.set_xticks(shown + 0.5, [column_labels[i] for i in shown])
         axes.set_xlabel("step")
         axes.set_title(title)
-        bar = drawn.figure.colorbar(mesh, ax=axes, fraction=0.05, pad=0.02, format=PercentFormatter(1.0, decimals=0))
+        bar = drawn.figure.colorbar(
+            mesh, ax=axes, fraction=0.1, aspect=25, pad=0.02, format=PercentFormatter(1.0, decimals=0)
+        )
         bar.outline.set_visible(False)
         bar.locator = MaxNLocator(nbins=4)
         bar.update_ticks()

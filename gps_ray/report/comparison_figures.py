@@ -88,9 +88,10 @@ def cost_overlays(runs: Mapping[str, RunData]) -> list[Markup]:
             values = [row[i] for row in seconds.values()]
             axes.barh(range(len(seconds)), values, left=left, height=0.6, color=PALETTE[i], label=phase)
             left = [a + b for a, b in zip(left, values, strict=True)]
-        axes.set_yticks(range(len(seconds)), [label_text(name) for name in seconds])
         axes.invert_yaxis()
         axes.grid(False, axis="y")
         axes.set_title("CPU-seconds of training")
-        legend_below(drawn, axes, "small")
+        labels = [label_text(name, 14) for name in seconds]
+        axes.set_yticks(range(len(seconds)), labels)
+        legend_below(drawn, axes, "small", left=0.2 + 0.07 * max(map(len, labels)))
     return [drawn.svg]

@@ -17,7 +17,9 @@ from gps_ray.report.tables import COLUMNS, ONE_SEED_NOTE, ComparisonTable, compa
 __all__ = ["comparison_table", "named_runs", "write_comparison"]
 
 
-def comparison_table(runs: Mapping[str, Path], baseline: str = "uniform", note: str = ONE_SEED_NOTE) -> ComparisonTable:
+def comparison_table(
+    runs: Mapping[str, Path], baseline: str | None = None, note: str = ONE_SEED_NOTE
+) -> ComparisonTable:
     """The comparison of run folders as data; see ``gps_ray.report.tables``."""
     return compare({name: read_run(path) for name, path in runs.items()}, baseline, note)
 

@@ -77,6 +77,7 @@ def _calibration_panel(label: str, table: ProbeTable) -> Markup:
     predicted, realised, half, count = calibration_bins(table)
     with panel(f"calibration on the {label}", "wide", height=3.6) as drawn:
         axes, bars = drawn.figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+        drawn.margins(left=0.6)
         axes.plot([0, 1], [0, 1], color="#8c959f", linestyle=":", linewidth=1.2)
         for seen, colour, text in ((True, PALETTE[0], "seen"), (False, PALETTE[4], "never seen")):
             rows = table.seen == seen

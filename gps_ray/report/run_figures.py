@@ -235,6 +235,7 @@ def cost_panels(run: RunData) -> list[Markup]:
         total = sum(seconds for _, seconds, training in phases if training) or 1.0
         with panel("CPU-seconds by phase", "wide") as drawn:
             axes = drawn.axes()
+            drawn.margins(left=0.85)
             shown = [PALETTE[0] if training else "#b4bac0" for *_, training in phases]
             bars = axes.barh([p for p, *_ in phases], [s for _, s, _ in phases], color=shown, height=0.65)
             notes = [f"{s:,.1f} s" + (f"  {s / total:.0%}" if training else "") for _, s, training in phases]

@@ -60,7 +60,6 @@ _STYLE: dict[str, Any] = {
     "legend.handlelength": 1.4,
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
-    "figure.constrained_layout.use": True,
 }
 
 
@@ -73,7 +72,14 @@ class Panel:
         self.svg = Markup("")
 
     def axes(self) -> Any:
-        return self.figure.subplots()
+        axes = self.figure.subplots()
+        self.margins()
+        return axes
+
+    def margins(self, left: float = 0.48, right: float = 0.12, bottom: float = 0.42, top: float = 0.26) -> None:
+        """Room around the axes in inches. Set by hand: a layout engine would draw each figure twice."""
+        width, height = self.figure.get_size_inches()
+        self.figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def header(
         "cpu_s": 1.0,
         "wall_s": 1.0,
     }
-    return ChunkHeader(**(values | more))  # type: ignore[arg-type]
+    return ChunkHeader(**(values | more))
 
 
 def selection(round_: int, ids: str, kinds: list[int], predicted: list[float]) -> Selection:
