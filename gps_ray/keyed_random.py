@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["generator", "seed_64"]
+__all__ = ["generator", "seed_64", "uniforms"]
 
 
 def _digest(run_seed: int, stream: str, step: int, prompt: str | int, rollout: int) -> bytes:
@@ -31,6 +33,25 @@ def generator(
     """
     key = np.frombuffer(_digest(run_seed, stream, step, prompt, rollout), dtype="<u8")
     return np.random.Generator(np.random.Philox(key=key))
+
+
+def uniforms(
+    run_seed: int, stream: str, step: int, keys: Sequence[tuple[str | int, int]], num_draws: int
+) -> NDArray[np.float32]:
+    """[keys, num_draws] float32 in [0, 1), one row per (prompt, rollout).
+
+    Row i is ``generator(run_seed, stream, step, *keys[i]).random(num_draws, dtype=float32)``, in a quarter of the
+    time: numpy asks the operating system for entropy at every new generator, key or no key.
+    """
+    bits = np.random.Philox(key=0)
+    rng = np.random.Generator(bits)
+    state = bits.state
+    out = np.empty((len(keys), num_draws), dtype=np.float32)
+    for row, (prompt, rollout) in zip(out, keys, strict=True):
+        state["state"]["key"] = np.frombuffer(_digest(run_seed, stream, step, prompt, rollout), dtype="<u8")
+        bits.state = state
+        rng.random(dtype=np.float32, out=row)
+    return out
 
 
 def seed_64(run_seed: int, stream: str, step: int = 0, prompt: str | int = "", rollout: int = 0) -> int:

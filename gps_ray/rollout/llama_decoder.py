@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.functional import embedding, linear, rms_norm, silu
+from torch import nn, rms_norm
+from torch.nn.functional import embedding, linear, silu
 
 from gps_ray.rollout.decoder import Decoder
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gps_ray.errors import GpsRayError
 from gps_ray.rollout.engine import GeneratedGroup
 from gps_ray.tasks.interface import Task, Verdict
 from gps_ray.types import GroupFailure, GroupOutcome, Prompt, Rollout, RolloutGroup, RolloutStatus
@@ -25,7 +26,8 @@ def score(
     """One value per prompt, in the order given.
 
     A verifier that raises, or whose verdict is not a finite reward and a status, has come to no verdict: that
-    response is FAILED, never WRONG. A prompt without any response is a GroupFailure.
+    response is FAILED, never WRONG. A prompt without any response is a GroupFailure. Errors that gps-ray raises on
+    purpose (a ground truth that is not in the task's notation, a verifier that cannot be started) pass through.
     """
     return [
         _scored(task, prompt, group, policy_version)
@@ -65,6 +67,8 @@ def _verdict(task: Task, prompt: Prompt, response: str) -> Verdict:
         if math.isfinite(reward):
             return float(reward), RolloutStatus(status)
         reason = f"reward {reward} is not finite"
+    except GpsRayError:
+        raise
     # A verifier is other people's code: whatever it raises must not end the run.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"

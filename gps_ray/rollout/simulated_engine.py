@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import expit
 
 from gps_ray.config import SimulatedConfig
-from gps_ray.keyed_random import generator
+from gps_ray.keyed_random import generator, uniforms
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
 from gps_ray.tasks.interface import Verdict
 from gps_ray.types import FinishReason, FloatArray, IntArray, Prompt, RolloutStatus
@@ -83,21 +83,20 @@ class SimulatedEngine:
         if self._config.latency_s:
             time.sleep(self._config.latency_s)
         rates = self._policy.success_rates(request.prompts, self._policy_version)
-        return [
-            GeneratedGroup(
-                prompt_tokens=np.zeros(1, dtype=np.int32),
-                responses=[self._response(request, prompt, rate, rollout) for rollout in range(int(num))],
-            )
-            for prompt, rate, num in zip(request.prompts, rates, request.num_rollouts, strict=True)
-        ]
+        groups = []
+        for prompt, rate, num in zip(request.prompts, rates, request.num_rollouts, strict=True):
+            keys = [(prompt.prompt_id, rollout) for rollout in range(int(num))]
+            draws = uniforms(request.run_seed, request.stream, request.step, keys, 1)[:, 0]
+            responses = [self._response(_RIGHT if draw < rate else _WRONG) for draw in draws]
+            groups.append(GeneratedGroup(prompt_tokens=np.zeros(1, dtype=np.int32), responses=responses))
+        return groups
 
-    def _response(self, request: EngineRequest, prompt: Prompt, rate: float, rollout: int) -> GeneratedResponse:
-        rng = generator(request.run_seed, request.stream, request.step, prompt.prompt_id, rollout)
+    def _response(self, text: str) -> GeneratedResponse:
         num_tokens = self._config.response_tokens
         return GeneratedResponse(
             tokens=np.zeros(num_tokens, dtype=np.int32),
             sampled_logprobs=np.zeros(num_tokens, dtype=np.float32),
-            text=_RIGHT if rng.random() < rate else _WRONG,
+            text=text,
             finish_reason=FinishReason.STOP,
         )
 

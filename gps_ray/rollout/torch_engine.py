@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from gps_ray.errors import RolloutError
-from gps_ray.keyed_random import generator
+from gps_ray.keyed_random import uniforms
 from gps_ray.model import encode_prompt, load_model, load_tokenizer, load_weights_into, stop_token_ids
 from gps_ray.rollout.decoder import Decoder
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
 from gps_ray.rollout.llama_decoder import LlamaDecoder, LlamaWeights
 from gps_ray.types import BoolArray, FinishReason, FloatArray, IntArray
 
-__all__ = ["TorchEngine"]
+__all__ = ["TorchEngine", "left_padded"]
 
 # Finished rows are dropped once at most this share of the rows is still running: dropping copies the cache.
 _COMPACTION_SHARE = 0.75
@@ -48,7 +48,8 @@ class TorchEngine:
         self.model = load_model(model_directory, dtype).to(device)
         self.tokenizer = load_tokenizer(model_directory)
         self.policy_version = 0
-        self._stop_tokens = torch.tensor(stop_token_ids(self.model, self.tokenizer), device=device)
+        self.stop_tokens = stop_token_ids(self.model, self.tokenizer)
+        self._stop_tokens = torch.tensor(self.stop_tokens, device=device)
         use_written_out = written_out_step and LlamaDecoder.supports(self.model)
         self._weights = LlamaWeights(self.model) if use_written_out else None
 
@@ -74,8 +75,8 @@ class TorchEngine:
         """
         prompts = [encode_prompt(self.tokenizer, prompt.text) for prompt in request.prompts]
         self._check_lengths(prompts, request.max_response_tokens)
-        uniforms = torch.from_numpy(_uniforms(request)).to(self.model.device)
-        tokens, logprobs = self._sample(prompts, request, uniforms)
+        draws = torch.from_numpy(_draws(request)).to(self.model.device)
+        tokens, logprobs = self._sample(prompts, request, draws)
         if not np.isfinite(logprobs).all():
             raise RolloutError(
                 f"expected finite log-probs from the policy, got NaN or infinity (policy version "
@@ -95,23 +96,23 @@ class TorchEngine:
             raise RolloutError("expected a prompt of at least one token, got an empty one; check data.pool_file")
 
     def _sample(
-        self, prompts: Sequence[IntArray], request: EngineRequest, uniforms: torch.Tensor
+        self, prompts: Sequence[IntArray], request: EngineRequest, draws: torch.Tensor
     ) -> tuple[IntArray, FloatArray]:
         """Tokens and their log-probs [R, T] (R responses, T = max_response_tokens; behind a stop token: undefined)."""
         max_tokens, device = request.max_response_tokens, self.model.device
         decoder = self._decoder(max_tokens)
-        logits = decoder.prefill(*_left_padded(prompts, device))
+        logits = decoder.prefill(*left_padded(prompts, device))
         branches = torch.repeat_interleave(torch.as_tensor(np.asarray(request.num_rollouts, dtype=np.int64)))
         branches = branches.to(device)
         logits = logits[branches]
         decoder.select_rows(branches)
-        tokens = torch.zeros(uniforms.shape, dtype=torch.int64, device=device)
-        logprobs = torch.zeros(uniforms.shape, dtype=torch.float32, device=device)
+        tokens = torch.zeros(draws.shape, dtype=torch.int64, device=device)
+        logprobs = torch.zeros(draws.shape, dtype=torch.float32, device=device)
         # rows[i]: which response the i-th row of the decoder is; running[i]: whether it still goes on.
-        rows = torch.arange(len(uniforms), device=device)
-        running = torch.ones(len(uniforms), dtype=torch.bool, device=device)
+        rows = torch.arange(len(draws), device=device)
+        running = torch.ones(len(draws), dtype=torch.bool, device=device)
         for t in range(max_tokens):
-            drawn, logprob = _draw(logits, uniforms[rows, t], request.temperature)
+            drawn, logprob = _draw(logits, draws[rows, t], request.temperature)
             tokens[rows, t] = drawn
             logprobs[rows, t] = logprob
             running &= ~torch.isin(drawn, self._stop_tokens)
@@ -133,13 +134,13 @@ class TorchEngine:
     def _groups(
         self, prompts: Sequence[IntArray], request: EngineRequest, tokens: IntArray, logprobs: FloatArray
     ) -> list[GeneratedGroup]:
-        is_stop = np.isin(tokens, self._stop_tokens.cpu().numpy())
+        is_stop = np.isin(tokens, self.stop_tokens)
         stopped: BoolArray = np.asarray(is_stop.any(axis=1))
         lengths = np.where(stopped, is_stop.argmax(axis=1) + 1, tokens.shape[1])
         tokens = tokens.astype(np.int32)
         # The stop token ends the response and is no part of its text, whether or not the tokenizer calls it special.
         texts = self.tokenizer.batch_decode(
-            [row[: length - stop] for row, length, stop in zip(tokens, lengths, stopped, strict=True)],
+            [row[: length - stop].tolist() for row, length, stop in zip(tokens, lengths, stopped, strict=True)],
             skip_special_tokens=True,
         )
         responses = [
@@ -158,7 +159,7 @@ class TorchEngine:
         ]
 
 
-def _uniforms(request: EngineRequest) -> FloatArray:
+def _draws(request: EngineRequest) -> FloatArray:
     """[R, T] float32 in [0, 1): row by row from the key of the response, so that a response does not depend on which
     prompts share its batch through its random numbers."""
     keys = [
@@ -166,14 +167,10 @@ def _uniforms(request: EngineRequest) -> FloatArray:
         for prompt, num in zip(request.prompts, request.num_rollouts, strict=True)
         for rollout in range(int(num))
     ]
-    out = np.empty((len(keys), request.max_response_tokens), dtype=np.float32)
-    for row, (prompt_id, rollout) in zip(out, keys, strict=True):
-        rng = generator(request.run_seed, request.stream, request.step, prompt_id, rollout)
-        rng.random(dtype=np.float32, out=row)
-    return out
+    return uniforms(request.run_seed, request.stream, request.step, keys, request.max_response_tokens)
 
 
-def _left_padded(prompts: Sequence[IntArray], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def left_padded(prompts: Sequence[IntArray], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens [K, P] int64 (padding 0) and mask [K, P] bool."""
     longest = max(map(len, prompts))
     tokens = np.zeros((len(prompts), longest), dtype=np.int64)

@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 
-from gps_ray.keyed_random import generator, seed_64
+from gps_ray.keyed_random import generator, seed_64, uniforms
 
 
 def test_equal_keys_draw_equal_numbers() -> None:
@@ -23,3 +23,11 @@ def test_seed_fits_a_signed_64_bit_integer() -> None:
     seeds = [seed_64(0, "s", step) for step in range(200)]
     assert min(seeds) >= 0
     assert 2**60 < max(seeds) < 2**63
+
+
+def test_many_keys_at_once_draw_what_each_draws_alone() -> None:
+    keys: list[tuple[str | int, int]] = [("p", 0), ("p", 1), ("other", 0), (7, 2)]
+    together = uniforms(5, "rollout", 3, keys, 9)
+    assert together.dtype == np.float32
+    for row, key in zip(together, keys, strict=True):
+        assert row.tobytes() == generator(5, "rollout", 3, *key).random(9, dtype=np.float32).tobytes()

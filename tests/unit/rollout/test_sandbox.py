@@ -38,7 +38,7 @@ class OwnTask:
         if response == "raise":
             raise ValueError(response)
         if response == "work":
-            until = time.process_time() + 0.1
+            until = time.process_time() + 0.05
             while time.process_time() < until:
                 pass
         if response == "pid":
@@ -56,7 +56,7 @@ class TaskThatCannotBeLoaded(OwnTask):
 
 @pytest.fixture(scope="module")
 def task() -> Iterator[SandboxedTask]:
-    task = SandboxedTask(OwnTask(), deadline_s=0.3, memory_bytes=128 << 20)
+    task = SandboxedTask(OwnTask(), deadline_s=1.0, memory_bytes=128 << 20)
     yield task
     task.close()
 
@@ -72,23 +72,20 @@ def test_verdicts_pass_through_and_the_child_stays(task: SandboxedTask) -> None:
 
 @pytest.mark.parametrize("response", ["hang", "hang in C", "allocate", "exit", "quit", "raise"])
 def test_a_verifier_that_goes_wrong_costs_one_response(task: SandboxedTask, response: str) -> None:
+    child = int(task.verify(PROMPT, "pid")[0])
     start = time.monotonic()
     assert task.verify(PROMPT, response) == (0.0, RolloutStatus.FAILED)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 10
+    if response.startswith("hang"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
     assert task.verify(PROMPT, "4") == (1.0, RolloutStatus.RIGHT)
-
-
-def test_a_child_that_broke_a_limit_is_gone(task: SandboxedTask) -> None:
-    child = int(task.verify(PROMPT, "pid")[0])
-    task.verify(PROMPT, "hang")
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
 
 
 def test_the_childs_cpu_seconds_are_charged_once(task: SandboxedTask) -> None:
     task.take_cpu_s()
     task.verify(PROMPT, "work")
-    assert 0.1 <= task.take_cpu_s() < 0.5
+    assert 0.05 <= task.take_cpu_s() < 0.5
     assert task.take_cpu_s() == 0
 
 

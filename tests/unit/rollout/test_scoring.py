@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gps_ray.errors import DataError
 from gps_ray.rollout.engine import GeneratedGroup, GeneratedResponse
 from gps_ray.rollout.scoring import score
 from gps_ray.types import FinishReason, GroupFailure, Prompt, RolloutGroup, RolloutStatus
@@ -31,6 +32,8 @@ class _Task:
     name = "t"
 
     def verify(self, prompt: Prompt, response: str) -> Any:
+        if response == "bad data":
+            raise DataError("the ground truth is not a number")
         if response == "crash":
             raise RecursionError("too deep")
         return {"nan": (math.nan, RolloutStatus.RIGHT), "none": None, "status": (1.0, 17)}.get(
@@ -65,6 +68,11 @@ def test_no_verdict_is_failed_never_wrong(response: str) -> None:
     assert group.outcome.status.tolist() == [RolloutStatus.RIGHT, RolloutStatus.FAILED, RolloutStatus.WRONG]
     assert group.outcome.num_tried == 2
     assert np.isfinite(group.outcome.rewards).all()
+
+
+def test_an_error_that_is_no_fault_of_the_response_ends_the_run() -> None:
+    with pytest.raises(DataError):
+        _score([_group("4", "bad data")])
 
 
 def test_a_prompt_without_responses_is_a_failure_of_the_group() -> None:
