@@ -14,11 +14,17 @@ from gps_ray.config import TrainConfig
 from gps_ray.evaluation import Counts, collect_counts, evaluation_metrics
 from gps_ray.types import GenerateRequest, Prompt
 
-__all__ = ["evaluate_model"]
+__all__ = ["count_responses", "evaluate_model"]
 
 
 def evaluate_model(config: TrainConfig, prompts: Sequence[Prompt]) -> dict[str, float]:
     """``val/...`` metrics of ``model.path`` (or of the warm-started embedded model) on the given prompts."""
+    counts = count_responses(config, prompts, config.evaluation.rollouts_per_prompt, "evaluation")
+    return evaluation_metrics(counts.num_right, counts.num_tried, [p.level for p in prompts])
+
+
+def count_responses(config: TrainConfig, prompts: Sequence[Prompt], rollouts_per_prompt: int, stream: str) -> Counts:
+    """Verdicts on so many responses of that model to each prompt, drawn under the key ``stream``."""
     spec = WorkerSpec(
         rollout=config.rollout,
         model_directory=ensure_model(config),
@@ -28,15 +34,15 @@ def evaluate_model(config: TrainConfig, prompts: Sequence[Prompt]) -> dict[str, 
     )
     request = GenerateRequest(
         step=0,
-        stream="evaluation",
+        stream=stream,
         prompt_ids=tuple(p.prompt_id for p in prompts),
-        num_rollouts=np.full(len(prompts), config.evaluation.rollouts_per_prompt, np.int32),
+        num_rollouts=np.full(len(prompts), rollouts_per_prompt, np.int32),
         policy_version=0,
         temperature=config.evaluation.temperature,
     )
 
     async def whole() -> Counts:
-        pool = RayRolloutPool("evaluate", spec, {p.prompt_id: p for p in prompts})
+        pool = RayRolloutPool(stream, spec, {p.prompt_id: p for p in prompts})
         try:
             await pool.start()
             chunks = [chunk async for chunk in pool.generate(request)]
@@ -44,5 +50,4 @@ def evaluate_model(config: TrainConfig, prompts: Sequence[Prompt]) -> dict[str, 
         finally:
             pool.close()
 
-    counts = asyncio.run(whole())
-    return evaluation_metrics(counts.num_right, counts.num_tried, [p.level for p in prompts])
+    return asyncio.run(whole())

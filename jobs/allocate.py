@@ -1,7 +1,9 @@
-"""Spend test-time compute where it pays: ``python -m jobs.allocate --static FILE --budgets 2,4,8 --seeds 5 --out DIR``.
+"""Spend test-time samples where they pay: equal allocation, bins, expected gain and the oracle at the same totals.
 
-FILE is a Parquet table of prompt, successes, rollouts. A predictor learns from some of the prompts; equal allocation,
-bins, expected gain and the oracle spend the same total over the others; DIR/allocate.json holds what each solves.
+``python -m jobs.allocate --static FILE --budgets 2,4,8 --seeds 5 --out DIR`` on recorded outcomes (Parquet: prompt,
+successes, rollouts): a predictor learns from some prompts and allocates over others.
+``python -m jobs.allocate --run RUN_DIR [RUN_DIR ...] --out DIR`` by sampling the policies of finished runs on held-out
+prompts, with the predictors that chose their training prompts. DIR/allocate.json holds what every allocator solves.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from gps_ray.allocation.comparison import AllocationSettings, summarise, summary_rows
 from gps_ray.allocation.recorded import read_recorded
-from gps_ray.allocation.static import StaticSettings, run_static, summarise, summary_rows
+from gps_ray.allocation.static import run_static
 from gps_ray.cli import print_table, run_job, write_json
 from gps_ray.config import SelectionConfig, load_config
 
@@ -20,25 +23,42 @@ def _budgets(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description="Allocate samples per prompt at a fixed total, on recorded outcomes.")
-    parser.add_argument(
-        "--static", type=Path, required=True, metavar="FILE", help="Parquet: prompt, successes, rollouts"
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Allocate samples per prompt at a fixed total, and compare.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--static", type=Path, metavar="FILE", help="Parquet: prompt, successes, rollouts")
+    source.add_argument(
+        "--run", type=Path, nargs="+", metavar="RUN_DIR", help="finished runs, for instance one per seed"
     )
     parser.add_argument("--budgets", type=_budgets, default=(2, 4, 8), help="mean samples per prompt, e.g. 2,4,8")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to N - 1")
-    parser.add_argument("--labels", type=int, default=None, help="prompts to learn from; default: all not held out")
-    parser.add_argument("--minimum", type=int, default=0, help="samples every prompt gets")
-    parser.add_argument("--maximum", type=int, default=64, help="samples a prompt may get")
+    parser.add_argument("--minimum", type=int, default=0, help="samples that every prompt gets")
+    parser.add_argument("--maximum", type=int, default=64, help="samples that a prompt may get")
+    parser.add_argument("--seeds", type=int, default=5, help="with --static: seeds 0 to N - 1")
+    parser.add_argument("--labels", type=int, default=None, help="with --static: prompts to learn from; default: all")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the selection section, e.g. selector=gps")
-    args = parser.parse_args(argv)
-    settings = StaticSettings(budgets=args.budgets, num_labels=args.labels, minimum=args.minimum, maximum=args.maximum)
-    selection = load_config(SelectionConfig, None, args.overrides)
-    recorded = read_recorded(args.static)
-    summary = summarise([run_static(recorded, selection, settings, seed) for seed in range(args.seeds)])
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="with --static: of selection, e.g. selector=gps"
+    )
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    args = _arguments().parse_args(argv)
+    settings = AllocationSettings(budgets=args.budgets, minimum=args.minimum, maximum=args.maximum)
+    if args.static is not None:
+        selection = load_config(SelectionConfig, None, args.overrides)
+        recorded = read_recorded(args.static)
+        comparisons = [run_static(recorded, selection, settings, seed, args.labels) for seed in range(args.seeds)]
+    else:
+        from actors.allocating import allocate_on_run  # recorded outcomes need no Ray
+
+        comparisons = [
+            allocate_on_run(run, settings, args.out / f"sampled_{number}.parquet")
+            for number, run in enumerate(args.run)
+        ]
+    summary = summarise(comparisons)
     columns = ("budget", "allocator", "pass rate (%)", "points over equal", "samples saved (%)")
-    print_table(f"allocation, mean [95 % interval] over {args.seeds} seeds", columns, summary_rows(summary))
+    print_table(f"allocation: mean [95 % interval] over {len(comparisons)} seeds", columns, summary_rows(summary))
     write_json(args.out / "allocate.json", summary)
     return 0
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from gps_ray.errors import DataError
 from gps_ray.types import IntArray
 
-__all__ = ["RecordedOutcomes", "read_recorded"]
+__all__ = ["RecordedOutcomes", "read_recorded", "write_recorded"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,11 @@ class RecordedOutcomes:
     prompts: tuple[str, ...]
     num_right: IntArray
     num_tried: IntArray
+
+    def take(self, rows: IntArray) -> RecordedOutcomes:
+        """The outcomes of some rows [K]."""
+        prompts = tuple(self.prompts[row] for row in rows)
+        return RecordedOutcomes(prompts=prompts, num_right=self.num_right[rows], num_tried=self.num_tried[rows])
 
 
 def read_recorded(file: Path) -> RecordedOutcomes:
@@ -53,6 +58,13 @@ def read_recorded(file: Path) -> RecordedOutcomes:
     np.add.at(num_right, rows, successes)
     np.add.at(num_tried, rows, rollouts)
     return RecordedOutcomes(prompts=tuple(row_of), num_right=num_right, num_tried=num_tried)
+
+
+def write_recorded(recorded: RecordedOutcomes, file: Path) -> None:
+    """The table that ``read_recorded`` reads."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    columns = {"prompt": list(recorded.prompts), "successes": recorded.num_right, "rollouts": recorded.num_tried}
+    pq.write_table(pa.table(columns), file)
 
 
 def _is_text(type_: pa.DataType) -> bool:

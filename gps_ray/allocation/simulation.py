@@ -1,8 +1,8 @@
 """What an allocation would have solved, on recorded outcomes: k of n tries of each prompt were right.
 
 Best of b with a verifier, b of the n recorded tries drawn without replacement: the prompt is solved with probability
-1 - C(n - k, b) / C(n, b), exactly and without bias for b <= n. So nothing is drawn and nothing is noise but the
-recorded outcomes themselves.
+1 - C(n - k, b) / C(n, b) = 1 - prod_{i < b} (n - k - i) / (n - i), exactly and without bias for b <= n. So nothing is
+drawn, and nothing is noise but the recorded outcomes themselves.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammaln
 
 from gps_ray.errors import DataError
 from gps_ray.types import FloatArray, IntArray
@@ -25,15 +24,10 @@ def pass_table(num_right: IntArray, num_tried: IntArray, max_samples: int) -> Fl
             f"outcomes: up to {max_samples} samples per prompt need as many recorded tries, got a prompt with "
             f"{num_tried.min()}; lower --maximum or record more"
         )
-    wrong = (num_tried - num_right)[:, None].astype(np.float64)
-    tried = num_tried[:, None].astype(np.float64)
-    drawn = np.arange(max_samples + 1, dtype=np.float64)
-    possible = drawn <= wrong
-    left = np.where(possible, wrong - drawn, 0.0)
-    log_all_wrong = gammaln(wrong + 1) - gammaln(left + 1) - gammaln(tried + 1) + gammaln(tried - drawn + 1)
-    table: FloatArray = np.where(possible, 1.0 - np.exp(np.minimum(log_all_wrong, 0.0)), 1.0)
-    table[:, 0] = 0.0
-    return table
+    drawn = np.arange(max_samples)
+    wrong, tried = (counts[:, None].astype(np.float64) for counts in (num_tried - num_right, num_tried))
+    all_wrong = np.cumprod(np.maximum(wrong - drawn, 0.0) / (tried - drawn), axis=1)
+    return np.concatenate([np.zeros((len(wrong), 1)), 1.0 - all_wrong], axis=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

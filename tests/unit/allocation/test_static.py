@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gps_ray.allocation.recorded import RecordedOutcomes, read_recorded
-from gps_ray.allocation.static import ALLOCATORS, StaticSettings, run_static, summarise, summary_rows
+from gps_ray.allocation.comparison import ALLOCATORS, AllocationSettings, summarise, summary_rows
+from gps_ray.allocation.recorded import RecordedOutcomes, read_recorded, write_recorded
+from gps_ray.allocation.static import run_static, split_recorded
 from gps_ray.config import FeaturesConfig, SelectionConfig
 from gps_ray.errors import ConfigError, DataError
 from gps_ray.keyed_random import generator
@@ -61,10 +62,10 @@ def _selection(tmp_path: Path) -> SelectionConfig:
 
 
 def test_a_predictor_that_knows_levels_gains_and_the_oracle_bounds_it(tmp_path: Path) -> None:
-    settings = StaticSettings(budgets=(2, 4), num_bins=6)
+    settings = AllocationSettings(budgets=(2, 4), num_bins=6)
     result = run_static(_recorded(), _selection(tmp_path), settings, seed=0)
     assert result.spearman > 0.85
-    assert 90 < result.num_held_out < 150
+    assert 90 < result.num_prompts < 150
     for found in result.results.values():
         assert set(found) == set(ALLOCATORS)
         assert found["equal"].points_gained == 0
@@ -76,17 +77,29 @@ def test_a_predictor_that_knows_levels_gains_and_the_oracle_bounds_it(tmp_path: 
 
 
 def test_the_result_is_a_function_of_the_seed(tmp_path: Path) -> None:
-    settings = StaticSettings(budgets=(2,), num_labels=200, num_bins=4)
-    first = run_static(_recorded(), _selection(tmp_path), settings, seed=0)
-    again = run_static(_recorded(), _selection(tmp_path), settings, seed=0)
-    other = run_static(_recorded(), _selection(tmp_path), settings, seed=1)
+    settings = AllocationSettings(budgets=(2,), num_bins=4)
+    first = run_static(_recorded(), _selection(tmp_path), settings, seed=0, num_labels=200)
+    again = run_static(_recorded(), _selection(tmp_path), settings, seed=0, num_labels=200)
+    other = run_static(_recorded(), _selection(tmp_path), settings, seed=1, num_labels=200)
     assert first == again
     assert first.results != other.results
 
 
+def test_no_prompt_is_in_two_parts_and_a_text_is_held_out_wherever_it_stands() -> None:
+    recorded = _recorded()
+    split = split_recorded(recorded, seed=3, num_labels=200)
+    assert (len(split.train), len(split.bins)) == (150, 50)
+    everything = np.concatenate([split.train, split.bins, split.held_out])
+    assert len(set(everything.tolist())) == len(everything)
+    turned = split_recorded(recorded.take(np.arange(NUM_PROMPTS)[::-1]), seed=3)
+    assert sorted(NUM_PROMPTS - 1 - turned.held_out) == split.held_out.tolist()
+    assert len(turned.train) + len(turned.bins) + len(turned.held_out) == NUM_PROMPTS
+    assert split_recorded(recorded, seed=4).held_out.tolist() != split.held_out.tolist()
+
+
 def test_a_minimum_is_given_to_every_prompt(tmp_path: Path) -> None:
-    free = run_static(_recorded(), _selection(tmp_path), StaticSettings(budgets=(2,)), seed=0)
-    bound = run_static(_recorded(), _selection(tmp_path), StaticSettings(budgets=(2,), minimum=2), seed=0)
+    free = run_static(_recorded(), _selection(tmp_path), AllocationSettings(budgets=(2,)), seed=0)
+    bound = run_static(_recorded(), _selection(tmp_path), AllocationSettings(budgets=(2,), minimum=2), seed=0)
     assert free.results[2]["oracle"].points_gained > 0
     assert {name: round(found.points_gained, 9) for name, found in bound.results[2].items()} == dict.fromkeys(
         ALLOCATORS, 0.0
@@ -94,13 +107,14 @@ def test_a_minimum_is_given_to_every_prompt(tmp_path: Path) -> None:
 
 
 def test_the_summary_has_intervals_over_seeds_and_is_json(tmp_path: Path) -> None:
-    settings = StaticSettings(budgets=(2,))
+    settings = AllocationSettings(budgets=(2,))
     seeds = [run_static(_recorded(), _selection(tmp_path), settings, seed) for seed in range(2)]
     summary = json.loads(json.dumps(summarise(seeds)))
     oracle = summary["budgets"]["2"]["oracle"]["points_gained"]
     values = [seed.results[2]["oracle"].points_gained for seed in seeds]
     assert oracle["mean"] == pytest.approx(np.mean(values))
     assert oracle["low"] < min(values) <= max(values) < oracle["high"]
+    assert summarise(seeds[:1])["spearman"]["low"] is None
     rows = summary_rows(summary)
     assert [row[:2] for row in rows] == [("2", name) for name in ALLOCATORS]
     assert rows[0][3] == "+0.0 [+0.0, +0.0]"
@@ -109,14 +123,14 @@ def test_the_summary_has_intervals_over_seeds_and_is_json(tmp_path: Path) -> Non
 @pytest.mark.parametrize("budgets", [(0,), (2, 65)])
 def test_a_budget_outside_the_bounds_is_refused(budgets: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match="--budgets"):
-        StaticSettings(budgets=budgets, minimum=1)
+        AllocationSettings(budgets=budgets, minimum=1)
 
 
-def test_too_few_prompts_are_refused(tmp_path: Path) -> None:
-    whole = _recorded()
-    few = RecordedOutcomes(prompts=whole.prompts[:20], num_right=whole.num_right[:20], num_tried=whole.num_tried[:20])
-    with pytest.raises(DataError, match="20 prompts leave"):
-        run_static(few, _selection(tmp_path), StaticSettings(), seed=0)
+@pytest.mark.parametrize("num_prompts", [2, 20])
+def test_too_few_prompts_are_refused(tmp_path: Path, num_prompts: int) -> None:
+    few = _recorded().take(np.arange(num_prompts))
+    with pytest.raises(DataError, match="too few"):
+        run_static(few, _selection(tmp_path), AllocationSettings(), seed=0)
 
 
 def test_rows_of_the_same_prompt_are_added_up(tmp_path: Path) -> None:
@@ -145,6 +159,15 @@ def test_a_table_that_cannot_be_used_is_named(tmp_path: Path, columns: dict[str,
     with pytest.raises(DataError, match=message) as caught:
         read_recorded(file)
     assert "bad.parquet" in str(caught.value)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    recorded = _recorded().take(np.arange(5))
+    write_recorded(recorded, tmp_path / "deep" / "a.parquet")
+    again = read_recorded(tmp_path / "deep" / "a.parquet")
+    assert again.prompts == recorded.prompts
+    np.testing.assert_array_equal(again.num_right, recorded.num_right)
+    np.testing.assert_array_equal(again.num_tried, recorded.num_tried)
 
 
 def test_a_file_that_is_not_there_or_not_whole_is_named(tmp_path: Path) -> None:
