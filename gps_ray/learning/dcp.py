@@ -18,24 +18,11 @@ __all__ = ["load_shards", "save_shards"]
 
 
 @contextmanager
-def _single_process_is_meant() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-        yield
-
-
-def save_shards(state: dict[str, Any], directory: Path) -> None:
-    """Write this rank's part of ``state`` (nested dictionaries of tensors) into ``directory``."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with _single_process_is_meant():
-        state_dict_saver.save(state, checkpoint_id=str(directory), no_dist=not torch.distributed.is_initialized())
-
-
-def load_shards(state: dict[str, Any], directory: Path) -> None:
-    """Fill the tensors of ``state`` in place. Raises CheckpointError where the folder does not hold all of them."""
+def _one_line_errors(directory: Path, expected: str) -> Iterator[None]:
     try:
-        with _single_process_is_meant():
-            state_dict_loader.load(state, checkpoint_id=str(directory), no_dist=not torch.distributed.is_initialized())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+            yield
     # The library wraps a rank's failure in a BaseException, and raises what a damaged file leads to as it comes.
     except (CheckpointException, Exception) as error:
         cause: BaseException = error
@@ -43,6 +30,18 @@ def load_shards(state: dict[str, Any], directory: Path) -> None:
             cause = next(iter(error.failures.values()))[0]
         reason = (str(cause).strip().splitlines() or [""])[0]
         raise CheckpointError(
-            f"learner checkpoint {directory}: expected all shards of this model and its optimizer, got "
-            f"{type(cause).__name__}: {reason}; resume from an older step"
+            f"learner checkpoint {directory}: expected {expected}, got {type(cause).__name__}: {reason}"
         ) from error
+
+
+def save_shards(state: dict[str, Any], directory: Path) -> None:
+    """Write this rank's part of ``state`` (nested dictionaries of tensors) into ``directory``."""
+    with _one_line_errors(directory, "a folder that can be written"):
+        directory.mkdir(parents=True, exist_ok=True)
+        state_dict_saver.save(state, checkpoint_id=str(directory), no_dist=not torch.distributed.is_initialized())
+
+
+def load_shards(state: dict[str, Any], directory: Path) -> None:
+    """Fill the tensors of ``state`` in place. Raises CheckpointError where the folder does not hold all of them."""
+    with _one_line_errors(directory, "all shards of this model and its optimizer"):
+        state_dict_loader.load(state, checkpoint_id=str(directory), no_dist=not torch.distributed.is_initialized())

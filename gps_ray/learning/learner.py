@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from transformers.utils import logging as transformers_logging
 
@@ -27,13 +26,14 @@ from gps_ray.keyed_random import generator
 from gps_ray.learning.advantages import group_advantages, rollouts_with_verdict
 from gps_ray.learning.dcp import load_shards, save_shards
 from gps_ray.learning.determinism import deterministic
+from gps_ray.learning.logprobs import token_logprobs
 from gps_ray.learning.losses.grpo import grpo_loss
 from gps_ray.learning.packing import PackedBatch, Row, pack
 from gps_ray.model import load_model, load_tokenizer, weights_of
 from gps_ray.tables import groups_from_table
 from gps_ray.types import FloatArray, IntArray, Rollout, UpdateResult
 
-__all__ = ["Learner", "token_logprobs"]
+__all__ = ["Learner"]
 
 PROBE_TOKENS = 32
 
@@ -61,13 +61,6 @@ class _Totals:
     num_clipped: float = 0.0
     kl_to_sampled: float = 0.0
     kl_to_reference: float = 0.0
-
-
-def token_logprobs(model: Any, batch: PackedBatch, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probs [M, K] of the targets, and the full log-softmax [M, K, vocabulary], at ``temperature``."""
-    logits = model(input_ids=batch.tokens, logits_to_keep=batch.num_logits, use_cache=False).logits
-    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
-    return logprobs.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1), logprobs
 
 
 class Learner:

@@ -1,0 +1,272 @@
+"""The learner on Ray: a named async actor that runs Ray Train's TorchTrainer in a thread and is its mailbox.
+
+Ray Train gives the train workers their processes, placement and process group, and shows them in the dashboard. It owns
+no checkpoint and repairs nothing: a lost train worker ends the attempt, and the loop decides what happens then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
+
+from actors.deadlines import within
+from gps_ray.config import LearningConfig, TrainConfig
+from gps_ray.errors import GpsRayError, LearnerError
+from gps_ray.learning.mailbox import START, Kind, Mailbox, Message
+from gps_ray.types import PublishedWeights, UpdateRequest, UpdateResult
+
+__all__ = ["LearnerActor", "LearnerSpec", "LearnerStatus", "RayLearner", "spawn_learner"]
+
+POLL_S = 20.0  # how long a train worker waits for a message before it asks again
+ANSWER_S = 60.0  # how long the mailbox itself may take: longer means that it is gone
+CLOSE_S = 20.0  # for the train workers to leave in peace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerSpec:
+    """All that a learner is made of. ``storage_directory`` is Ray Train's own folder; nothing of ours lies there."""
+
+    run_name: str
+    learning: LearningConfig
+    model_directory: Path
+    dtype: str
+    temperature: float
+    storage_directory: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerStatus:
+    """What the train worker says once it is up."""
+
+    policy_version: int
+    worker_pid: int
+
+
+def train_loop(settings: dict[str, Any]) -> None:
+    """What Ray Train runs in each train worker: take a message, do it, say what came of it, until CLOSE."""
+    mailbox, attempt = settings["mailbox"], settings["attempt"]
+    try:
+        learner = _build_learner(settings["spec"], settings["resume_from"])
+        status = LearnerStatus(policy_version=learner.policy_version, worker_pid=os.getpid())
+        _tell(mailbox.complete.remote(attempt, START, status))
+        while True:
+            message: Message = ray.get(mailbox.next_message.remote(attempt), timeout=POLL_S + ANSWER_S)
+            if message.kind is Kind.CLOSE:
+                return
+            if message.kind is not Kind.IDLE:
+                _tell(mailbox.complete.remote(attempt, message.sequence, _serve(learner, message)))
+    except Exception as error:
+        # Said here, the caller has the reason at once; Ray Train would take its time and give a page of traceback.
+        _tell(mailbox.fail.remote(attempt, _one_line(error)))
+        raise
+
+
+def _tell(reference: Any) -> None:
+    ray.get(reference, timeout=ANSWER_S)
+
+
+def _build_learner(spec: LearnerSpec, resume_from: Path | None) -> Any:
+    from gps_ray.learning.learner import Learner  # torch is imported in the train worker, not in the mailbox
+
+    learner = Learner(spec.model_directory, spec.learning, dtype=spec.dtype, temperature=spec.temperature)
+    if resume_from is not None:
+        learner.load(resume_from)
+    return learner
+
+
+def _serve(learner: Any, message: Message) -> Any:
+    if message.kind is Kind.UPDATE:
+        request: UpdateRequest = message.payload
+        return learner.update(ray.get(list(request.rollouts)), request.admitted)
+    if message.kind is Kind.PUBLISH:
+        tokens, logprobs = learner.probe()
+        return PublishedWeights(
+            policy_version=learner.policy_version,
+            weights=learner.weights(),
+            probe_tokens=tokens,
+            probe_logprobs=logprobs,
+        )
+    if message.kind is Kind.SAVE:
+        return learner.save(message.payload)
+    return learner.export(message.payload)
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, GpsRayError):
+        return " ".join(lines)
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
+
+
+class LearnerActor:
+    """The mailbox with Ray Train in a thread behind it. ``update`` .. ``export`` are for the loop, ``next_message`` ..
+    ``fail`` for the train workers."""
+
+    def __init__(self, spec: LearnerSpec) -> None:
+        self._spec = spec
+        self._mailbox = Mailbox()
+        self._fit: threading.Thread | None = None
+
+    async def start(self, resume_from: Path | None = None) -> LearnerStatus:
+        """Begin an attempt, from the model folder or from what ``save`` wrote, and wait until its worker is up."""
+        if self._fit is not None and self._fit.is_alive():
+            raise LearnerError("the learner's last attempt still holds its train worker; start another learner actor")
+        attempt = self._mailbox.open()
+        settings = {
+            "mailbox": ray.get_runtime_context().current_actor,
+            "attempt": attempt,
+            "spec": self._spec,
+            "resume_from": resume_from,
+        }
+        trainer = _trainer(self._spec, settings)
+        loop = asyncio.get_running_loop()
+        # A daemon: a fit() that hangs must not keep the actor's process alive.
+        self._fit = threading.Thread(target=self._run_fit, args=(trainer, attempt, loop), daemon=True)
+        self._fit.start()
+        status: LearnerStatus = await self._mailbox.ready(
+            self._spec.learning.start_deadline_s, "learning.start_deadline_s"
+        )
+        return status
+
+    def _run_fit(self, trainer: TorchTrainer, attempt: int, loop: asyncio.AbstractEventLoop) -> None:
+        reason = "its train worker left"
+        try:
+            trainer.fit()
+        except Exception as error:
+            failures = getattr(error, "worker_failures", None)
+            reason = _one_line(next(iter(failures.values())) if failures else error)
+        loop.call_soon_threadsafe(self._mailbox.fail, attempt, f"the train worker was lost ({reason})")
+
+    async def _ask(self, kind: Kind, payload: Any = None) -> Any:
+        return await self._mailbox.ask(
+            kind, payload, self._spec.learning.update_deadline_s, "learning.update_deadline_s"
+        )
+
+    async def update(self, request: UpdateRequest) -> UpdateResult:
+        result: UpdateResult = await self._ask(Kind.UPDATE, request)
+        return result
+
+    async def publish(self) -> tuple[PublishedWeights, Any]:
+        """To be called with ``num_returns=2``: the weights are an object of their own, which belongs to the caller and
+        outlives this actor's and the train worker's call."""
+        published: PublishedWeights = await self._ask(Kind.PUBLISH)
+        return replace(published, weights=None), published.weights
+
+    async def save(self, directory: Path) -> None:
+        await self._ask(Kind.SAVE, directory)
+
+    async def export(self, directory: Path) -> None:
+        await self._ask(Kind.EXPORT, directory)
+
+    async def close(self) -> None:
+        """Let the train workers leave their loop. Whoever is still there afterwards dies with this actor."""
+        self._mailbox.close()
+        if self._fit is not None:
+            await asyncio.to_thread(self._fit.join, CLOSE_S)
+
+    async def next_message(self, attempt: int) -> Message:
+        return await self._mailbox.next_message(attempt, POLL_S)
+
+    async def complete(self, attempt: int, sequence: int, result: Any) -> bool:
+        return self._mailbox.complete(attempt, sequence, result)
+
+    async def fail(self, attempt: int, reason: str) -> bool:
+        return self._mailbox.fail(attempt, reason)
+
+
+def _trainer(spec: LearnerSpec, settings: dict[str, Any]) -> TorchTrainer:
+    learning = spec.learning
+    use_gpu = learning.num_gpus_per_worker > 0
+    resources = {"CPU": learning.num_cpus_per_worker}
+    if use_gpu:
+        resources["GPU"] = learning.num_gpus_per_worker
+    return TorchTrainer(
+        train_loop,
+        train_loop_config=settings,
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=learning.num_workers, use_gpu=use_gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=f"{spec.run_name}-learner-{settings['attempt']}",
+            storage_path=str(spec.storage_directory),
+            failure_config=FailureConfig(max_failures=0),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+
+
+class RayLearner:
+    """The loop's learner port: remote calls, each with a deadline a little beyond the mailbox's own."""
+
+    def __init__(self, actor: Any, config: LearningConfig) -> None:
+        self._actor = actor
+        self._config = config
+
+    async def _wait(self, reference: Any, what: str, deadline_s: float, key: str) -> Any:
+        try:
+            return await within(deadline_s + ANSWER_S, reference, what, key)
+        except RayActorError as error:
+            raise LearnerError(f"{what}: the learner actor died ({_one_line(error)})") from error
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        reference = getattr(self._actor, method).remote(*args)
+        return await self._wait(
+            reference, f"learner.{method}", self._config.update_deadline_s, "learning.update_deadline_s"
+        )
+
+    async def start(self, resume_from: Path | None = None) -> LearnerStatus:
+        resume_from = None if resume_from is None else resume_from.absolute()
+        status: LearnerStatus = await self._wait(
+            self._actor.start.remote(resume_from),
+            "learner.start",
+            self._config.start_deadline_s,
+            "learning.start_deadline_s",
+        )
+        return status
+
+    async def update(self, request: UpdateRequest) -> UpdateResult:
+        result: UpdateResult = await self._call("update", request)
+        return result
+
+    async def publish(self) -> PublishedWeights:
+        header, weights = self._actor.publish.options(num_returns=2).remote()
+        published: PublishedWeights = await self._wait(
+            header, "learner.publish", self._config.update_deadline_s, "learning.update_deadline_s"
+        )
+        return replace(published, weights=weights)
+
+    async def save(self, directory: Path) -> None:
+        await self._call("save", directory.absolute())
+
+    async def export(self, directory: Path) -> None:
+        await self._call("export", directory.absolute())
+
+    async def close(self) -> None:
+        """End the train workers and the actor. Never raises for an actor that is already gone."""
+        with contextlib.suppress(RayActorError, GpsRayError):
+            await within(CLOSE_S + ANSWER_S, self._actor.close.remote(), "learner.close", "learning.update_deadline_s")
+        ray.kill(self._actor)
+
+
+def spawn_learner(name: str, config: TrainConfig, model_directory: Path, storage_directory: Path) -> RayLearner:
+    """Start the actor under a readable name; it only waits and reserves no CPU."""
+    spec = LearnerSpec(
+        run_name=name.replace("/", "-"),
+        learning=config.learning,
+        model_directory=model_directory.absolute(),
+        dtype=config.model.dtype,
+        temperature=config.rollout.temperature,
+        storage_directory=storage_directory.absolute(),
+    )
+    actor = ray.remote(LearnerActor).options(name=name, num_cpus=0).remote(spec)
+    return RayLearner(actor, config.learning)

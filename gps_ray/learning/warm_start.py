@@ -1,0 +1,115 @@
+"""The embedded model after its warm start: made once, kept in a folder named by the hash of what determines it.
+
+A folder counts only with its manifest, which is written last and lists every file with its size. It is made beside its
+place and moved there when it is whole, so a killed or a parallel warm start leaves nothing half-made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gps_ray.config import DataConfig, EmbeddedModelConfig, WarmStartConfig
+from gps_ray.errors import DataError
+from gps_ray.learning.supervised import Progress, train_warm_start
+from gps_ray.model import make_embedded_model
+from gps_ray.tasks.registry import load_generated_task
+
+__all__ = ["build_warm_start", "find_warm_start", "warm_start_folder"]
+
+# To be raised with every change of the code that changes what a warm start gives.
+CODE_VERSION = 1
+MANIFEST = "warm_start.json"
+# Keys that say where and how long, never what.
+FREE_KEYS = {"cache_directory", "deadline_s"}
+
+
+def warm_start_folder(data: DataConfig, embedded: EmbeddedModelConfig, config: WarmStartConfig) -> Path:
+    """Where the result of these settings lies, made or not."""
+    text = json.dumps(_settings(data, embedded, config), sort_keys=True)
+    return config.cache_directory / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def find_warm_start(data: DataConfig, embedded: EmbeddedModelConfig, config: WarmStartConfig) -> Path | None:
+    """The folder of these settings if it is there and whole."""
+    folder = warm_start_folder(data, embedded, config)
+    return folder if _is_whole(folder) else None
+
+
+def build_warm_start(
+    data: DataConfig, embedded: EmbeddedModelConfig, config: WarmStartConfig, progress: Progress | None = None
+) -> Path:
+    """The folder of these settings, trained now unless it is there.
+
+    Raises ConfigError (naming data.task) where the task makes no examples of its own, LearnerError where training
+    diverges.
+    """
+    folder = warm_start_folder(data, embedded, config)
+    if _is_whole(folder):
+        return folder
+    task = load_generated_task(data.task, otherwise="set model.path to a model that needs no warm start")
+    examples = task.warm_start_examples(data, config.num_examples, config.seed)
+    config.cache_directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=config.cache_directory, prefix=f"{folder.name}.partial-") as scratch:
+        initial, trained = Path(scratch) / "initial", Path(scratch) / "trained"
+        make_embedded_model(embedded, task.vocabulary(), initial)
+        result = train_warm_start(initial, examples, config, trained, progress)
+        manifest = {
+            "settings": _settings(data, embedded, config),
+            "final_loss": result.final_loss,
+            "num_tokens": result.num_tokens,
+            "cpu_s": result.cpu_s,
+            "files": {path.name: path.stat().st_size for path in sorted(trained.iterdir())},
+        }
+        (trained / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        _move(trained, folder)
+    return folder
+
+
+def _settings(data: DataConfig, embedded: EmbeddedModelConfig, config: WarmStartConfig) -> dict[str, Any]:
+    """Everything that determines the trained weights."""
+    files = (data.pool_file, data.evaluation_file, data.heldout_probe_file)
+    return {
+        "code_version": CODE_VERSION,
+        "torch": torch.__version__,
+        # Examples avoid the problems of the data sets, so the content of the files counts, not their names.
+        "data": data.model_dump(mode="json", exclude={"pool_file", "evaluation_file", "heldout_probe_file"}),
+        "data_files": [None if file is None else _sha256(file) for file in files],
+        "embedded": embedded.model_dump(mode="json"),
+        "warm_start": config.model_dump(mode="json", exclude=FREE_KEYS),
+    }
+
+
+def _sha256(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"data: cannot read {file}: {error.strerror}; change data.pool_file and its companions"
+        ) from error
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+        return all((folder / name).stat().st_size == num_bytes for name, num_bytes in files.items())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return False
+
+
+def _move(trained: Path, folder: Path) -> None:
+    """Into place, unless another process was first; a damaged folder in the way goes."""
+    if folder.exists() and not _is_whole(folder):
+        shutil.rmtree(folder)
+    try:
+        trained.rename(folder)
+    except OSError:
+        if not _is_whole(folder):
+            raise
