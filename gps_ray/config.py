@@ -381,12 +381,16 @@ class LearningConfig(Section):
 class EvaluationConfig(Section):
     """Evaluation of the policy and of the predictor; its rollouts enter neither history nor training."""
 
-    every_steps: int = Field(10, ge=1)
-    rollouts_per_prompt: int = Field(4, ge=1, description="Rollouts per evaluation prompt.")
-    temperature: float = Field(1.0, gt=0)
+    every_steps: int = Field(10, ge=1, description="Evaluate every so many steps, before the first and after the last.")
+    rollouts_per_prompt: int = Field(
+        4, ge=1, description="Rollouts per evaluation prompt; pass@k is reported for k = 1, 2, 4, ... up to it."
+    )
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature of evaluation and probes.")
     num_probe_prompts: int = Field(256, ge=0, description="Size of the pool probe; 0 switches both probes off.")
-    probe_rollouts: int = Field(16, ge=1)
-    probe_every_steps: int = Field(30, ge=1)
+    probe_rollouts: int = Field(16, ge=1, description="Rollouts per probe prompt.")
+    probe_every_steps: int = Field(
+        30, ge=1, description="Probes are measured at the evaluations that fall on a multiple of this, and at the last."
+    )
 
 
 class CheckpointConfig(Section):

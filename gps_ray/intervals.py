@@ -2,6 +2,9 @@
 
 ``mean +- t * s / sqrt(N)``: s the standard deviation over the N units, t the Student quantile with N - 1 degrees of
 freedom. Closed form: nothing is resampled, nothing is drawn.
+
+Where all values lie at one end of their possible range, s = 0 would claim certainty. There the exact bound holds: for
+values in [0, 1], P(all N are 0) <= (1 - mean)^N, so means above 1 - 0.025^(1/N) are ruled out (Clopper and Pearson).
 """
 
 from __future__ import annotations
@@ -34,5 +37,10 @@ def mean_estimate(values: FloatArray, bounds: tuple[float, float] = (-np.inf, np
     mean = float(np.mean(values))
     if num == 1:
         return Estimate(value=mean, low=bounds[0], high=bounds[1], num_units=1)
+    low, high = bounds
+    if np.isfinite(high - low) and (np.all(values == low) or np.all(values == high)):
+        reach = (high - low) * (1.0 - 0.025 ** (1.0 / num))
+        ends = (low, low + reach) if mean == low else (high - reach, high)
+        return Estimate(value=mean, low=ends[0], high=ends[1], num_units=num)
     half = float(student_t.ppf(0.975, num - 1) * np.std(values, ddof=1) / np.sqrt(num))
-    return Estimate(value=mean, low=max(mean - half, bounds[0]), high=min(mean + half, bounds[1]), num_units=num)
+    return Estimate(value=mean, low=max(mean - half, low), high=min(mean + half, high), num_units=num)

@@ -89,6 +89,9 @@ TIMING_STEP = _metric("timing_s/step", "s", "the whole step")
 COST_ROLLOUTS = _metric("cost/num_rollouts", "rollouts", "rollouts made for training so far, kept or dropped")
 COST_TOKENS = _metric("cost/num_tokens", "tokens", "response tokens generated for training so far")
 COST_CPU_S = _metric("cost/cpu_s", "CPU-s", "rollout + update + selector so far, summed over processes")
+COST_WALL_S = _metric(
+    "cost/wall_s", "s", "wall seconds of the steps so far, without evaluation, probes and checkpoints"
+)
 TRAINING_PHASES = ("rollout", "update", "selector")
 OTHER_PHASES = ("evaluation", "probe")
 for _phase in (*TRAINING_PHASES, *OTHER_PHASES):
@@ -108,6 +111,7 @@ _metric("val/num_prompts", "prompts", "evaluation prompts with at least one verd
 
 # Families whose members their owners define.
 PROBES = ("pool_probe", "heldout_probe")
+_metric("selection/*", "", "what the selector reports of its choices (unique prompts, reuse)")
 _metric("train/*", "", "what the learner reports of the update (loss, gradient norm, clipped share, ...)")
 _metric("predictor/*", "", "what the selector reports after learning (losses, swap test, unique prompts, ...)")
 for _probe, _what in zip(

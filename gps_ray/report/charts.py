@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 from matplotlib.colors import Colormap
-from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, PercentFormatter
 
-from gps_ray.metrics import COST_CPU_S, COST_ROLLOUTS, COST_TOKENS, STEP
-from gps_ray.report.svg import INK, Panel, panel
+from gps_ray.metrics import COST_CPU_S, COST_ROLLOUTS, COST_TOKENS, COST_WALL_S, STEP
+from gps_ray.report.svg import INK, RATE_MAP, Panel, panel
 from gps_ray.types import FloatArray
 
 __all__ = [
@@ -28,7 +28,13 @@ __all__ = [
 ]
 
 # What the curves are drawn against: metric -> label of the axis.
-AXES = {STEP: "step", COST_ROLLOUTS: "rollouts", COST_TOKENS: "tokens generated", COST_CPU_S: "CPU-seconds"}
+AXES = {
+    STEP: "step",
+    COST_ROLLOUTS: "rollouts",
+    COST_TOKENS: "tokens generated",
+    COST_CPU_S: "CPU-seconds",
+    COST_WALL_S: "seconds (wall clock)",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +71,13 @@ def _format_axis(axis: Any, kind: str) -> None:
     if kind == "share":
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     elif kind == "count":
-        axis.set_major_formatter(EngFormatter(sep=""))
-    axis.set_major_locator(MaxNLocator(nbins=5, integer=kind in ("count", "step")))
+        axis.set_major_formatter(FuncFormatter(_short_number))
+    axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=kind == "step"))
+
+
+def _short_number(value: float, _: int | None = None) -> str:
+    """``1500`` -> ``1.5k``; below a thousand as it is (never "600m")."""
+    return EngFormatter(sep="")(value) if abs(value) >= 1000 else f"{value:g}"
 
 
 def curve_panel(
@@ -103,7 +114,7 @@ def curve_panel(
             axes.set_ylim(0, top if top is not None else 1.02)
         _format_axis(axes.yaxis, kind)
         _format_axis(axes.xaxis, x_kind)
-        axes.set_xlim(left=min((float(line.x[0]) for line in lines if len(line.x)), default=0.0))
+        axes.set_xlim(left=0)
         if len(lines) > 1 or level is not None:
             legend_below(drawn, axes, size)
     return drawn.svg
@@ -121,7 +132,7 @@ def legend_below(drawn: Panel, axes: Any, size: str, left: float = 0.48) -> None
 def share_top(values: Sequence[FloatArray]) -> float:
     """Upper end of the share axis for all panels of a row: a round number a little above the largest value."""
     largest = max((float(np.max(v)) for v in values if len(v)), default=1.0)
-    return float(min(np.ceil(largest * 1.1 * 10) / 10, 1.02)) if largest < 0.9 else 1.02
+    return max(float(np.ceil(largest * 1.1 * 10) / 10), 0.1) if largest < 0.9 else 1.02
 
 
 def heat_map(
@@ -135,7 +146,7 @@ def heat_map(
 ) -> Markup:
     """Shares in cells [rows, columns] (NaN: nothing to show) over steps; row 0 is drawn at the bottom.
 
-    Cells carry their value in percent where there is room.
+    Cells carry their value in percent where there is room (in a map of shares only what is not 0).
     """
     num_rows, num_columns = cells.shape
     labels = [label_text(label, 20) for label in row_labels]
@@ -146,7 +157,8 @@ def heat_map(
         axes.set_facecolor("#f3f4f6")
         mesh = axes.pcolormesh(cells, cmap=colour_map, vmin=0, vmax=top, edgecolors="white", linewidth=0.6)
         if num_columns <= 14:
-            for row, column in np.argwhere(np.isfinite(cells)):
+            written = np.isfinite(cells) & ((cells > 0) | (colour_map is RATE_MAP))
+            for row, column in np.argwhere(written):
                 red, green, blue, _ = colour_map(min(float(cells[row, column]) / top, 1.0))
                 ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.55 else INK
                 label = f"{100 * cells[row, column]:.0f}"
@@ -167,10 +179,15 @@ def heat_map(
 
 
 def stacked_areas(
-    description: str, x: FloatArray, parts: Mapping[str, tuple[FloatArray, str]], title: str, kind: str
+    description: str,
+    x: FloatArray,
+    parts: Mapping[str, tuple[FloatArray, str]],
+    title: str,
+    kind: str,
+    size: str = "wide",
 ) -> Markup:
     """Areas on top of each other over steps x [E]: label -> (y [E], colour), from the bottom. Each x is a step wide."""
-    with panel(description, "wide") as drawn:
+    with panel(description, size) as drawn:
         axes = drawn.axes()
         values, colour = [v for v, _ in parts.values()], [c for _, c in parts.values()]
         if len(x) == 1:  # an area needs two points
@@ -185,5 +202,5 @@ def stacked_areas(
         axes.set_title(title)
         _format_axis(axes.yaxis, kind)
         _format_axis(axes.xaxis, "step")
-        legend_below(drawn, axes, "wide")
+        legend_below(drawn, axes, size)
     return drawn.svg

@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from markupsafe import Markup
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from gps_ray.metrics import EFFECTIVE_RATIO, PROBES, TRAINING_PHASES, VAL_PASS_1
 from gps_ray.report.charts import AXES, Line, curve_panel, label_text, legend_below, share_top, trailing_mean
 from gps_ray.report.run_data import RunData
 from gps_ray.report.run_figures import SMOOTHING_STEPS, unique_prompts
-from gps_ray.report.svg import PALETTE, colours, panel
+from gps_ray.report.svg import INK, PALETTE, colours, panel
+from gps_ray.report.tables import ComparisonTable
 
-__all__ = ["cost_overlays", "effective_ratio_overlays", "pass_rate_overlays", "reuse_overlays", "spearman_overlays"]
+__all__ = [
+    "cost_overlays",
+    "effective_ratio_overlays",
+    "final_panel",
+    "pass_rate_overlays",
+    "reuse_overlays",
+    "spearman_overlays",
+]
 
 
 def _overlay(runs: Mapping[str, RunData], metric: str, axis: str, smooth: int = 1) -> list[Line]:
@@ -35,8 +44,37 @@ def pass_rate_overlays(runs: Mapping[str, RunData], target: float | None) -> lis
         lines = _overlay(runs, VAL_PASS_1, axis)
         if lines:
             title = f"pass@1 by {label}"
-            panels.append(curve_panel(f"pass@1 against {label}", lines, label, title, top=top, level=level))
+            panels.append(
+                curve_panel(f"pass@1 against {label}", lines, label, title, top=top, level=level, size="medium")
+            )
     return panels
+
+
+def final_panel(table: ComparisonTable) -> list[Markup]:
+    """The newest pass@1 of every run with its 95 % interval over prompts."""
+    rows = [row for row in table.rows if row.pass_1 is not None]
+    if not rows:
+        return []
+    names = [label_text(row.name, 14) for row in rows]
+    palette = colours([row.name for row in table.rows])
+    with panel("final pass@1 of every run with its interval", "medium") as drawn:
+        axes = drawn.axes()
+        for place, row in enumerate(rows):
+            value = row.pass_1 or 0.0
+            low = value if row.pass_1_low is None else row.pass_1_low
+            high = value if row.pass_1_high is None else row.pass_1_high
+            error = [[value - low], [high - value]]
+            axes.errorbar([value], [place], xerr=error, color=palette[row.name], marker="o", markersize=5)
+        if table.target is not None:
+            axes.axvline(table.target, color=INK, linewidth=1, linestyle=":")
+        axes.set_yticks(range(len(rows)), names)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+        axes.grid(False, axis="y")
+        axes.set_title("final pass@1, 95 % interval over prompts")
+        drawn.margins(left=0.2 + 0.07 * max(map(len, names)))
+    return [drawn.svg]
 
 
 def effective_ratio_overlays(runs: Mapping[str, RunData]) -> list[Markup]:
@@ -44,8 +82,8 @@ def effective_ratio_overlays(runs: Mapping[str, RunData]) -> list[Markup]:
     for axis, label in AXES.items():
         lines = _overlay(runs, EFFECTIVE_RATIO, axis, SMOOTHING_STEPS)
         if lines:
-            title = f"effective groups by {label}"
-            panels.append(curve_panel(f"effective-group ratio against {label}", lines, label, title))
+            about = f"effective-group ratio against {label}"
+            panels.append(curve_panel(about, lines, label, f"effective groups by {label}", size="medium"))
     return panels
 
 
@@ -57,7 +95,7 @@ def spearman_overlays(runs: Mapping[str, RunData]) -> list[Markup]:
         if lines:
             title = f"Spearman, {text}"
             panels.append(
-                curve_panel(f"{title} over steps", lines, "step", title, "number", x_kind="step", size="small")
+                curve_panel(f"{title} over steps", lines, "step", title, "number", x_kind="step", size="medium")
             )
     return panels
 
@@ -73,7 +111,7 @@ def reuse_overlays(runs: Mapping[str, RunData]) -> list[Markup]:
     if not lines:
         return []
     text, title = "unique prompts against groups", "unique prompts"
-    return [curve_panel(text, lines, "groups rolled out", title, "count", size="small")]
+    return [curve_panel(text, lines, "groups rolled out", title, "count", size="medium")]
 
 
 def cost_overlays(runs: Mapping[str, RunData]) -> list[Markup]:
@@ -81,7 +119,7 @@ def cost_overlays(runs: Mapping[str, RunData]) -> list[Markup]:
     seconds = {name: [run.last(f"cost/cpu_s_{p}") or 0.0 for p in TRAINING_PHASES] for name, run in runs.items()}
     if not any(sum(values) for values in seconds.values()):
         return []
-    with panel("CPU-seconds of training by phase and run") as drawn:
+    with panel("CPU-seconds of training by phase and run", "medium") as drawn:
         axes = drawn.axes()
         left = [0.0] * len(seconds)
         for i, phase in enumerate(TRAINING_PHASES):
@@ -93,5 +131,5 @@ def cost_overlays(runs: Mapping[str, RunData]) -> list[Markup]:
         axes.set_title("CPU-seconds of training")
         labels = [label_text(name, 14) for name in seconds]
         axes.set_yticks(range(len(seconds)), labels)
-        legend_below(drawn, axes, "small", left=0.2 + 0.07 * max(map(len, labels)))
+        legend_below(drawn, axes, "medium", left=0.2 + 0.07 * max(map(len, labels)))
     return [drawn.svg]

@@ -88,28 +88,43 @@ def _comparison_sections(runs: Mapping[str, RunData], table: ComparisonTable) ->
             anchor="accuracy",
             title="Accuracy",
             how="pass@1 on the held-out evaluation set against what it cost, each evaluation as measured.",
-            rows=[Row(panels=comparison_figures.pass_rate_overlays(runs, table.target))],
+            rows=[
+                Row(
+                    panels=[
+                        *comparison_figures.pass_rate_overlays(runs, table.target),
+                        *comparison_figures.final_panel(table),
+                    ],
+                    size="medium",
+                )
+            ],
             empty="No evaluation yet.",
         ),
         Section(
             anchor="effective",
-            title="Effective groups",
+            title="Effective groups and prompt reuse",
             how=EFFECTIVE_HOW,
-            rows=[Row(panels=comparison_figures.effective_ratio_overlays(runs))],
+            rows=[
+                Row(
+                    panels=[
+                        *comparison_figures.effective_ratio_overlays(runs),
+                        *comparison_figures.reuse_overlays(runs),
+                    ],
+                    size="medium",
+                )
+            ],
             empty="No step yet.",
         ),
         Section(
             anchor="predictor",
-            title="Predictors, prompt reuse, cost",
-            how="Rank correlation on the two probe sets (only selectors that predict), how many different prompts "
-            "each run has used, and what its phases cost.",
+            title="Predictors and cost",
+            how="Rank correlation on the two probe sets (only selectors that predict), and what each phase cost.",
             rows=[
                 Row(
                     panels=[
                         *comparison_figures.spearman_overlays(runs),
-                        *comparison_figures.reuse_overlays(runs),
                         *comparison_figures.cost_overlays(runs),
                     ],
+                    size="medium",
                 )
             ],
         ),
@@ -118,7 +133,9 @@ def _comparison_sections(runs: Mapping[str, RunData], table: ComparisonTable) ->
             title="Where the groups went",
             how="Share of each run's groups in which every response was wrong, responses differed, or all were right.",
             rows=[
-                Row(panels=[p for name, run in runs.items() for p in run_figures.group_panels(run, name)], size="wide")
+                Row(
+                    panels=[p for name, run in runs.items() for p in run_figures.group_panels(run, name)], size="medium"
+                )
             ],
             empty="No step yet.",
         ),

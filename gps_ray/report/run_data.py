@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 import yaml
 
 from gps_ray.errors import DataError
-from gps_ray.metrics import COST_CPU_S, COST_ROLLOUTS, COST_TOKENS, STEP, read_metrics
+from gps_ray.metrics import COST_CPU_S, COST_ROLLOUTS, COST_TOKENS, COST_WALL_S, STEP, read_metrics
 from gps_ray.types import BoolArray, FloatArray, IntArray, RolloutStatus, SlotKind
 
 __all__ = ["GroupTable", "ProbeTable", "RunData", "SampleRow", "read_run"]
 
-_AXES = (STEP, COST_ROLLOUTS, COST_TOKENS, COST_CPU_S)
+_COSTS = (COST_ROLLOUTS, COST_TOKENS, COST_CPU_S, COST_WALL_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ class RunData:
         x: list[float] = []
         y: list[float] = []
         for row in self.metrics:
-            at = row.get(axis, 0.0 if row[STEP] == 0 and axis in _AXES else None)
+            at = row.get(axis, 0.0 if row[STEP] == 0 and axis in _COSTS else None)
             if name in row and at is not None:
                 x.append(at)
                 y.append(row[name])

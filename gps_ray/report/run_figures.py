@@ -70,7 +70,9 @@ def pass_rate_panels(run: RunData) -> list[Markup]:
                 low=low if band else None,
                 high=high if band else None,
             )
-            panels.append(curve_panel(f"pass@1 against {label}", [line], label, f"pass@1 by {label}", top=top))
+            panels.append(
+                curve_panel(f"pass@1 against {label}", [line], label, f"pass@1 by {label}", top=top, size="medium")
+            )
     return panels
 
 
@@ -86,7 +88,7 @@ def level_curve_panels(run: RunData) -> list[Markup]:
         for x, y in [run.series(n)]
     ]
     title = "pass@1 by level"
-    return [curve_panel(f"{title} over steps", lines, "step", title, x_kind="step", size="wide")]
+    return [curve_panel(f"{title} over steps", lines, "step", title, x_kind="step", size="medium")]
 
 
 def effective_ratio_panels(run: RunData) -> list[Markup]:
@@ -108,7 +110,13 @@ def effective_ratio_panels(run: RunData) -> list[Markup]:
                 lines.append(Line(label=text, x=x, y=smooth, colour=colour, dashed=dashed, faint=faint))
         if lines:
             panels.append(
-                curve_panel(f"effective-group ratio against {label}", lines, label, f"effective groups by {label}")
+                curve_panel(
+                    f"effective-group ratio against {label}",
+                    lines,
+                    label,
+                    f"effective groups by {label}",
+                    size="medium",
+                )
             )
     return panels
 
@@ -144,7 +152,9 @@ def group_panels(run: RunData, title: str = "outcome of the groups") -> list[Mar
     }
     width = int(np.ceil((groups.step.max() - groups.step.min() + 1) / len(labels)))
     x = groups.step.min() + width * np.arange(len(labels), dtype=np.float64)
-    return [stacked_areas(f"{title}: share of groups by outcome over steps", x, parts, label_text(title), "share")]
+    return [
+        stacked_areas(f"{title}: share of groups by outcome over steps", x, parts, label_text(title), "share", "medium")
+    ]
 
 
 def level_cells(run: RunData) -> tuple[list[str], list[str], FloatArray, FloatArray]:

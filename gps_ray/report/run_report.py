@@ -54,14 +54,18 @@ def _run_sections(run: RunData) -> list[Section]:
             title="Accuracy",
             how="pass@1 on the held-out evaluation set with its 95 % interval over prompts, against what it cost. "
             "Costs count every rollout made for training, kept or dropped.",
-            rows=[Row(panels=run_figures.pass_rate_panels(run))],
+            rows=[
+                Row(panels=[*run_figures.pass_rate_panels(run), *run_figures.level_curve_panels(run)], size="medium")
+            ],
             empty="No evaluation yet.",
         ),
         Section(
             anchor="effective",
             title="Effective groups",
             how=EFFECTIVE_HOW,
-            rows=[Row(panels=run_figures.effective_ratio_panels(run))],
+            rows=[
+                Row(panels=[*run_figures.effective_ratio_panels(run), *run_figures.group_panels(run)], size="medium")
+            ],
             empty="No step yet.",
         ),
         Section(
@@ -73,7 +77,6 @@ def _run_sections(run: RunData) -> list[Section]:
             rows=[
                 Row(panels=predictor_figures.probe_maps(run), size="wide"),
                 Row(panels=run_figures.level_maps(run), size="wide"),
-                Row(panels=[*run_figures.group_panels(run), *run_figures.level_curve_panels(run)], size="wide"),
             ],
         ),
         Section(

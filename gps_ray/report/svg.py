@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 
 __all__ = ["GREY", "INK", "PALETTE", "RATE_MAP", "SHARE_MAP", "SIZES", "Panel", "colours", "panel"]
 
-# Okabe and Ito's colours, told apart with every common kind of colour vision; yellow is left out on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's colours, told apart with every common kind of colour vision, without the yellow that white swallows.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#24292f")
 INK, GREY, GRID = "#24292f", "#6e7781", "#e6e9ec"
 
 # Success rate: hard is vermillion, easy is blue, and the useful middle is pale.
@@ -118,5 +118,5 @@ def _inline(drawn: Panel) -> Markup:
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour per name, by place; they repeat after six."""
+    """A colour per name, by place; they repeat after seven."""
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}

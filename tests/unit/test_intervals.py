@@ -26,3 +26,10 @@ def test_one_value_bounds_nothing_and_none_is_refused() -> None:
     assert (estimate.value, estimate.low, estimate.high) == (0.3, 0.0, 1.0)
     with pytest.raises(ValueError, match="at least one value"):
         mean_estimate(np.zeros(0))
+
+
+def test_nothing_right_is_no_proof_of_nothing() -> None:
+    """0 of 10: Clopper-Pearson's upper end is 1 - .025^(1/10) = .3085."""
+    none, every = (mean_estimate(np.full(10, value), bounds=(0.0, 1.0)) for value in (0.0, 1.0))
+    assert (none.low, none.high) == (0.0, pytest.approx(0.3084971))
+    assert (every.low, every.high) == (pytest.approx(1 - 0.3084971), 1.0)

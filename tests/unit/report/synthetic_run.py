@@ -207,6 +207,7 @@ def _train_step(run: _Run, step: int) -> dict[str, float]:
     for phase in TRAINING_PHASES:
         run.charge(f"cost/cpu_s_{phase}", seconds[phase])
     run.costs["cost/cpu_s"] = sum(run.costs[f"cost/cpu_s_{phase}"] for phase in TRAINING_PHASES)
+    run.charge("cost/wall_s", 0.1 + sum(seconds.values()))
     if step % 10 == 1 or step == run.spec.num_steps:
         run.folder.write_samples(step, _samples(outcomes))
     rng = generator(0, "synthetic/learner", step)

@@ -117,7 +117,8 @@ def test_the_page_overlays_the_runs(bare_run: MakeRun, gps_run: Path, tmp_path: 
     assert len(page.ids) == len(set(page.ids))
     for part in ("one seed, an illustration", "<gps>", "target", "Difficulty: <gps>", "<gps>: not finished"):
         assert part in page.text
-    assert html.count('aria-label="pass@1 against') == 4
+    assert html.count('aria-label="pass@1 against') == 5
+    assert html.count('aria-label="final pass@1') == 1
 
 
 def test_the_entry_point_writes_one_or_compares_several(

@@ -73,6 +73,7 @@ def test_trailing_mean_and_axis_top() -> None:
     assert trailing_mean(np.array([1.0, 3.0, 5.0, 7.0]), 2) == pytest.approx([1.0, 2.0, 4.0, 6.0])
     assert share_top([np.array([0.31]), np.zeros(0)]) == pytest.approx(0.4)
     assert share_top([np.array([0.97])]) == 1.02
+    assert share_top([np.zeros(3)]) == 0.1
 
 
 def test_calibration_bins_by_hand() -> None:

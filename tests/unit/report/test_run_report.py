@@ -92,13 +92,14 @@ def test_the_headline_is_what_the_run_measured(html: str, gps_run: Path) -> None
 def test_every_section_has_its_figures(html: str) -> None:
     labels = re.findall(r'<svg role="img" aria-label="([^"]*)"', html)
     for start, num in {
-        "pass@1 against ": 4,
-        "effective-group ratio against ": 4,
+        "pass@1 against ": 5,
+        "effective-group ratio against ": 5,
         "realised success rate of the pool": 1,
         "predicted success rate of the pool": 1,
         "success rate of groups by level": 1,
         "share of groups by level": 1,
         "pass@1 by level": 1,
+        "outcome of the groups": 1,
         "calibration on the ": 2,
         "Spearman on the probe sets": 1,
         "swap test": 1,
