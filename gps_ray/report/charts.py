@@ -121,11 +121,14 @@ def curve_panel(
 
 
 def legend_below(drawn: Panel, axes: Any, size: str, left: float = 0.48) -> None:
-    """The legend under the axes, where it covers nothing; ``left`` is the panel's left margin in inches."""
+    """The legend under the axes, where it covers nothing; the figure grows with it. ``left``: left margin, inches."""
     handles, labels = axes.get_legend_handles_labels()
+    labels = [label_text(label, 24) for label in labels]
     room = {"small": 44, "medium": 60, "wide": 90}[size]  # characters that fit beside each other
     num_columns = max(1, min(len(labels), room // (max(map(len, labels), default=0) + 5)))
-    drawn.margins(left=left, bottom=0.48 + 0.18 * -(-len(labels) // num_columns))
+    height = 0.18 * -(-len(labels) // num_columns)
+    drawn.figure.set_figheight(drawn.figure.get_figheight() + height - 0.18)
+    drawn.margins(left=left, bottom=0.48 + height)
     drawn.figure.legend(handles, labels, loc="lower center", ncols=num_columns, columnspacing=1.2, borderaxespad=0.1)
 
 

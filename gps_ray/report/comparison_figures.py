@@ -24,13 +24,17 @@ __all__ = [
 ]
 
 
+MAX_FAINT_RUNS = 3  # the raw values of more runs only cover each other
+
+
 def _overlay(runs: Mapping[str, RunData], metric: str, axis: str, smooth: int = 1) -> list[Line]:
     palette = colours(list(runs))
     lines = []
     for name, run in runs.items():
         x, y = run.series(metric, axis)
         if len(y):
-            faint, shown = (y, trailing_mean(y, smooth)) if smooth > 1 else (None, y)
+            shown = trailing_mean(y, smooth) if smooth > 1 else y
+            faint = y if smooth > 1 and len(runs) <= MAX_FAINT_RUNS else None
             lines.append(Line(label=name, x=x, y=shown, faint=faint, colour=palette[name], marker=smooth == 1))
     return lines
 

@@ -239,7 +239,7 @@ def _crossing(run: RunData, axis: str, target: float | None) -> Crossing | None:
 def print_comparison(table: ComparisonTable, console: Console | None = None) -> None:
     """The table in a terminal: a column per run while they are few, so that it fits 80 characters."""
     if console is None:
-        console = Console(width=None if sys.stdout.isatty() else 120)
+        console = Console(width=None if sys.stdout.isatty() else 160)
     rows = [list(COLUMNS), *table.cells()]
     if len(table.rows) <= 3:
         rows = [list(row) for row in zip(*rows, strict=True)]
