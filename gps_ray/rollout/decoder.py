@@ -22,15 +22,16 @@ class Decoder:
     def __init__(self, model: Any, max_new_tokens: int) -> None:
         self.model = model
         self.max_new_tokens = max_new_tokens
-        self.num_tokens = 0
+        # Tokens of every row so far, and what it may reach; both with padding.
+        self.num_tokens = self.capacity = 0
 
     def prefill(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Logits [K, V] of the first response token. tokens [K, P] int64, mask [K, P] bool (False: padding)."""
         num_prompts, self.num_tokens = tokens.shape
-        capacity = self.num_tokens + self.max_new_tokens
-        self.cache = preallocated_cache(self.model.config, capacity)
+        self.capacity = self.num_tokens + self.max_new_tokens
+        self.cache = preallocated_cache(self.model.config, self.capacity)
         self.is_padded = not bool(mask.all())
-        self.mask = mask.new_ones(num_prompts, capacity)
+        self.mask = mask.new_ones(num_prompts, self.capacity)
         self.mask[:, : self.num_tokens] = mask
         positions = (mask.cumsum(1) - 1).clamp_min(0)
         self.positions = positions[:, -1]
@@ -49,6 +50,7 @@ class Decoder:
         return self._forward(tokens[:, None], self.positions[:, None])
 
     def _forward(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Append tokens [R, new] at positions [R, new]; logits [R, V] behind the last one."""
         # Without padding the library needs no mask at all, which is quicker.
         mask = self.mask[:, : self.num_tokens] if self.is_padded else None
         output = self.model(

@@ -1,8 +1,8 @@
-"""The decoding step of Llama-like models on a CPU, written out.
+"""The forward pass of Llama-like models on a CPU, written out for decoding.
 
 For a small model most of a decoding step through transformers is Python, mask building and an attention kernel made
-for long queries. This step is the same arithmetic in a third of the operations. Prefill, cache and everything else
-are the generic decoder's; tests hold both to the same logits.
+for long queries. This is the same arithmetic in a third of the operations. The cache and the bookkeeping are the
+generic decoder's; tests hold both, and the model's own forward, to the same logits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn, rms_norm
-from torch.nn.functional import embedding, linear, silu
+from torch.nn.functional import embedding, linear, scaled_dot_product_attention, silu
 
 from gps_ray.rollout.decoder import Decoder
 
@@ -77,15 +77,17 @@ class LlamaWeights:
 
 
 class LlamaDecoder(Decoder):
-    """Decodes Llama, Qwen2 and Qwen3 in float32 on a CPU."""
+    """Decodes Llama, Qwen2 and Qwen3 in float32 on a CPU. ``select_rows`` must come between prefill and first step."""
 
     def __init__(self, model: Any, weights: LlamaWeights, max_new_tokens: int) -> None:
         super().__init__(model, max_new_tokens)
         self.weights = weights
+        # Per layer, once branched: keys and values [R * H_kv, capacity, head_dim], views of the cache's buffers.
+        self.buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     @staticmethod
     def supports(model: Any) -> bool:
-        """Whether the written-out step computes what this model computes."""
+        """Whether what is written out here computes what this model computes."""
         config = model.config
         rope = getattr(config, "rope_parameters", None) or {}
         return (
@@ -98,61 +100,102 @@ class LlamaDecoder(Decoder):
         )
 
     def prefill(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        logits = super().prefill(tokens, mask)
-        table = torch.arange(self.num_tokens + self.max_new_tokens)[None]
-        cosine, sine = self.weights.rotary(logits, table)
+        num_tokens = tokens.shape[1]
+        places = torch.arange(num_tokens + self.max_new_tokens)
+        cosine, sine = self.weights.rotary(self.weights.embedding, places[None])
         half = sine.shape[-1] // 2
         # rotate_half(x) = [-x2, x1] is roll(x) with the sign moved into the table.
         signs = torch.cat([-torch.ones(half), torch.ones(half)])
         self.cosine, self.sine = cosine[0], sine[0] * signs
-        return logits
+        # A token sees the tokens up to its own; padding sees itself, because a row that sees nothing has no softmax.
+        causal = places[:num_tokens, None] >= places[:num_tokens]
+        self.prompt_mask = ((causal & mask[:, None]) | torch.eye(num_tokens, dtype=torch.bool))[:, None]
+        return super().prefill(tokens, mask)
 
     def select_rows(self, rows: torch.Tensor) -> None:
+        for layer in self.cache.layers:
+            layer.advance(self.num_tokens)
         super().select_rows(rows)
+        self.buffers = [
+            (layer.key_buffer.flatten(0, 1), layer.value_buffer.flatten(0, 1)) for layer in self.cache.layers
+        ]
         # Added to the attention scores: 0 where a token may be seen, -inf on padding; one row per KV head.
         bias = torch.zeros(self.mask.shape).masked_fill_(~self.mask, float("-inf"))
         self.score_bias = bias.repeat_interleave(self.weights.layers[0].num_kv_heads, dim=0)[:, None]
 
-    def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        weights = self.weights
-        self.num_tokens += 1
-        self.positions = self.positions + 1
-        cosine, sine = self.cosine[self.positions][:, None], self.sine[self.positions][:, None]
-        score_bias = self.score_bias[:, :, : self.num_tokens]
-        x = embedding(tokens, weights.embedding)
-        for layer, cache in zip(weights.layers, self.cache.layers, strict=True):
-            x = x + self._attention(layer, cache, rms_norm(x, *layer.input_norm), cosine, sine, score_bias)
-            joined = linear(rms_norm(x, *layer.mlp_norm), *layer.gate_up)
-            gate, up = joined.chunk(2, dim=-1)
-            x = x + linear(silu(gate) * up, *layer.down)
-        logits: torch.Tensor = linear(rms_norm(x, *weights.final_norm), weights.lm_head)
+    def _forward(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        weights, (num_rows, num_new) = self.weights, tokens.shape
+        positions = positions.flatten()
+        rope = self.cosine[positions][:, None], self.sine[positions][:, None]
+        x = embedding(tokens.flatten(), weights.embedding)
+        for index, layer in enumerate(weights.layers):
+            heads = _heads(layer, rms_norm(x, *layer.input_norm), *rope)
+            if self.buffers:
+                mixed = self._attend_from_one(index, layer, *heads)
+            else:
+                mixed = self._attend_within_prompts(index, layer, num_rows, *heads)
+            x = _plus_linear(x, mixed, *layer.out)
+            gate, up = linear(rms_norm(x, *layer.mlp_norm), *layer.gate_up).chunk(2, dim=-1)
+            x = _plus_linear(x, silu(gate) * up, *layer.down)
+        last = x.view(num_rows, num_new, -1)[:, -1]
+        logits: torch.Tensor = linear(rms_norm(last, *weights.final_norm), weights.lm_head)
         return logits
 
-    def _attention(
-        self,
-        layer: _Layer,
-        cache: Any,
-        x: torch.Tensor,
-        cosine: torch.Tensor,
-        sine: torch.Tensor,
-        score_bias: torch.Tensor,
+    def _attend_from_one(
+        self, index: int, layer: _Layer, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
-        """Attention of one new token per row: x [R, hidden] -> [R, hidden]; cosine, sine [R, 1, head_dim]."""
-        num_rows, head_dim = len(x), layer.head_dim
-        num_query, num_kv = layer.num_query_heads, layer.num_kv_heads
-        heads = linear(x, *layer.qkv).view(num_rows, -1, head_dim)
-        rotated, values = heads[:, : num_query + num_kv], heads[:, num_query + num_kv :]
-        if layer.query_norm is not None:
-            queries, keys = rotated[:, :num_query], rotated[:, num_query:]
-            rotated = torch.cat([rms_norm(queries, *layer.query_norm), rms_norm(keys, *layer.key_norm)], dim=1)
-        rotated = torch.addcmul(rotated * cosine, rotated.roll(head_dim // 2, -1), sine)
-        place = self.num_tokens - 1
-        cache.key_buffer[:, :, place] = rotated[:, num_query:]
-        cache.value_buffer[:, :, place] = values
-        cache.advance(self.num_tokens)
-        # One small matrix product per row and KV head; its query heads are the rows of the left matrix.
-        queries = rotated[:, :num_query].reshape(num_rows * num_kv, num_query // num_kv, head_dim)
-        scores = torch.baddbmm(score_bias, queries, cache.keys.flatten(0, 1).transpose(1, 2), alpha=layer.scaling)
-        mixed = torch.bmm(scores.softmax(-1), cache.values.flatten(0, 1))
-        out: torch.Tensor = linear(mixed.view(num_rows, num_query * head_dim), *layer.out)
-        return out
+        """One new token per row: queries [R, H, head_dim], keys and values [R, H_kv, head_dim] -> [R, H * head_dim]."""
+        key_buffer, value_buffer = self.buffers[index]
+        num_rows, num_batches, num_tokens = len(queries), len(key_buffer), self.num_tokens
+        key_buffer.select(1, num_tokens - 1).copy_(keys.reshape(num_batches, -1))
+        value_buffer.select(1, num_tokens - 1).copy_(values.reshape(num_batches, -1))
+        # One small matrix product per row and KV head; the query heads that share it are the rows of the left matrix.
+        scores = torch.baddbmm(
+            self.score_bias[:, :, :num_tokens],
+            queries.reshape(num_batches, -1, layer.head_dim),
+            key_buffer[:, :num_tokens].transpose(1, 2),
+            alpha=layer.scaling,
+        )
+        return torch.bmm(scores.softmax(-1), value_buffer[:, :num_tokens]).view(num_rows, -1)
+
+    def _attend_within_prompts(
+        self,
+        index: int,
+        layer: _Layer,
+        num_prompts: int,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+    ) -> torch.Tensor:
+        """All tokens of K prompts: queries [K * P, H, head_dim] and so on -> [K * P, H * head_dim]."""
+        num_places = len(queries)
+        queries, keys, values = (
+            heads.view(num_prompts, -1, *heads.shape[1:]).transpose(1, 2) for heads in (queries, keys, values)
+        )
+        self.cache.layers[index].update(keys, values)
+        mixed = scaled_dot_product_attention(
+            queries, keys, values, attn_mask=self.prompt_mask, scale=layer.scaling, enable_gqa=True
+        )
+        return mixed.transpose(1, 2).reshape(num_places, -1)
+
+
+def _heads(
+    layer: _Layer, x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries, keys (both turned to their positions) and values [N, heads, head_dim] of tokens x [N, hidden].
+
+    cosine, sine [N, 1, head_dim] of the tokens' positions, the sine signed for ``roll``.
+    """
+    heads = linear(x, *layer.qkv).view(len(x), -1, layer.head_dim)
+    num_query, num_turned = layer.num_query_heads, layer.num_query_heads + layer.num_kv_heads
+    turned, values = heads[:, :num_turned], heads[:, num_turned:]
+    if layer.query_norm is not None:
+        queries, keys = turned[:, :num_query], turned[:, num_query:]
+        turned = torch.cat([rms_norm(queries, *layer.query_norm), rms_norm(keys, *layer.key_norm)], dim=1)
+    turned = torch.addcmul(turned * cosine, turned.roll(layer.head_dim // 2, -1), sine)
+    return turned[:, :num_query], turned[:, num_query:], values
+
+
+def _plus_linear(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x + linear(y), in one operation where there is no bias."""
+    return torch.addmm(x, y, weight.t()) if bias is None else x + linear(y, weight, bias)

@@ -49,7 +49,9 @@ class TorchEngine:
         self.tokenizer = load_tokenizer(model_directory)
         self.policy_version = 0
         self.stop_tokens = stop_token_ids(self.model, self.tokenizer)
-        self._stop_tokens = torch.tensor(self.stop_tokens, device=device)
+        # [V] bool: does the response go on after this token?
+        self._goes_on = torch.ones(self.model.get_output_embeddings().out_features, dtype=torch.bool, device=device)
+        self._goes_on[list(self.stop_tokens)] = False
         use_written_out = written_out_step and LlamaDecoder.supports(self.model)
         self._weights = LlamaWeights(self.model) if use_written_out else None
 
@@ -115,7 +117,7 @@ class TorchEngine:
             drawn, logprob = _draw(logits, draws[rows, t], request.temperature)
             tokens[rows, t] = drawn
             logprobs[rows, t] = logprob
-            running &= ~torch.isin(drawn, self._stop_tokens)
+            running &= self._goes_on[drawn]
             num_running = int(running.sum())
             if num_running == 0 or t + 1 == max_tokens:
                 break
