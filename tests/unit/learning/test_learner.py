@@ -1,0 +1,282 @@
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gps_ray.config import LearningConfig
+from gps_ray.errors import CheckpointError, LearnerError
+from gps_ray.learning.learner import Learner
+from gps_ray.model import load_model, load_tokenizer
+from gps_ray.types import RolloutGroup, RolloutStatus
+from tests.unit.learning.rollouts import (
+    ALL_RIGHT,
+    ALL_WRONG,
+    MIXED,
+    ONE_LEFT,
+    WITH_FAILURE,
+    ids,
+    make_groups,
+    make_model,
+    make_tables,
+)
+
+TEMPERATURE = 0.8
+GROUPS = (MIXED, ALL_WRONG, "rw", WITH_FAILURE, ALL_RIGHT, "wwwwwr", MIXED, ONE_LEFT)
+
+
+@pytest.fixture(scope="module")
+def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+def _learner(directory: Path, dtype: str = "float32", **changes: Any) -> Learner:
+    config = LearningConfig.model_validate({"num_threads": 1, "microbatch_tokens": 64, **changes})
+    return Learner(directory, config, dtype=dtype, temperature=TEMPERATURE)
+
+
+def _update(learner: Learner, groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    return dict(learner.update(make_tables(groups), ids(groups)).metrics)
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def _slow_update(
+    directory: Path, groups: Sequence[RolloutGroup], config: LearningConfig
+) -> tuple[dict[str, Any], list[float]]:
+    """The update written out: one response at a time, no padding, no skipping, every group in the sum."""
+    model, reference = load_model(directory), load_model(directory)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+    def logprobs(of: Any, prompt: Sequence[int], response: Sequence[int]) -> torch.Tensor:
+        logits = of(input_ids=torch.tensor([[*prompt, *response]])).logits[0] / TEMPERATURE
+        steps = torch.log_softmax(logits[len(prompt) - 1 : -1], dim=-1)
+        return steps[torch.arange(len(response)), torch.tensor(response)]
+
+    losses = []
+    for part in range(config.num_minibatches):
+        terms, num_tokens = [], 0
+        for group in groups[part :: config.num_minibatches]:
+            kept = [r for r in group.rollouts if r.status != RolloutStatus.FAILED]
+            mean = sum(r.reward for r in kept) / len(kept)
+            std = math.sqrt(sum((r.reward - mean) ** 2 for r in kept) / len(kept))
+            for r in kept:
+                policy = logprobs(model, r.prompt_tokens.tolist(), r.response_tokens.tolist())
+                ratio = (policy - torch.tensor(r.sampled_logprobs)).exp()
+                advantage = (r.reward - mean) / (std + 1e-6)
+                bounded = ratio.clamp(1 - config.clip_ratio_low, 1 + config.clip_ratio_high)
+                terms.append(-torch.minimum(ratio * advantage, bounded * advantage))
+                if config.kl_coefficient:
+                    with torch.no_grad():
+                        frozen = logprobs(reference, r.prompt_tokens.tolist(), r.response_tokens.tolist())
+                    terms.append(config.kl_coefficient * ((frozen - policy).exp() - (frozen - policy) - 1))
+                num_tokens += len(r.response_tokens)
+        optimizer.zero_grad()
+        loss = torch.cat(terms).sum() / num_tokens
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}, losses
+
+
+# AdamW divides by the gradient's own size, which hides a wrong scale: the loss is compared too, and the norm below.
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_minibatches": 1, "max_grad_norm": 0.01, "weight_decay": 0.1},
+        {"num_minibatches": 3, "kl_coefficient": 0.1, "clip_ratio_low": 0.05, "clip_ratio_high": 0.4},
+    ],
+)
+def test_an_update_matches_one_written_out_slowly(model_directory: Path, changes: dict[str, Any]) -> None:
+    groups = make_groups(GROUPS, seed=1)
+    learner = _learner(model_directory, learning_rate=1e-3, **changes)
+    metrics = _update(learner, groups)
+    expected, losses = _slow_update(
+        model_directory, groups, LearningConfig.model_validate({"learning_rate": 1e-3, **changes})
+    )
+    start = load_model(model_directory).state_dict()
+    moved = 0.0
+    for name, array in learner.weights().items():
+        # Compare the step, not the weight: it is a thousand times smaller. Entries without any gradient may differ by
+        # what AdamW makes of rounding noise, hence the share.
+        step, expected_step = array - start[name].numpy(), expected[name] - start[name].numpy()
+        close = np.isclose(step, expected_step, atol=2e-5, rtol=1e-2)
+        assert close.mean() > 0.995, name
+        moved = max(moved, float(np.abs(expected_step).max()))
+    assert moved > 5e-4
+    assert metrics["train/loss"] == pytest.approx(np.mean(losses), abs=1e-6)
+
+
+def test_metrics_count_what_was_trained_and_what_was_skipped(model_directory: Path) -> None:
+    groups = make_groups(GROUPS)
+    metrics = _update(_learner(model_directory), groups)
+    kept = {
+        g.outcome.prompt_id: [len(r.response_tokens) for r in g.rollouts if r.status != RolloutStatus.FAILED]
+        for g in groups
+    }
+    trained = {i for i, results in zip(kept, GROUPS, strict=True) if {"r", "w"} <= set(results)}
+    assert metrics["train/num_groups_trained"] == len(trained) == 5
+    assert metrics["train/num_groups_zero_variance"] == 3
+    assert metrics["train/num_tokens"] == sum(sum(kept[i]) for i in trained)
+    assert metrics["train/num_tokens_admitted"] == sum(map(sum, kept.values()))
+    assert metrics["train/num_optimizer_steps"] == 2
+    assert metrics["train/learning_rate"] == 1.5e-4
+    assert 0 < metrics["train/clip_ratio"] < 1
+    assert 0 < metrics["train/entropy"] <= math.log(25)
+    assert metrics["train/grad_norm"] > 0
+    assert metrics["train/approx_kl"] > 0
+
+
+def test_skipped_groups_shrink_the_step_by_their_tokens(model_directory: Path) -> None:
+    mixed, empty = make_groups([MIXED]), make_groups([MIXED, ALL_RIGHT])[1:]
+    alone = _update(_learner(model_directory, num_minibatches=1), mixed)
+    beside = _update(_learner(model_directory, num_minibatches=1), [*mixed, *empty])
+    share = beside["train/num_tokens"] / beside["train/num_tokens_admitted"]
+    assert share < 1
+    assert beside["train/loss"] == pytest.approx(alone["train/loss"] * share, rel=1e-6)
+    assert beside["train/grad_norm"] == pytest.approx(alone["train/grad_norm"] * share, rel=1e-5)
+
+
+def test_without_a_gradient_the_version_advances_and_nothing_else(model_directory: Path) -> None:
+    learner = _learner(model_directory, weight_decay=0.5)
+    _update(learner, make_groups([MIXED, MIXED]))  # AdamW now has momentum, which must not move the weights
+    before = learner.weights()
+    for groups in (make_groups([ALL_RIGHT, ALL_WRONG, ONE_LEFT]), []):
+        metrics = _update(learner, groups)
+        assert metrics["train/num_groups_trained"] == metrics["train/num_optimizer_steps"] == 0
+        assert "train/loss" not in metrics
+    assert learner.policy_version == 3
+    assert _same(before, learner.weights())
+
+
+def test_only_admitted_groups_train(model_directory: Path) -> None:
+    groups = make_groups(GROUPS)
+    some = [groups[2], groups[0]]
+    one, other = _learner(model_directory), _learner(model_directory)
+    one.update(make_tables(groups), ids(some))
+    other.update(make_tables(some), ids(some))
+    assert _same(one.weights(), other.weights())
+
+
+def test_the_way_the_tables_are_cut_and_the_run_are_irrelevant(model_directory: Path) -> None:
+    groups = make_groups(GROUPS)
+    results = []
+    for groups_per_table in (1, 3, 8):
+        learner = _learner(model_directory)
+        learner.update(make_tables(groups, groups_per_table), ids(groups))
+        results.append(learner.weights())
+    assert _same(results[0], results[1])
+    assert _same(results[0], results[2])
+
+
+def test_micro_batches_change_only_the_rounding(model_directory: Path) -> None:
+    groups = make_groups(GROUPS)
+    metrics = [_update(_learner(model_directory, microbatch_tokens=size), groups) for size in (1, 64, 100_000)]
+    for name, value in metrics[0].items():
+        assert [other[name] for other in metrics[1:]] == pytest.approx([value] * 2, rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.parametrize("num_updates_before", [0, 2])
+def test_a_saved_and_loaded_learner_goes_on_bit_for_bit(
+    model_directory: Path, tmp_path: Path, num_updates_before: int
+) -> None:
+    batches = [make_groups(GROUPS, seed) for seed in range(4)]
+    straight, stopped, untouched = (_learner(model_directory, weight_decay=0.1, kl_coefficient=0.01) for _ in range(3))
+    for groups in batches[:num_updates_before]:
+        for learner in (straight, stopped, untouched):
+            _update(learner, groups)
+    stopped.save(tmp_path / "learner")
+    resumed = _learner(model_directory, weight_decay=0.1, kl_coefficient=0.01)
+    resumed.load(tmp_path / "learner")
+    assert resumed.policy_version == num_updates_before
+    for groups in batches[num_updates_before:]:
+        # Saving must not change the one that saved either.
+        assert _update(straight, groups) == _update(resumed, groups) == _update(stopped, groups)
+    assert _same(straight.weights(), resumed.weights())
+    assert _same(straight.weights(), stopped.weights())
+
+
+def test_a_damaged_or_foreign_checkpoint_is_one_line(model_directory: Path, tmp_path: Path) -> None:
+    learner = _learner(model_directory)
+    learner.save(tmp_path / "learner")
+    (shard,) = (tmp_path / "learner").glob("*.distcp")
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="expected all shards") as caught:
+        learner.load(tmp_path / "learner")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(CheckpointError, match="expected all shards"):
+        learner.load(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="expected a folder that can be written"):
+        learner.save(shard)
+
+
+def test_the_probe_is_the_full_forward_of_its_own_tokens(model_directory: Path) -> None:
+    tokens, logprobs = _learner(model_directory).probe()
+    assert len(tokens) == len(logprobs) + 1
+    with torch.no_grad():
+        logits = load_model(model_directory)(input_ids=torch.tensor(tokens[None], dtype=torch.int64)).logits[0]
+    full = torch.log_softmax(logits, -1)[torch.arange(len(tokens) - 1), torch.tensor(tokens[1:], dtype=torch.int64)]
+    np.testing.assert_allclose(logprobs, full.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_export_is_a_folder_of_the_trained_policy(model_directory: Path, tmp_path: Path, dtype: str) -> None:
+    learner = _learner(model_directory, dtype=dtype)
+    _update(learner, make_groups(GROUPS))
+    learner.export(tmp_path / "policy")
+    exported = load_model(tmp_path / "policy", dtype)
+    assert exported.config.dtype == getattr(torch, dtype)
+    state = exported.state_dict()
+    for name, array in learner.weights().items():
+        assert torch.equal(state[name], torch.tensor(array).to(state[name].dtype)), name
+    texts = "3 + 4 - 12"
+    assert load_tokenizer(tmp_path / "policy").encode(texts) == load_tokenizer(model_directory).encode(texts)
+
+
+def test_bfloat16_trains_float32_weights(model_directory: Path) -> None:
+    groups = make_groups(GROUPS)
+    half, full = _learner(model_directory, dtype="bfloat16"), _learner(model_directory)
+    assert _update(half, groups)["train/loss"] == pytest.approx(_update(full, groups)["train/loss"], abs=5e-3)
+    assert not _same(half.weights(), full.weights())
+    # A step of 1.5e-4 would be rounded away in bfloat16 weights of about 1 (the norms).
+    norm = "model.norm.weight"
+    assert np.unique(half.weights()[norm]).size > 1
+
+
+def test_a_loss_that_is_not_finite_is_an_error_and_no_step(model_directory: Path) -> None:
+    groups = make_groups([MIXED])
+    groups[0].rollouts[0].sampled_logprobs[0] = -np.inf
+    learner = _learner(model_directory)
+    before = learner.weights()
+    with pytest.raises(LearnerError, match=r"update 1: expected a finite loss.*learning\.learning_rate"):
+        _update(learner, groups)
+    assert _same(before, learner.weights())
+
+
+def test_wrong_input_is_named(model_directory: Path) -> None:
+    learner = _learner(model_directory)
+    groups = make_groups([MIXED, MIXED])
+    tables = make_tables(groups)
+    with pytest.raises(LearnerError, match="1 admitted groups have no rollouts, the first is p9"):
+        learner.update(tables, ("p0", "p9"))
+    with pytest.raises(LearnerError, match="p0 came in two tables"):
+        learner.update([*tables, *tables], ("p0",))
+    short = tables[0].set_column(3, "sampled_logprobs", [[[0.0]] * len(tables[0])])
+    with pytest.raises(LearnerError, match="one sampled log-prob per response token"):
+        learner.update([short.cast(tables[0].schema)], ("p0",))
+    assert learner.policy_version == 0
+
+
+def test_an_update_leaves_the_process_as_it_was(model_directory: Path) -> None:
+    threads = torch.get_num_threads()
+    learner = _learner(model_directory, num_threads=2)
+    _update(learner, make_groups(GROUPS))
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
