@@ -129,8 +129,10 @@ PRESETS: dict[str, Mapping[str, Any]] = {
 def resolve_selection(config: SelectionConfig) -> SelectionConfig:
     """The config with the preset of ``config.selector`` filled into every field that nobody set.
 
-    Idempotent. To compare selectors, change ``selector`` on the config as written, before it is resolved.
+    Idempotent. To compare selectors, change ``selector`` on the config as written, before it is resolved. Raises
+    ConfigError for a name that stands for nothing.
     """
+    _lookup(SELECTORS, config.selector, "selection.selector")
     tree = config.model_dump(exclude_unset=True)
     for dotted, value in PRESETS.get(config.selector, {}).items():
         *sections, field = dotted.split(".")
@@ -140,7 +142,12 @@ def resolve_selection(config: SelectionConfig) -> SelectionConfig:
         # null stands for "the preset's own" in these two, so that a null written out changes nothing.
         if field not in node or (dotted in ("predictor", "acquisition") and node[field] is None):
             node[field] = value
-    return SelectionConfig.model_validate(tree)
+    resolved = SelectionConfig.model_validate(tree)
+    if resolved.predictor is not None:
+        _lookup(PREDICTORS, resolved.predictor, "selection.predictor")
+    if resolved.acquisition is not None:
+        _lookup(ACQUISITIONS, resolved.acquisition, "selection.acquisition")
+    return resolved
 
 
 def build_selector(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> PromptSelector:

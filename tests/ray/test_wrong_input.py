@@ -7,7 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
+from gps_ray.errors import GpsRayError
+from jobs.train import main
 from tests.processes import SMALL_RUN, run_job
 
 pytestmark = pytest.mark.ray
@@ -32,20 +35,19 @@ def _files(tmp_path: Path, case: str) -> tuple[str, ...]:
     return (f"data.pool_file={pool}", f"data.evaluation_file={tmp_path / 'evaluation.parquet'}")
 
 
-@pytest.mark.parametrize(
-    ("case", "expected"),
-    [
-        ("unknown key", ["selection.selectr", "unknown key", "selector"]),
-        ("unknown selector", ["selection.selector", "best", "uniform"]),
-        ("B larger than the pool", ["selection.num_prompts", "300", "200"]),
-        ("missing model folder", ["model.path", "no-such-folder"]),
-        ("column", ["data.pool_file", "reward_model"]),
-        ("truncated", ["data.pool_file", "pool.parquet"]),
-        ("too few CPUs", ["rollout.num_workers", "needs", "CPU"]),
-        ("existing run", ["run.directory", "--resume"]),
-    ],
-)
-def test_one_line_that_names_the_key_and_the_remedy(tmp_path: Path, case: str, expected: list[str]) -> None:
+CASES = {
+    "unknown key": ["selection.selectr", "unknown key", "selector"],
+    "unknown selector": ["selection.selector", "best", "uniform"],
+    "B larger than the pool": ["selection.num_prompts", "300", "200"],
+    "missing model folder": ["model.path", "no-such-folder"],
+    "column": ["data.pool_file", "reward_model"],
+    "truncated": ["data.pool_file", "pool.parquet"],
+    "too few CPUs": ["rollout.num_workers", "needs", "CPU"],
+    "existing run": ["run.directory", "--resume"],
+}
+
+
+def _arguments(tmp_path: Path, case: str) -> list[str]:
     run = tmp_path / "run"
     arguments = [*SMALL_RUN, f"run.directory={run}"]
     if case == "unknown key":
@@ -62,14 +64,26 @@ def test_one_line_that_names_the_key_and_the_remedy(tmp_path: Path, case: str, e
         (run / "checkpoints").mkdir(parents=True)
     else:
         arguments += _files(tmp_path, case)
+    return arguments
+
+
+@pytest.mark.parametrize(("case", "expected"), CASES.items())
+def test_the_error_names_the_key_and_the_remedy(tmp_path: Path, case: str, expected: list[str]) -> None:
+    arguments = _arguments(tmp_path, case)
     before = sorted(tmp_path.rglob("*"))
-    done = run_job("train", *arguments, timeout_s=120)
+    with pytest.raises(GpsRayError) as caught:
+        main(arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in expected:
+        assert part in message
+    assert not ray.is_initialized()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_error_is_one_line_on_stderr_and_exit_code_2(tmp_path: Path) -> None:
+    done = run_job("train", *_arguments(tmp_path, "too few CPUs"), timeout_s=120)
     assert done.returncode == 2, done.stdout + done.stderr
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("error: ")
-    for part in expected:
-        assert part in lines[0]
-    assert sorted(p for p in tmp_path.rglob("*") if p.name not in ("pool.parquet", "evaluation.parquet")) == [
-        p for p in before if p.name not in ("pool.parquet", "evaluation.parquet")
-    ]
+    assert lines[0].startswith("error: rollout.num_workers: the run needs 501 CPUs")
