@@ -86,9 +86,9 @@ class ArithmeticConfig(Section):
     num_evaluation_prompts: int = Field(256, ge=1, description="Held-out evaluation set, drawn like the pool.")
     num_heldout_probe_prompts: int = Field(256, ge=1, description="Probe set disjoint from the pool (METHOD 6.3).")
     seed: int = Field(0, ge=0, description="Seed of the data, apart from run.seed: all runs of a comparison share it.")
-    max_number: int = Field(20, ge=10, le=99, description="Largest operand of the ordinary levels.")
+    max_number: int = Field(12, ge=5, le=99, description="Largest operand of the ordinary levels.")
     max_hard_number: int = Field(
-        50, ge=11, le=100, description="Largest operand of the hard levels, which the warm start does not show."
+        40, ge=6, le=100, description="Largest operand of the hard levels, which the warm start does not show."
     )
 
     @model_validator(mode="after")

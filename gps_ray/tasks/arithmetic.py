@@ -27,21 +27,21 @@ __all__ = ["HARD_LEVELS", "Arithmetic"]
 HARD_LEVELS = ("chain-6", "linear-4")
 # Prompts by level in a pool of 4,000.
 POOL_SHARES = {
-    "chain-1": 300,
-    "chain-2": 500,
-    "chain-3": 600,
-    "chain-4": 600,
-    "chain-6": 600,
+    "chain-1": 120,
+    "chain-2": 600,
+    "chain-3": 700,
+    "chain-4": 700,
+    "chain-6": 500,
     "linear-1": 200,
     "linear-2": 400,
     "linear-3": 400,
-    "linear-4": 400,
+    "linear-4": 380,
 }
 WARM_START_SHARES = {level: share for level, share in POOL_SHARES.items() if level not in HARD_LEVELS}
 
 LARGEST_VALUE = 100
-LARGEST_FACTOR = 9
-DRAWS_PER_BATCH = 4096
+LARGEST_FACTOR = 5
+DRAWS_PER_BATCH = 1024
 MAX_OPERANDS = 7
 
 BOX = "\\boxed{"
@@ -49,7 +49,7 @@ BOX = "\\boxed{"
 _ANSWER = re.compile(r"[ \t\r\n]*(-?)[ \t\r\n]*(0|[1-9][0-9]{0,17})[ \t\r\n]*")
 _MAX_ANSWER_CHARACTERS = 512
 
-Key = tuple[tuple[int, ...], int]
+Key = tuple[str, tuple[int, ...], int]
 _Side = tuple[Tree, int, int]
 
 
@@ -101,8 +101,10 @@ def _integer(text: str) -> int | None:
 
 
 def _key(text: str, value: int) -> Key:
-    """Two problems with the same numbers and the same answer count as one, whatever their operators and order."""
-    return tuple(sorted(int(word) for word in text.split() if word.isdecimal())), value
+    """Two chains, or two equations, with the same numbers and the same answer count as one, whatever their operators
+    and order. (Levels differ in how many numbers they have, so no two levels share a key.)"""
+    kind, *words = text.split()
+    return kind, tuple(sorted(int(word) for word in words if word.isdecimal())), value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,15 +153,15 @@ def _draw(config: ArithmeticConfig, seed: int, purpose: str, level: str, batch: 
 def _chain(
     num_operations: int, operands: list[int], factors: list[int], operators: list[str], coins: list[bool]
 ) -> _Problem | None:
-    """Operations applied one after the other to a running value; None where it leaves [-100, 100]. Only the first
-    and every second one may have the running value on its right, so that most chains read from left to right."""
+    """Operations applied one after the other to a running value; None where it leaves [-100, 100]. The last one
+    has it on its right in a quarter of the chains: 20 - ( 3 + 4 ) * 2."""
     value = operands[0]
     tree: Tree = value
     values = []
     for place in range(num_operations):
         operator = operators[place]
         number = factors[place] if operator == "*" else operands[place + 1]
-        is_turned = coins[place] and place % 2 == 0
+        is_turned = place == num_operations - 1 and coins[0] and coins[1]
         tree = (number, operator, tree) if is_turned else (tree, operator, number)
         value = _apply(operator, *((number, value) if is_turned else (value, number)))
         values.append(value)

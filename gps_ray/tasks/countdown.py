@@ -37,7 +37,7 @@ WARM_START_SHARES = {"CD-2": 1, "CD-3": 4, "CD-4": 5}
 
 OPERATORS = "+-*/"
 OPERATOR_SETS = ("+-", "+-*", "+-*/")
-DRAWS_PER_BATCH = 16_384
+DRAWS_PER_BATCH = 4096
 
 # All ways to group 2, 3 and 4 numbers that stand in a row; leaves are places.
 Shape: TypeAlias = "int | tuple[Shape, Shape]"
@@ -116,9 +116,12 @@ class _Puzzle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SolvedPuzzle(_Puzzle):
-    """A puzzle drawn with an expression that solves it."""
+    """A puzzle with the expression it was drawn from: ``places`` are the numbers in the expression's order, ``used``
+    the operators between them. The tree is built where it is asked for: most puzzles drawn never are."""
 
-    tree: Tree
+    shape: Shape
+    places: Sequence[int]
+    used: Sequence[int]
 
     @property
     def variant(self) -> Hashable:
@@ -126,7 +129,7 @@ class _SolvedPuzzle(_Puzzle):
 
     @property
     def solution(self) -> str:
-        return render(self.tree)
+        return render(_tree(self.shape, self.places, self.used))
 
 
 @lru_cache(maxsize=65_536)
@@ -192,16 +195,15 @@ def _draw(config: CountdownConfig, seed: int, purpose: str, level: str, batch: i
     for index, shape in enumerate(SHAPES[length]):
         rows = np.flatnonzero(shapes == index)
         values, is_whole = _values(shape, numbers[rows], used[rows])
-        in_range = is_whole & (values >= 1) & (values <= config.max_target)
-        for row, target in zip(rows[in_range].tolist(), values[in_range].tolist(), strict=True):
-            puzzles.append(
-                _SolvedPuzzle(
-                    numbers=tuple(shown[row].tolist()),
-                    operators=OPERATOR_SETS[operator_sets[row]],
-                    target=target,
-                    tree=_tree(shape, numbers[row].tolist(), used[row].tolist()),
-                )
+        kept = is_whole & (values >= 1) & (values <= config.max_target)
+        rows = rows[kept]
+        columns = (shown[rows], operator_sets[rows], values[kept], numbers[rows], used[rows])
+        puzzles += [
+            _SolvedPuzzle(
+                numbers=tuple(n), operators=OPERATOR_SETS[s], target=target, shape=shape, places=places, used=between
             )
+            for n, s, target, places, between in zip(*(column.tolist() for column in columns), strict=True)
+        ]
     # Shapes were worked off one after the other; the order of the draws is mixed.
     return [puzzles[i] for i in rng.permutation(len(puzzles))]
 

@@ -1,8 +1,8 @@
 """Generated problems dealt out to pool, evaluation set, held-out probe and warm start: no two sets share a problem.
 
-Two problems are the same where their ``key`` is (for Countdown the sorted numbers and the target): a key belongs to
-one set only. Within a set a key may come back in another ``variant`` (another operator set), but only at a level that
-has too few keys.
+Two problems are the same where their ``key`` is (for Countdown the sorted numbers and the target). A key belongs to
+one set only; levels are dealt one by one, so keys of different levels must differ. Within a set a key may come back in
+another ``variant`` (another operator set), but only at a level that has too few keys.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Problem", "apportion", "draw_examples", "draw_sets"]
 
 # Draw half as many keys again as the sets need, so that the warm start finds problems of its own.
 SPARE = 1.5
-MAX_BATCHES = 32
+MAX_BATCHES = 1000
 
 
 class Problem(Protocol):

@@ -1,0 +1,59 @@
+import pytest
+
+from gps_ray.errors import ConfigError
+from gps_ray.tasks.interface import Verdict
+from gps_ray.tasks.registry import BUILT_IN_TASKS, GeneratedTask, load_generated_task, load_task
+from gps_ray.types import Prompt, RolloutStatus
+
+
+class Echo:
+    name = "echo"
+
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        return (1.0, RolloutStatus.RIGHT) if response == prompt.answer else (0.0, RolloutStatus.WRONG)
+
+
+class NeedsArguments(Echo):
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+
+class NotATask:
+    name = "no verify"
+
+
+@pytest.mark.parametrize("name", BUILT_IN_TASKS)
+def test_built_in_tasks_generate(name: str) -> None:
+    task = load_task(name)
+    assert task.name == name
+    assert isinstance(task, GeneratedTask)
+    assert load_generated_task(name, "").vocabulary() == task.vocabulary()
+
+
+def test_a_users_own_task() -> None:
+    task = load_task(f"{__name__}:Echo")
+    prompt = Prompt(prompt_id="p", text="say hello", answer="hello", task="echo")
+    assert task.verify(prompt, "hello") == (1.0, RolloutStatus.RIGHT)
+    with pytest.raises(ConfigError, match=r"data\.task: .*Echo.* generates no prompts .*set data\.pool_file"):
+        load_generated_task(f"{__name__}:Echo", "set data.pool_file")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cuontdown", "arithmetic, countdown"),
+        ("no_such_package:Task", "no_such_package"),
+        (f"{__name__}:Missing", "Missing"),
+        (f"{__name__}:NeedsArguments", "without arguments"),
+        (f"{__name__}:NotATask", "not a task"),
+        (f"{__name__}:Echo.name", "Echo.name"),
+        ("json:dumps", "without arguments"),
+    ],
+)
+def test_what_is_no_task_is_refused(name: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_task(name)
+    message = str(caught.value)
+    assert message.startswith("data.task: ")
+    assert expected in message
+    assert "\n" not in message
