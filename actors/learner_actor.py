@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.config import LoggingConfig
+from ray.exceptions import RayActorError, RayError
 
 from actors.deadlines import within
+from actors.ray_train import first_failure, one_line, torch_trainer
 from gps_ray.config import LearningConfig, TrainConfig
 from gps_ray.errors import GpsRayError, LearnerError
 from gps_ray.learning.mailbox import START, Kind, Mailbox, Message
@@ -35,11 +33,12 @@ CLOSE_S = 20.0  # for the train workers to leave in peace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerSpec:
-    """All that a learner is made of. ``storage_directory`` is Ray Train's own folder; nothing of ours lies there."""
+    """All that a learner is made of. Without a model folder it simulates the policy, as the simulated engine does.
+    ``storage_directory`` is Ray Train's own folder; nothing of ours lies there."""
 
     run_name: str
     learning: LearningConfig
-    model_directory: Path
+    model_directory: Path | None
     dtype: str
     temperature: float
     storage_directory: Path
@@ -68,7 +67,8 @@ def train_loop(settings: dict[str, Any]) -> None:
                 _tell(mailbox.complete.remote(attempt, message.sequence, _serve(learner, message)))
     except Exception as error:
         # Said here, the caller has the reason at once; Ray Train would take its time and give a page of traceback.
-        _tell(mailbox.fail.remote(attempt, _one_line(error)))
+        with contextlib.suppress(RayError):  # the mailbox may be what died
+            _tell(mailbox.fail.remote(attempt, one_line(error)))
         raise
 
 
@@ -77,9 +77,13 @@ def _tell(reference: Any) -> None:
 
 
 def _build_learner(spec: LearnerSpec, resume_from: Path | None) -> Any:
-    from gps_ray.learning.learner import Learner  # torch is imported in the train worker, not in the mailbox
+    # Imported in the train worker only: the mailbox needs neither torch nor transformers.
+    from gps_ray.learning.learner import Learner
+    from gps_ray.learning.simulated_learner import SimulatedLearner
 
-    learner = Learner(spec.model_directory, spec.learning, dtype=spec.dtype, temperature=spec.temperature)
+    learner: Learner | SimulatedLearner = SimulatedLearner()
+    if spec.model_directory is not None:
+        learner = Learner(spec.model_directory, spec.learning, dtype=spec.dtype, temperature=spec.temperature)
     if resume_from is not None:
         learner.load(resume_from)
     return learner
@@ -102,13 +106,6 @@ def _serve(learner: Any, message: Message) -> Any:
     return learner.export(message.payload)
 
 
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, GpsRayError):
-        return " ".join(lines)
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
-
-
 class LearnerActor:
     """The mailbox with Ray Train in a thread behind it. ``update`` .. ``export`` are for the loop, ``next_message`` ..
     ``fail`` for the train workers."""
@@ -120,6 +117,7 @@ class LearnerActor:
 
     async def start(self, resume_from: Path | None = None) -> LearnerStatus:
         """Begin an attempt, from the model folder or from what ``save`` wrote, and wait until its worker is up."""
+        await self._join()
         if self._fit is not None and self._fit.is_alive():
             raise LearnerError("the learner's last attempt still holds its train worker; start another learner actor")
         attempt = self._mailbox.open()
@@ -129,23 +127,29 @@ class LearnerActor:
             "spec": self._spec,
             "resume_from": resume_from,
         }
-        trainer = _trainer(self._spec, settings)
+        learning = self._spec.learning
+        trainer = torch_trainer(
+            train_loop,
+            settings,
+            name=f"{self._spec.run_name}-{attempt}",
+            storage_directory=self._spec.storage_directory,
+            num_workers=learning.num_workers,
+            num_cpus=learning.num_cpus_per_worker,
+            num_gpus=learning.num_gpus_per_worker,
+        )
         loop = asyncio.get_running_loop()
         # A daemon: a fit() that hangs must not keep the actor's process alive.
         self._fit = threading.Thread(target=self._run_fit, args=(trainer, attempt, loop), daemon=True)
         self._fit.start()
-        status: LearnerStatus = await self._mailbox.ready(
-            self._spec.learning.start_deadline_s, "learning.start_deadline_s"
-        )
+        status: LearnerStatus = await self._mailbox.ready(learning.start_deadline_s, "learning.start_deadline_s")
         return status
 
-    def _run_fit(self, trainer: TorchTrainer, attempt: int, loop: asyncio.AbstractEventLoop) -> None:
+    def _run_fit(self, trainer: Any, attempt: int, loop: asyncio.AbstractEventLoop) -> None:
         reason = "its train worker left"
         try:
             trainer.fit()
         except Exception as error:
-            failures = getattr(error, "worker_failures", None)
-            reason = _one_line(next(iter(failures.values())) if failures else error)
+            reason = one_line(first_failure(error))
         loop.call_soon_threadsafe(self._mailbox.fail, attempt, f"the train worker was lost ({reason})")
 
     async def _ask(self, kind: Kind, payload: Any = None) -> Any:
@@ -172,6 +176,10 @@ class LearnerActor:
     async def close(self) -> None:
         """Let the train workers leave their loop. Whoever is still there afterwards dies with this actor."""
         self._mailbox.close()
+        await self._join()
+
+    async def _join(self) -> None:
+        """Ray Train takes some seconds to notice that its workers have left."""
         if self._fit is not None:
             await asyncio.to_thread(self._fit.join, CLOSE_S)
 
@@ -185,26 +193,6 @@ class LearnerActor:
         return self._mailbox.fail(attempt, reason)
 
 
-def _trainer(spec: LearnerSpec, settings: dict[str, Any]) -> TorchTrainer:
-    learning = spec.learning
-    use_gpu = learning.num_gpus_per_worker > 0
-    resources = {"CPU": learning.num_cpus_per_worker}
-    if use_gpu:
-        resources["GPU"] = learning.num_gpus_per_worker
-    return TorchTrainer(
-        train_loop,
-        train_loop_config=settings,
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=learning.num_workers, use_gpu=use_gpu, resources_per_worker=resources),
-        run_config=RunConfig(
-            name=f"{spec.run_name}-learner-{settings['attempt']}",
-            storage_path=str(spec.storage_directory),
-            failure_config=FailureConfig(max_failures=0),
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
-    )
-
-
 class RayLearner:
     """The loop's learner port: remote calls, each with a deadline a little beyond the mailbox's own."""
 
@@ -216,7 +204,7 @@ class RayLearner:
         try:
             return await within(deadline_s + ANSWER_S, reference, what, key)
         except RayActorError as error:
-            raise LearnerError(f"{what}: the learner actor died ({_one_line(error)})") from error
+            raise LearnerError(f"{what}: the learner actor died ({one_line(error)})") from error
 
     async def _call(self, method: str, *args: Any) -> Any:
         reference = getattr(self._actor, method).remote(*args)
@@ -258,12 +246,12 @@ class RayLearner:
         ray.kill(self._actor)
 
 
-def spawn_learner(name: str, config: TrainConfig, model_directory: Path, storage_directory: Path) -> RayLearner:
+def spawn_learner(name: str, config: TrainConfig, model_directory: Path | None, storage_directory: Path) -> RayLearner:
     """Start the actor under a readable name; it only waits and reserves no CPU."""
     spec = LearnerSpec(
         run_name=name.replace("/", "-"),
         learning=config.learning,
-        model_directory=model_directory.absolute(),
+        model_directory=None if model_directory is None else model_directory.absolute(),
         dtype=config.model.dtype,
         temperature=config.rollout.temperature,
         storage_directory=storage_directory.absolute(),

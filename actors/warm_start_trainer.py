@@ -2,64 +2,128 @@
 
 from __future__ import annotations
 
-import tempfile
+import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.config import LoggingConfig
-
+from actors.ray_train import first_failure, one_line, torch_trainer
 from gps_ray.config import TrainConfig
-from gps_ray.errors import GpsRayError, LearnerError
-from gps_ray.learning.warm_start import build_warm_start, find_warm_start
+from gps_ray.errors import DeadlineError, GpsRayError, LearnerError
+from gps_ray.learning.supervised import Progress
+from gps_ray.learning.warm_start import build_warm_start, find_warm_start, warm_start_folder
 
-__all__ = ["ensure_model", "train_warm_start_on_ray"]
+__all__ = ["ensure_model", "find_model"]
+
+POLL_S = 0.5
 
 
-def _train(settings: dict[str, Any]) -> None:
+class _ProgressFile:
+    """How far the worker is, for whoever waits elsewhere: the cache lies on storage that both see."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, step: int, num_steps: int, loss: float) -> None:
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps([step, num_steps, loss]))
+        partial.replace(self._path)
+
+    def read(self) -> tuple[int, int, float] | None:
+        try:
+            step, num_steps, loss = json.loads(self._path.read_text())
+        except FileNotFoundError:
+            return None
+        return step, num_steps, loss
+
+
+def train_loop(settings: dict[str, Any]) -> None:
+    """What Ray Train runs in its one worker."""
     config: TrainConfig = settings["config"]
-    build_warm_start(config.data, config.model.embedded, config.warm_start)
+    build_warm_start(config.data, config.model.embedded, config.warm_start, _ProgressFile(settings["progress_file"]))
 
 
-def ensure_model(config: TrainConfig) -> Path | None:
-    """The folder of the policy to start from: ``model.path``, or the warm-started embedded model, made now if the cache
-    lacks it. None for the simulated engine, which needs no model."""
+def find_model(config: TrainConfig) -> Path | None:
+    """The folder of the policy to start from if it is there: ``model.path``, or the warm-started embedded model of this
+    config. Needs no cluster."""
     if config.model.path is not None:
         return config.model.path.absolute()
-    if config.rollout.engine == "simulated":
+    found = find_warm_start(config.data, config.model.embedded, config.warm_start)
+    return None if found is None else found.absolute()
+
+
+def ensure_model(config: TrainConfig, progress: Progress | None = None) -> Path | None:
+    """The folder of the policy to start from, made now on the connected cluster if the cache lacks it. None for the
+    simulated engine, which needs no model.
+
+    Raises DeadlineError after ``warm_start.deadline_s``, a GpsRayError of the train worker as such, and LearnerError
+    where the worker fails in any other way.
+    """
+    if config.model.path is None and config.rollout.engine == "simulated":
         return None
-    return train_warm_start_on_ray(config)
+    found = find_model(config)
+    return _train(config, progress) if found is None else found
 
 
-def train_warm_start_on_ray(config: TrainConfig) -> Path:
-    """Raises LearnerError where the train worker fails, with its own reason."""
-    warm_start = config.warm_start.model_copy(update={"cache_directory": config.warm_start.cache_directory.absolute()})
+def _train(config: TrainConfig, progress: Progress | None) -> Path:
+    # The train worker runs in another folder.
+    cache = config.warm_start.cache_directory.absolute()
+    warm_start = config.warm_start.model_copy(update={"cache_directory": cache})
     config = config.model_copy(update={"warm_start": warm_start})
-    found = find_warm_start(config.data, config.model.embedded, warm_start)
-    if found is not None:
-        return found
-    with tempfile.TemporaryDirectory(prefix="gps-ray-warm-start-") as storage:
-        trainer = TorchTrainer(
-            _train,
-            train_loop_config={"config": config},
-            torch_config=TorchConfig(backend="gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=1, resources_per_worker={"CPU": config.learning.num_cpus_per_worker}
-            ),
-            run_config=RunConfig(
-                name="warm-start",
-                storage_path=storage,
-                failure_config=FailureConfig(max_failures=0),
-                logging_config=LoggingConfig(log_level="ERROR"),
-            ),
+    folder = warm_start_folder(config.data, config.model.embedded, warm_start)
+    cache.mkdir(parents=True, exist_ok=True)
+    progress_file = cache / f"{folder.name}.progress"
+    trainer = torch_trainer(
+        train_loop,
+        {"config": config, "progress_file": progress_file},
+        name=f"warm-start-{folder.name}",
+        storage_directory=cache / "ray_train",
+        num_workers=1,
+        num_cpus=config.learning.num_cpus_per_worker,
+        num_gpus=config.learning.num_gpus_per_worker,
+    )
+    try:
+        _fit(trainer, _ProgressFile(progress_file), progress, warm_start.deadline_s)
+    finally:
+        progress_file.unlink(missing_ok=True)
+    found = find_model(config)
+    if found is None:
+        raise LearnerError(
+            f"warm_start.cache_directory: the train worker left nothing whole in {folder}; give a folder that all "
+            "nodes see"
         )
+    return found
+
+
+def _fit(trainer: Any, watched: _ProgressFile, progress: Progress | None, deadline_s: float) -> None:
+    """fit() in a thread, so that this one can watch the clock and the progress."""
+    errors: list[BaseException] = []
+
+    def fit() -> None:
         try:
             trainer.fit()
-        except Exception as error:
-            cause = next(iter(getattr(error, "worker_failures", {}).values()), error)
-            reason = str(cause).strip().splitlines()[-1]
-            if isinstance(cause, GpsRayError):
-                raise cause from None
-            raise LearnerError(f"the warm start failed: {reason}; look at warm_start.* or set model.path") from error
-    return build_warm_start(config.data, config.model.embedded, warm_start)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    end = time.monotonic() + deadline_s
+    thread.start()
+    last: tuple[int, int, float] | None = None
+    while thread.is_alive():
+        thread.join(POLL_S)
+        now = watched.read()
+        if progress is not None and now is not None and now != last:
+            progress(*now)
+            last = now
+        if time.monotonic() > end and thread.is_alive():
+            raise DeadlineError(
+                f"the warm start took longer than {deadline_s:g} s; raise warm_start.deadline_s if it only needs time"
+            )
+    if errors:
+        cause = first_failure(errors[0])
+        if isinstance(cause, GpsRayError):
+            raise cause from None
+        raise LearnerError(
+            f"the warm start failed: {one_line(cause)}; look at warm_start.* or set model.path"
+        ) from errors[0]

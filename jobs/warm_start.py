@@ -1,12 +1,16 @@
-"""Make and warm-start the embedded model: ``python -m jobs.warm_start --config FILE [key=value ...]``."""
+"""Make and warm-start the embedded model: ``python -m jobs.warm_start --config FILE [key=value ...]``.
+
+Prints the model's folder. A second call with the same settings finds it there and starts nothing.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from actors.cluster import cluster_for
 from actors.training import prepare
-from actors.warm_start_trainer import ensure_model
+from actors.warm_start_trainer import ensure_model, find_model
 from gps_ray.cli import config_arguments, run_job
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.plan import describe
@@ -20,9 +24,16 @@ def main(argv: Sequence[str]) -> int:
     if args.dry_run:
         print(describe(config, data))
         return 0
-    with cluster_for(config):
-        print(ensure_model(config))
+    folder = find_model(config)
+    if folder is None:
+        with cluster_for(config):
+            folder = ensure_model(config, _show)
+    print(folder)
     return 0
+
+
+def _show(step: int, num_steps: int, loss: float) -> None:
+    print(f"warm start: step {step} of {num_steps}, loss {loss:.3f}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -23,31 +23,18 @@ from transformers.utils import logging as transformers_logging
 from gps_ray.config import LearningConfig
 from gps_ray.errors import LearnerError
 from gps_ray.keyed_random import generator
-from gps_ray.learning.advantages import group_advantages, rollouts_with_verdict
 from gps_ray.learning.dcp import load_shards, save_shards
 from gps_ray.learning.determinism import deterministic
+from gps_ray.learning.groups import TrainGroup, count_metrics, train_groups
 from gps_ray.learning.logprobs import token_logprobs
 from gps_ray.learning.losses.grpo import grpo_loss
 from gps_ray.learning.packing import PackedBatch, Row, pack
 from gps_ray.model import load_model, load_tokenizer, weights_of
-from gps_ray.tables import groups_from_table
-from gps_ray.types import FloatArray, IntArray, Rollout, UpdateResult
+from gps_ray.types import FloatArray, IntArray, UpdateResult
 
 __all__ = ["Learner"]
 
 PROBE_TOKENS = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _TrainGroup:
-    """A group as the update sees it: one row per rollout with a verdict."""
-
-    rows: list[Row]
-    has_gradient: bool
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(row.response_tokens) for row in self.rows)
 
 
 @dataclass(slots=True)
@@ -97,7 +84,7 @@ class Learner:
         """
         start = time.process_time()
         with deterministic(self._config.num_threads):
-            groups = _train_groups(tables, admitted)
+            groups = train_groups(tables, admitted)
             totals = _Totals()
             for part in range(self._config.num_minibatches):
                 self._minibatch(groups[part :: self._config.num_minibatches], totals)
@@ -108,7 +95,7 @@ class Learner:
             cpu_s=time.process_time() - start,
         )
 
-    def _minibatch(self, groups: Sequence[_TrainGroup], totals: _Totals) -> None:
+    def _minibatch(self, groups: Sequence[TrainGroup], totals: _Totals) -> None:
         # Without a KL a zero-variance group adds exactly nothing to the gradient; with one it still pulls.
         trained = [group for group in groups if group.has_gradient or self._reference is not None]
         rows = [row for group in trained for row in group.rows]
@@ -159,14 +146,10 @@ class Learner:
     def _autocast(self) -> Any:
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16)
 
-    def _metrics(self, groups: Sequence[_TrainGroup], totals: _Totals) -> dict[str, float]:
+    def _metrics(self, groups: Sequence[TrainGroup], totals: _Totals) -> dict[str, float]:
         """Means over what was trained on are left out where nothing was."""
-        num_trained = sum(group.has_gradient for group in groups)
-        metrics: dict[str, float] = {
-            "train/num_groups_trained": num_trained,
-            "train/num_groups_zero_variance": len(groups) - num_trained,
+        metrics = count_metrics(groups) | {
             "train/num_tokens": totals.num_tokens,
-            "train/num_tokens_admitted": sum(group.num_tokens for group in groups),
             "train/num_optimizer_steps": len(totals.losses),
             "train/learning_rate": self._config.learning_rate,
         }
@@ -238,38 +221,3 @@ def _adamw(model: torch.nn.Module, config: LearningConfig) -> torch.optim.AdamW:
             "exp_avg_sq": torch.zeros_like(parameter),
         }
     return optimizer
-
-
-def _train_groups(tables: Sequence[pa.Table], admitted: Sequence[str]) -> list[_TrainGroup]:
-    by_prompt: dict[str, list[Rollout]] = {}
-    for table in tables:
-        for prompt_id, rollouts in groups_from_table(table).items():
-            if prompt_id in by_prompt:
-                raise LearnerError(f"update: prompt {prompt_id} came in two tables, expected each group once")
-            by_prompt[prompt_id] = rollouts
-    missing = [prompt_id for prompt_id in admitted if prompt_id not in by_prompt]
-    if missing:
-        raise LearnerError(f"update: {len(missing)} admitted groups have no rollouts, the first is {missing[0]}")
-    groups = [rollouts_with_verdict(by_prompt[prompt_id]) for prompt_id in admitted]
-    scored = group_advantages([np.array([r.reward for r in group], dtype=np.float64) for group in groups])
-    return [
-        _TrainGroup(
-            rows=[_row(r, float(a)) for r, a in zip(group, advantages, strict=True) if len(r.response_tokens)],
-            has_gradient=bool(has_gradient),
-        )
-        for group, advantages, has_gradient in zip(groups, scored.advantages, scored.has_gradient, strict=True)
-    ]
-
-
-def _row(rollout: Rollout, advantage: float) -> Row:
-    if len(rollout.sampled_logprobs) != len(rollout.response_tokens):
-        raise LearnerError(
-            f"update: expected one sampled log-prob per response token, got {len(rollout.sampled_logprobs)} for "
-            f"{len(rollout.response_tokens)} tokens"
-        )
-    return Row(
-        prompt_tokens=rollout.prompt_tokens,
-        response_tokens=rollout.response_tokens,
-        sampled_logprobs=rollout.sampled_logprobs,
-        advantage=advantage,
-    )

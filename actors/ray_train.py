@@ -1,0 +1,65 @@
+"""What the learner and the warm start ask of Ray Train: processes, placement and a process group; nothing else.
+
+It owns no checkpoint, repairs nothing, and keeps quiet: its own logs lie in Ray's session folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
+
+from gps_ray.errors import GpsRayError
+
+__all__ = ["first_failure", "one_line", "torch_trainer"]
+
+MAX_REASON_CHARACTERS = 300
+
+
+def torch_trainer(
+    train_loop: Callable[[dict[str, Any]], None],
+    settings: dict[str, Any],
+    *,
+    name: str,
+    storage_directory: Path,
+    num_workers: int,
+    num_cpus: float,
+    num_gpus: float = 0.0,
+) -> TorchTrainer:
+    """A trainer whose first failure is its last. ``settings`` go to each worker's ``train_loop``."""
+    # A preempted node is a lost worker like any other here; the watcher would be one more process per attempt.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # fit() waits in a thread of its own beside the mailbox's event loop; Ray takes it for one that blocks the loop.
+    os.environ.setdefault("RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "0")
+    resources = {"CPU": num_cpus, **({"GPU": num_gpus} if num_gpus else {})}
+    return TorchTrainer(
+        train_loop,
+        train_loop_config=settings,
+        torch_config=TorchConfig(backend="nccl" if num_gpus else "gloo"),
+        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=bool(num_gpus), resources_per_worker=resources),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(storage_directory),
+            failure_config=FailureConfig(max_failures=0),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+
+
+def first_failure(error: BaseException) -> BaseException:
+    """What broke in the first worker that failed, where ``error`` of fit() is about workers."""
+    failures = getattr(error, "worker_failures", None)
+    return next(iter(failures.values())) if failures else error
+
+
+def one_line(error: BaseException) -> str:
+    """Our own errors are readable as they are; of any other the kind and the last line, where Python puts the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, GpsRayError):
+        return " ".join(lines)
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"[:MAX_REASON_CHARACTERS]

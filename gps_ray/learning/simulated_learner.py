@@ -1,0 +1,59 @@
+"""The learner beside the simulated engine: it trains nothing, its policy version alone moves the success rates."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gps_ray.errors import CheckpointError
+from gps_ray.learning.groups import count_metrics, train_groups
+from gps_ray.types import FloatArray, IntArray, UpdateResult
+
+__all__ = ["SimulatedLearner"]
+
+STATE_FILE = "simulated_policy.json"
+
+
+class SimulatedLearner:
+    """Same methods as ``Learner``: counts what an update would have trained on, publishes no weights."""
+
+    def __init__(self) -> None:
+        self._policy_version = 0
+
+    @property
+    def policy_version(self) -> int:
+        return self._policy_version
+
+    def update(self, tables: Sequence[pa.Table], admitted: Sequence[str]) -> UpdateResult:
+        start = time.process_time()
+        metrics = count_metrics(train_groups(tables, admitted))
+        self._policy_version += 1
+        return UpdateResult(policy_version=self._policy_version, metrics=metrics, cpu_s=time.process_time() - start)
+
+    def weights(self) -> dict[str, np.ndarray[Any, Any]]:
+        return {}
+
+    def probe(self) -> tuple[IntArray, FloatArray]:
+        return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
+
+    def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / STATE_FILE).write_text(json.dumps({"policy_version": self._policy_version}))
+
+    def load(self, directory: Path) -> None:
+        try:
+            self._policy_version = int(json.loads((directory / STATE_FILE).read_text())["policy_version"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{directory / STATE_FILE}: expected a saved simulated policy, got: {error}"
+            ) from error
+
+    def export(self, directory: Path) -> None:
+        """There is no model to write: the state says which simulated policy it was."""
+        self.save(directory)
