@@ -33,8 +33,8 @@ def pass_table(num_right: IntArray, num_tried: IntArray, max_samples: int) -> Fl
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocationResult:
     """``pass_rate`` at the full total; ``points_gained`` over equal allocation in percentage points; ``samples_saved``:
-    share of the total not needed to reach equal allocation's pass rate, negative where the full total does not
-    reach it: then it is minus the share of equal allocation's own samples that would have done as well."""
+    1 - samples needed / samples that equal allocation needs for the same pass rate, the highest that both reach.
+    Negative for an allocator that is worse than equal."""
 
     pass_rate: float
     points_gained: float
@@ -44,14 +44,17 @@ class AllocationResult:
 def measure(order: IntArray, equal: IntArray, table: FloatArray) -> AllocationResult:
     """Compare an order of samples [total] (``sample_order``) with equal allocation's, by ``pass_table`` [N, J + 1]."""
     curve, reference = _curve(order, table), _curve(equal, table)
-    total = len(order)
-    if curve[-1] >= reference[-1]:
-        saved = 1.0 - int(np.argmax(curve >= reference[-1])) / total
-    else:
-        saved = int(np.argmax(reference >= curve[-1])) / total - 1.0
+    target = min(curve[-1], reference[-1])
+    needed, needed_by_equal = _needed(curve, target), _needed(reference, target)
     return AllocationResult(
-        pass_rate=float(curve[-1]), points_gained=100.0 * float(curve[-1] - reference[-1]), samples_saved=saved
+        pass_rate=float(curve[-1]),
+        points_gained=100.0 * float(curve[-1] - reference[-1]),
+        samples_saved=1.0 - needed / needed_by_equal if needed_by_equal else 0.0,
     )
+
+
+def _needed(curve: FloatArray, target: float) -> int:
+    return int(np.argmax(curve >= target - 1e-12))
 
 
 def _curve(order: IntArray, table: FloatArray) -> FloatArray:

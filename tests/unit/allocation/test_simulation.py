@@ -35,8 +35,7 @@ def test_equal_against_itself_gains_and_saves_nothing() -> None:
     result = measure(equal_order(3, 12), equal_order(3, 12), table)
     assert result.pass_rate == pytest.approx(table[:, 4].mean())
     assert result.points_gained == 0
-    # The third prompt is solved with its first sample: its last one is not needed.
-    assert result.samples_saved == pytest.approx(1 / 12)
+    assert result.samples_saved == 0
 
 
 def test_a_hand_computed_comparison() -> None:
@@ -46,11 +45,13 @@ def test_a_hand_computed_comparison() -> None:
     better = measure(np.array([0, 1, 1, 1]), equal, table)
     assert better.pass_rate == pytest.approx((1 + 3 / 4) / 2)
     assert better.points_gained == pytest.approx(100 * (1 / 4) / 2)
-    assert better.samples_saved == pytest.approx(1 / 4)  # (1 + 1/2) / 2 after 3 samples is what equal reaches with 4
-    worse = measure(np.array([0, 0, 0, 0]), equal, table)
+    assert better.samples_saved == pytest.approx(1 / 4)  # three samples reach (1 + 1/2) / 2, equal needs all four
+    worse = measure(np.array([1, 1, 1, 1]), equal, table)
     assert worse.pass_rate == pytest.approx(1 / 2)
     assert worse.points_gained == pytest.approx(-25)
-    assert worse.samples_saved == pytest.approx(1 / 4 - 1)  # equal allocation has solved as much after 1 of 4
+    assert worse.samples_saved == pytest.approx(1 - 4 / 1)  # four samples for what equal has after one
+    idle = measure(np.array([0, 0, 0, 0]), equal, table)
+    assert (idle.points_gained, idle.samples_saved) == (pytest.approx(-25), 0)
 
 
 def test_the_oracle_is_never_below_equal_allocation() -> None:
