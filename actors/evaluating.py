@@ -45,6 +45,7 @@ def count_responses(config: TrainConfig, prompts: Sequence[Prompt], rollouts_per
         pool = RayRolloutPool(stream, spec, {p.prompt_id: p for p in prompts})
         try:
             await pool.start()
+            await pool.serve_model_directory()
             chunks = [chunk async for chunk in pool.generate(request)]
             return collect_counts(request.prompt_ids, [chunk.header for chunk in chunks])
         finally:

@@ -79,6 +79,11 @@ class RayRolloutPool:
         self._dispatcher.publish(published.policy_version)
         await asyncio.gather(*(self._bring_up_to_date(index) for index in range(len(self._workers))))
 
+    async def serve_model_directory(self) -> None:
+        """Serve the weights that the engines came up with, as version 0: where no learner publishes any."""
+        self._dispatcher.publish(0)
+        await asyncio.gather(*(self._bring_up_to_date(index) for index in range(len(self._workers))))
+
     async def _bring_up_to_date(self, index: int) -> None:
         if index in self._restarting:
             await self._restarting.pop(index)
@@ -93,6 +98,7 @@ class RayRolloutPool:
     async def _load(self, index: int) -> None:
         published = self._published
         if published is None:
+            self._dispatcher.loaded(index, 0)
             return
         await within(
             self._config.start_deadline_s,
