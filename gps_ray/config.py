@@ -267,6 +267,13 @@ class PpmConfig(Section):
     num_heads: int = Field(4, ge=1)
     decoder_hidden: int = Field(128, ge=8)
     latent_dim: int = Field(16, ge=1, description="Z")
+    min_latent_std: float = Field(0.1, gt=0, lt=1, description="Smallest standard deviation of z")
+    rate_scale: float | None = Field(
+        None,
+        gt=0,
+        description="Scale of the (centred) success rate among the E features of a token; null: sqrt(E), so that it "
+        "weighs as much as they do together. At 1 the latent carried almost nothing (swap test).",
+    )
     num_latent_draws: int = Field(16, ge=1, description="M: draws of z per prediction")
     learning_rate: float = Field(1e-3, gt=0)
     kl_weight: float = Field(1.0, ge=0, description="beta")

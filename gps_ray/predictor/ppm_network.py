@@ -63,6 +63,10 @@ class SetEncoder(nn.Module):
 
     def __init__(self, feature_dim: int, config: PpmConfig) -> None:
         super().__init__()
+        # The features are E standardised numbers, the success rate is one: unscaled it is drowned, and z learns nothing
+        # of how hard the step was (measured by the swap test; see PpmConfig.rate_scale).
+        self.rate_scale = math.sqrt(feature_dim) if config.rate_scale is None else config.rate_scale
+        self.min_std = config.min_latent_std
         self.embed = nn.Linear(feature_dim + 1, config.model_dim)
         self.blocks = nn.ModuleList(_Block(config.model_dim, config.num_heads) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.model_dim)
@@ -71,15 +75,15 @@ class SetEncoder(nn.Module):
     def forward(self, features: Tensor, rate: Tensor, mask: Tensor) -> Gaussian:
         """features [R, K, E], rate [R, K] in [0, 1], mask [R, K] bool -> Gaussian over [R, Z].
 
-        sigma = 0.1 + 0.9 * sigmoid(.) keeps away from 0 and from more than the N(0, 1) it starts beside.
+        sigma = 0.1 + 0.9 * sigmoid(.) keeps away from 0 (0.1: ``min_latent_std``) and from more than N(0, 1) has.
         """
-        x = self.embed(torch.cat([features, rate.unsqueeze(-1)], dim=-1))
+        x = self.embed(torch.cat([features, self.rate_scale * (rate - 0.5).unsqueeze(-1)], dim=-1))
         for block in self.blocks:
             x = block(x, mask)
         weight = mask.to(x.dtype).unsqueeze(-1)
         pooled = (self.norm(x) * weight).sum(1) / weight.sum(1)
         mean, raw = self.head(pooled).chunk(2, dim=-1)
-        return Gaussian(mean, 0.1 + 0.9 * torch.sigmoid(raw))
+        return Gaussian(mean, self.min_std + (1.0 - self.min_std) * torch.sigmoid(raw))
 
 
 class PpmNetwork(nn.Module):
