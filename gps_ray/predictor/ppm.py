@@ -18,6 +18,8 @@ from gps_ray.types import BoolArray, FloatArray, IntArray, State
 __all__ = ["LatentDraws", "PpmPredictor"]
 
 _NUM_SWAP_PROMPTS = 256
+# Standardised features of so many prompts are held at once: a million prompts need no second copy of their features.
+_ROWS_AT_ONCE = 8192
 
 
 class LatentDraws:
@@ -86,7 +88,10 @@ class PpmPredictor:
         prior = prior_of(self._network, context, self._config)
         z = prior.mean + prior.std * torch.randn(self._config.num_latent_draws, self._config.latent_dim, generator=rng)
         z = z if self._config.use_latent else torch.zeros_like(z[:1])
-        rates: FloatArray = self._network.success_rates(self._features(rows), z).numpy()
+        rates = np.empty((len(z), len(rows)), dtype=np.float32)
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            block = slice(start, start + _ROWS_AT_ONCE)
+            rates[:, block] = self._network.success_rates(self._features(rows[block]), z).numpy()
         return rates
 
     def _features(self, rows: IntArray) -> Tensor:

@@ -18,6 +18,12 @@ from gps_ray.types import BoolArray, FloatArray, IntArray, Selection, SelectionR
 __all__ = ["Informed", "PredictiveSelector"]
 
 
+def _scatter(values: FloatArray, rows: IntArray, num_rows: int) -> FloatArray:
+    scattered = np.zeros(num_rows)
+    scattered[rows] = values
+    return scattered
+
+
 class _Stateful(Protocol):
     def state(self) -> State: ...
 
@@ -113,16 +119,25 @@ class PredictiveSelector:
         return np.sort(self._draw("selector/candidates", request, free, num_candidates))
 
     def _compose(self, scores: FloatArray, candidates: IntArray, members: IntArray, num_prompts: int) -> IntArray:
+        """Places among ``candidates``, in the order of picking."""
         embeddings = self._table.embeddings
-        return compose_batch(
+        num_pool = self._table.num_pool
+        spread = 2 * len(candidates) > num_pool
+        if spread:  # most of the pool: a mask costs less than a copy of the embeddings
+            available = np.zeros(num_pool, dtype=np.bool_)
+            available[candidates] = True
+            scores = _scatter(scores, candidates, num_pool)
+        picks = compose_batch(
             scores,
-            embeddings if len(candidates) == len(embeddings) else embeddings[candidates],
+            embeddings[:num_pool] if spread else embeddings[candidates],
             num_prompts,
             diversity_within=self._config.diversity_within,
             diversity_recent=self._config.diversity_recent,
             recent=embeddings[concatenate_batches(self._recent.batches).rows],
             members=embeddings[members],
+            available=available if spread else None,
         )
+        return np.searchsorted(candidates, picks) if spread else picks
 
     def _selection(
         self,

@@ -1,0 +1,72 @@
+"""Acquisitions against closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import betaln
+
+from gps_ray.keyed_random import generator
+from gps_ray.selection.acquisition import ACQUISITIONS, nearest_half, useful_group, useful_probability
+from gps_ray.types import FloatArray
+
+
+class BetaBelief:
+    """Independent Beta(a, b) per prompt."""
+
+    def __init__(self, a: list[float], b: list[float]) -> None:
+        self.a, self.b = np.array(a), np.array(b)
+
+    def mean(self) -> FloatArray:
+        return self.a / (self.a + self.b)
+
+    def variance(self) -> FloatArray:
+        return self.mean() * (1 - self.mean()) / (self.a + self.b + 1)
+
+    def sample(self, num_draws: int, rng: np.random.Generator) -> FloatArray:
+        return rng.beta(self.a, self.b, size=(num_draws, len(self.a)))
+
+
+class ClosedBelief(BetaBelief):
+    """E[1 - g^G - (1-g)^G] = 1 - B(a+G, b)/B(a, b) - B(a, b+G)/B(a, b)."""
+
+    def expected_useful(self, group_size: int) -> FloatArray:
+        norm = betaln(self.a, self.b)
+        all_right = np.exp(betaln(self.a + group_size, self.b) - norm)
+        return 1 - all_right - np.exp(betaln(self.a, self.b + group_size) - norm)
+
+
+# Half certain, half unknown, mostly wrong, sure to be wrong.
+A, B = [50.0, 0.3, 1.0, 0.01], [50.0, 0.3, 7.0, 40.0]
+
+
+def test_nearest_half_by_hand_and_blind_to_uncertainty() -> None:
+    scores = nearest_half(BetaBelief(A, B), 8, generator(0, "test"))
+    np.testing.assert_allclose(scores, [0, 0, -(0.375**2), -((0.01 / 40.01 - 0.5) ** 2)])
+
+
+def test_useful_probability_is_the_chance_of_a_mixed_group() -> None:
+    rng = generator(0, "test")
+    rates = np.array([0.0, 0.1, 0.5, 0.9, 1.0])
+    num_right = rng.binomial(4, rates, size=(100_000, 5))
+    mixed = ((num_right > 0) & (num_right < 4)).mean(axis=0)
+    np.testing.assert_allclose(useful_probability(rates, 4), mixed, atol=0.006)
+
+
+def test_useful_group_takes_the_closed_form_and_else_comes_close_to_it() -> None:
+    exact = useful_group(ClosedBelief(A, B), 8, generator(0, "test"))
+    np.testing.assert_array_equal(exact, ClosedBelief(A, B).expected_useful(8))
+    drawn = useful_group(BetaBelief(A, B), 8, generator(0, "test"))
+    np.testing.assert_allclose(drawn, exact, atol=0.1)
+    assert np.argsort(-drawn).tolist() == np.argsort(-exact).tolist()
+    assert exact[0] > exact[1], "the same mean, but the unknown prompt is often all right or all wrong"
+
+
+@pytest.mark.parametrize("name", sorted(ACQUISITIONS))
+def test_every_acquisition_is_keyed(name: str) -> None:
+    belief = BetaBelief(A * 20, B * 20)
+    first = ACQUISITIONS[name](belief, 8, generator(0, "test", 3))
+    assert first.shape == (80,)
+    assert first.dtype == np.float64
+    assert np.isfinite(first).all()
+    np.testing.assert_array_equal(first, ACQUISITIONS[name](belief, 8, generator(0, "test", 3)))
