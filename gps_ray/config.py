@@ -187,14 +187,18 @@ class WarmStartConfig(Section):
     cache_directory: Path = Field(
         Path("runs/warm_start"), description="One folder per hash of what determines the result."
     )
-    num_examples: int = Field(60_000, ge=1)
-    num_steps: int = Field(400, ge=1)
-    batch_size: int = Field(192, ge=1)
-    learning_rate: float = Field(2e-3, gt=0, description="Peak; linear warm-up, then a cosine to zero.")
-    num_warmup_steps: int = Field(20, ge=0)
-    weight_decay: float = Field(0.01, ge=0)
-    microbatch_tokens: int = Field(16_384, ge=1, description="Tokens (with padding) per forward pass.")
-    seed: int = Field(0, ge=0)
+    num_examples: int = Field(30_000, ge=1)
+    num_steps: int = Field(300, ge=1)
+    batch_size: int = Field(96, ge=1)
+    learning_rate: float = Field(
+        8e-3, gt=0, description="AdamW's peak, for embeddings, norms and biases; linear warm-up, then a cosine to zero."
+    )
+    matrix_learning_rate: float = Field(
+        2e-2, gt=0, description="Muon's peak, for the matrices inside the layers; the same course."
+    )
+    num_warmup_steps: int = Field(10, ge=0)
+    microbatch_tokens: int = Field(2048, ge=1, description="Tokens (with padding) per forward pass.")
+    seed: int = Field(0, ge=0, description="Seed of the examples and their order.")
     num_threads: int = Field(2, ge=1, description="Torch threads of the one training worker.")
     deadline_s: float = Field(1800, gt=0)
 

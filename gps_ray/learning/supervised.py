@@ -2,8 +2,10 @@
 
     L = - 1/N sum_i sum_t log p(solution_it | prompt_i, solution_i<t)
 
-over the N solution tokens of a batch, the end-of-sequence token included. AdamW; the learning rate rises linearly over
-the first steps and falls to zero along a cosine.
+over the N solution tokens of a batch, the end-of-sequence token included. The matrices inside the layers are trained by
+Muon (momentum made orthogonal, K. Jordan 2024, torch.optim.Muon), all else by AdamW: from random weights that reaches a
+given loss at half the cost of AdamW alone. Both learning rates rise linearly over the first steps and fall to zero
+along a cosine.
 """
 
 from __future__ import annotations
@@ -59,21 +61,22 @@ def train_warm_start(
     tokenizer = load_tokenizer(model_directory)
     model = load_model(model_directory).train()
     rows = _rows(model, tokenizer, examples)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
+    optimizers = _optimizers(model, config)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, config)) for o in optimizers]
     losses: list[float] = []
     num_tokens = 0
     with deterministic(config.num_threads):
         for batch in _batches(rows, config):
             num_batch_tokens = sum(len(row.response_tokens) for row in batch)
-            losses.append(_step(model, optimizer, batch, num_batch_tokens, config.microbatch_tokens))
+            losses.append(_step(model, optimizers, batch, num_batch_tokens, config.microbatch_tokens))
             num_tokens += num_batch_tokens
             if not math.isfinite(losses[-1]):
                 raise LearnerError(
                     f"warm start, step {len(losses)}: expected a finite loss, got {losses[-1]}; "
-                    "lower warm_start.learning_rate"
+                    "lower warm_start.learning_rate and warm_start.matrix_learning_rate"
                 )
-            schedule.step()
+            for schedule in schedules:
+                schedule.step()
             if progress is not None:
                 progress(len(losses), config.num_steps, losses[-1])
     transformers_logging.disable_progress_bar()
@@ -117,10 +120,22 @@ def _rate(step: int, config: WarmStartConfig) -> float:
     return 0.5 * (1.0 - math.cos(math.pi * left))
 
 
+def _optimizers(model: Any, config: WarmStartConfig) -> list[torch.optim.Optimizer]:
+    # Rows of an embedding or of the head belong to single tokens: orthogonalising them as a matrix has no meaning.
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    by_token = {id(table.weight) for table in tables if table is not None}
+    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in by_token]
+    others = [p for p in model.parameters() if p.ndim != 2 or id(p) in by_token]
+    return [
+        torch.optim.Muon(matrices, lr=config.matrix_learning_rate, weight_decay=0.0),
+        torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=0.0),
+    ]
+
+
 def _step(
-    model: Any, optimizer: torch.optim.Optimizer, batch: Sequence[Row], num_tokens: int, max_tokens: int
+    model: Any, optimizers: Sequence[torch.optim.Optimizer], batch: Sequence[Row], num_tokens: int, max_tokens: int
 ) -> float:
-    optimizer.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     loss = 0.0
     for part in pack(batch, max_tokens):
         logprobs, _ = token_logprobs(model, part, temperature=1.0)
@@ -128,5 +143,6 @@ def _step(
         share.backward()  # type: ignore[no-untyped-call]
         loss += float(share.detach())
     torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     return loss

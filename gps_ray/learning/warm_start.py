@@ -24,7 +24,7 @@ from gps_ray.tasks.registry import load_generated_task
 __all__ = ["build_warm_start", "find_warm_start", "warm_start_folder"]
 
 # To be raised with every change of the code that changes what a warm start gives.
-CODE_VERSION = 1
+CODE_VERSION = 2
 MANIFEST = "warm_start.json"
 # Keys that say where and how long, never what.
 FREE_KEYS = {"cache_directory", "deadline_s"}
