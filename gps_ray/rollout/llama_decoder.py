@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn, rms_norm
+from torch import nn
 from torch.nn.functional import embedding, linear, scaled_dot_product_attention, silu
 
 from gps_ray.rollout.decoder import Decoder
@@ -23,12 +23,26 @@ _ROPE_TYPES = frozenset({"default", "linear", "llama3"})
 
 
 _Linear = tuple[torch.Tensor, torch.Tensor | None]
-_Norm = tuple[tuple[int, ...], torch.Tensor, float]
 
 
-def _norm_of(module: Any) -> Any:
-    """Arguments of ``rms_norm`` after the input."""
-    return None if module is None else (module.weight.shape, module.weight, module.variance_epsilon)
+class _Norm:
+    """RMSNorm over the last dimension of x [N, D]: x * weight / sqrt(mean(x^2) + epsilon).
+
+    torch's own is ten small operations on a CPU, a seventh of a decoding step; this is five.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.weight = module.weight
+        self.epsilon = torch.full((1, 1), module.variance_epsilon)
+        self.averaging = torch.full((len(module.weight), 1), 1 / len(module.weight))
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        scale = torch.addmm(self.epsilon, x * x, self.averaging).rsqrt_()
+        return (x * scale).mul_(self.weight)
+
+    def of_heads(self, heads: torch.Tensor) -> torch.Tensor:
+        """The norm of every head of heads [N, H, D]."""
+        return self(heads.flatten(0, 1)).view(heads.shape)
 
 
 def _joined(linears: list[nn.Linear]) -> _Linear:
@@ -58,8 +72,9 @@ class _Layer:
         self.gate_up = _joined([mlp.gate_proj, mlp.up_proj])
         self.out = _joined([attention.o_proj])
         self.down = _joined([mlp.down_proj])
-        self.input_norm, self.mlp_norm = _norm_of(layer.input_layernorm), _norm_of(layer.post_attention_layernorm)
-        self.query_norm, self.key_norm = (_norm_of(getattr(attention, name, None)) for name in ("q_norm", "k_norm"))
+        self.input_norm, self.mlp_norm = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
+        # Qwen3 only.
+        self.head_norms = (_Norm(attention.q_norm), _Norm(attention.k_norm)) if hasattr(attention, "q_norm") else None
         self.head_dim, self.scaling = attention.head_dim, attention.scaling
         self.num_query_heads = attention.q_proj.out_features // self.head_dim
         self.num_kv_heads = attention.k_proj.out_features // self.head_dim
@@ -71,7 +86,7 @@ class LlamaWeights:
     def __init__(self, model: Any) -> None:
         self.layers = [_Layer(layer) for layer in model.model.layers]
         self.embedding = model.model.embed_tokens.weight
-        self.final_norm = _norm_of(model.model.norm)
+        self.final_norm = _Norm(model.model.norm)
         self.lm_head = model.lm_head.weight
         self.rotary = model.model.rotary_emb
 
@@ -129,16 +144,16 @@ class LlamaDecoder(Decoder):
         rope = self.cosine[positions][:, None], self.sine[positions][:, None]
         x = embedding(tokens.flatten(), weights.embedding)
         for index, layer in enumerate(weights.layers):
-            heads = _heads(layer, rms_norm(x, *layer.input_norm), *rope)
+            heads = _heads(layer, layer.input_norm(x), *rope)
             if self.buffers:
                 mixed = self._attend_from_one(index, layer, *heads)
             else:
                 mixed = self._attend_within_prompts(index, layer, num_rows, *heads)
             x = _plus_linear(x, mixed, *layer.out)
-            gate, up = linear(rms_norm(x, *layer.mlp_norm), *layer.gate_up).chunk(2, dim=-1)
-            x = _plus_linear(x, silu(gate) * up, *layer.down)
+            gate, up = linear(layer.mlp_norm(x), *layer.gate_up).chunk(2, dim=-1)
+            x = _plus_linear(x, silu(gate).mul_(up), *layer.down)
         last = x.view(num_rows, num_new, -1)[:, -1]
-        logits: torch.Tensor = linear(rms_norm(last, *weights.final_norm), weights.lm_head)
+        logits: torch.Tensor = linear(weights.final_norm(last), weights.lm_head)
         return logits
 
     def _attend_from_one(
@@ -146,13 +161,14 @@ class LlamaDecoder(Decoder):
     ) -> torch.Tensor:
         """One new token per row: queries [R, H, head_dim], keys and values [R, H_kv, head_dim] -> [R, H * head_dim]."""
         key_buffer, value_buffer = self.buffers[index]
-        num_rows, num_batches, num_tokens = len(queries), len(key_buffer), self.num_tokens
-        key_buffer.select(1, num_tokens - 1).copy_(keys.reshape(num_batches, -1))
-        value_buffer.select(1, num_tokens - 1).copy_(values.reshape(num_batches, -1))
+        num_rows, num_tokens = len(queries), self.num_tokens
+        cache = self.cache.layers[index]
+        cache.key_buffer.select(2, num_tokens - 1).copy_(keys)
+        cache.value_buffer.select(2, num_tokens - 1).copy_(values)
         # One small matrix product per row and KV head; the query heads that share it are the rows of the left matrix.
         scores = torch.baddbmm(
             self.score_bias[:, :, :num_tokens],
-            queries.reshape(num_batches, -1, layer.head_dim),
+            queries.reshape(len(key_buffer), -1, layer.head_dim),
             key_buffer[:, :num_tokens].transpose(1, 2),
             alpha=layer.scaling,
         )
@@ -189,9 +205,9 @@ def _heads(
     heads = linear(x, *layer.qkv).view(len(x), -1, layer.head_dim)
     num_query, num_turned = layer.num_query_heads, layer.num_query_heads + layer.num_kv_heads
     turned, values = heads[:, :num_turned], heads[:, num_turned:]
-    if layer.query_norm is not None:
-        queries, keys = turned[:, :num_query], turned[:, num_query:]
-        turned = torch.cat([rms_norm(queries, *layer.query_norm), rms_norm(keys, *layer.key_norm)], dim=1)
+    if layer.head_norms is not None:
+        query_norm, key_norm = layer.head_norms
+        turned = torch.cat([query_norm.of_heads(turned[:, :num_query]), key_norm.of_heads(turned[:, num_query:])], 1)
     turned = torch.addcmul(turned * cosine, turned.roll(layer.head_dim // 2, -1), sine)
     return turned[:, :num_query], turned[:, num_query:], values
 

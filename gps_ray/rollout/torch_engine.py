@@ -77,7 +77,7 @@ class TorchEngine:
         """
         prompts = [encode_prompt(self.tokenizer, prompt.text) for prompt in request.prompts]
         self._check_lengths(prompts, request.max_response_tokens)
-        draws = torch.from_numpy(_draws(request)).to(self.model.device)
+        draws = torch.from_numpy(_draws(request)).T.contiguous().to(self.model.device)
         tokens, logprobs = self._sample(prompts, request, draws)
         if not np.isfinite(logprobs).all():
             raise RolloutError(
@@ -111,12 +111,12 @@ class TorchEngine:
         tokens = torch.zeros(draws.shape, dtype=torch.int64, device=device)
         logprobs = torch.zeros(draws.shape, dtype=torch.float32, device=device)
         # rows[i]: which response the i-th row of the decoder is; running[i]: whether it still goes on.
-        rows = torch.arange(len(draws), device=device)
-        running = torch.ones(len(draws), dtype=torch.bool, device=device)
+        rows = torch.arange(draws.shape[1], device=device)
+        running = torch.ones(draws.shape[1], dtype=torch.bool, device=device)
         for t in range(max_tokens):
-            drawn, logprob = _draw(logits, draws[rows, t], request.temperature)
-            tokens[rows, t] = drawn
-            logprobs[rows, t] = logprob
+            drawn, logprob = _draw(logits, draws[t, rows], request.temperature)
+            tokens[t, rows] = drawn
+            logprobs[t, rows] = logprob
             running &= self._goes_on[drawn]
             num_running = int(running.sum())
             if num_running == 0 or t + 1 == max_tokens:
@@ -126,7 +126,7 @@ class TorchEngine:
                 decoder.select_rows(kept)
                 rows, drawn, running = rows[kept], drawn[kept], running[kept]
             logits = decoder.step(drawn)
-        return tokens.cpu().numpy(), logprobs.cpu().numpy()
+        return tokens.T.contiguous().cpu().numpy(), logprobs.T.contiguous().cpu().numpy()
 
     def _decoder(self, max_new_tokens: int) -> Decoder:
         if self._weights is not None:
