@@ -237,7 +237,17 @@ def test_the_prompts_of_a_seed_stay_as_they_are() -> None:
     assert sorted(p.text for p in small.pool) == PINNED
 
 
-PINNED: list[str] = []
+PINNED = [
+    "compute ( 12 - 12 ) * 2 + 11 + 9 answer",
+    "compute 1 - ( 9 + 10 ) answer",
+    "compute 12 - ( 10 - 7 + 11 ) answer",
+    "compute 3 * 3 + 1 - 3 + 4 answer",
+    "compute 31 - ( 30 + 37 + 3 + 12 + 11 - 7 ) answer",
+    "compute 4 - 5 + 12 - 1 answer",
+    "solve 4 * ( x + 3 ) = 3 * ( x - 35 ) + 96 answer",
+    "solve 4 * x + 10 = - 14 answer",
+    "solve 4 * x + 10 = 5 * x + 8 answer",
+]
 
 
 def test_vocabulary_covers_every_prompt(sets: DataSets) -> None:
