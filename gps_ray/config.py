@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from gps_ray.errors import ConfigError
 
 __all__ = [
+    "BetaCountsConfig",
     "CheckpointConfig",
     "ClusterConfig",
     "CountdownConfig",
@@ -290,6 +291,16 @@ class PpmConfig(Section):
     use_latent: bool = Field(True, description="False forces z = 0 (ablation).")
 
 
+class BetaCountsConfig(Section):
+    """Discounted Beta counts per prompt, the predictor of mopps (arXiv 2507.04632) and beta_mean."""
+
+    discount: float = Field(
+        0.9, ge=0, le=1, description="lam: what a visit keeps of the counts; mopps 0.5 Countdown, 1.0 maths."
+    )
+    prior_right: float = Field(1.0, gt=0, description="a0")
+    prior_wrong: float = Field(1.0, gt=0, description="b0")
+
+
 class DpsConfig(Section):
     """DPS (arXiv 2603.10887): a three-state Markov chain per prompt."""
 
@@ -359,6 +370,7 @@ class SelectionConfig(Section):
     num_threads: int = Field(1, ge=1, description="Torch threads of the selector.")
     deadline_s: float = Field(300, gt=0)
     ppm: PpmConfig = Field(default_factory=PpmConfig)
+    beta_counts: BetaCountsConfig = Field(default_factory=BetaCountsConfig)
     dps: DpsConfig = Field(default_factory=DpsConfig)
     greso: GresoConfig = Field(default_factory=GresoConfig)
     pcl: PclConfig = Field(default_factory=PclConfig)

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import betaln
 
-from gps_ray.allocation.gains import beta_gains
+from gps_ray.predictor.beta_belief import BetaBelief
 from gps_ray.types import FloatArray, IntArray
 
 __all__ = ["GainBins", "fit_beta", "fit_bins"]
@@ -48,7 +48,9 @@ class GainBins:
 
     def gains(self, scores: FloatArray, max_samples: int) -> FloatArray:
         """[N, J]: every prompt gets its bin's expected gains."""
-        return beta_gains(self.alpha, self.beta, max_samples)[np.searchsorted(self.edges, scores, side="right")]
+        return BetaBelief(self.alpha, self.beta).expected_gains(max_samples)[
+            np.searchsorted(self.edges, scores, side="right")
+        ]
 
 
 def fit_bins(scores: FloatArray, num_right: IntArray, num_tried: IntArray, num_bins: int = 8) -> GainBins:

@@ -8,12 +8,11 @@ mean: an uncertain prompt that failed j - 1 times is probably a hard one, and it
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import betaln
 
 from gps_ray.predictor.interface import SuccessRateDistribution
 from gps_ray.types import FloatArray
 
-__all__ = ["NUM_DRAWS", "beta_gains", "expected_gains", "rate_gains"]
+__all__ = ["NUM_DRAWS", "expected_gains", "rate_gains"]
 
 # Draws where the belief has no closed form: standard error of a gain at most .25 / sqrt(512) = .011.
 NUM_DRAWS = 512
@@ -22,13 +21,6 @@ NUM_DRAWS = 512
 def rate_gains(rates: FloatArray, max_samples: int) -> FloatArray:
     """g (1 - g)^(j-1) for rates [..., N]: [..., N, J] with j = 1 .. J = ``max_samples``."""
     gains: FloatArray = rates[..., None] * (1.0 - rates[..., None]) ** np.arange(max_samples)
-    return gains
-
-
-def beta_gains(alpha: FloatArray, beta: FloatArray, max_samples: int) -> FloatArray:
-    """E[g (1 - g)^(j-1)] = B(alpha + 1, beta + j - 1) / B(alpha, beta) for g ~ Beta(alpha, beta) [N]: [N, J]."""
-    a, b = alpha[..., None], beta[..., None]
-    gains: FloatArray = np.exp(betaln(a + 1.0, b + np.arange(max_samples)) - betaln(a, b))
     return gains
 
 

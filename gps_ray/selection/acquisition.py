@@ -21,8 +21,8 @@ __all__ = [
     "thompson_nearest_half",
     "thompson_threshold",
     "useful_group",
-    "useful_group_shuffled",
     "useful_probability",
+    "with_random_ties",
 ]
 
 # (belief about N prompts, group size G, keyed generator) -> scores [N] float64, higher is better.
@@ -59,13 +59,15 @@ def useful_group(belief: SuccessRateDistribution, group_size: int, rng: np.rando
     return score
 
 
-def useful_group_shuffled(belief: SuccessRateDistribution, group_size: int, rng: np.random.Generator) -> FloatArray:
-    """``useful_group`` with exact ties in random order.
+def with_random_ties(acquisition: Acquisition) -> Acquisition:
+    """The acquisition with exact ties in random order, for beliefs that give all prompts without outcomes the same
+    value (Beta counts, DPS), where the lowest row would always win. The order is worth at most 1e-9."""
 
-    For beliefs that give all prompts without outcomes the same value (DPS), where the lowest row would always win.
-    """
-    score = useful_group(belief, group_size, rng)
-    return score + 1e-9 * rng.random(len(score))
+    def shuffled(belief: SuccessRateDistribution, group_size: int, rng: np.random.Generator) -> FloatArray:
+        scores = acquisition(belief, group_size, rng)
+        return scores + 1e-9 * rng.random(len(scores))
+
+    return shuffled
 
 
 def thompson_nearest_half(belief: SuccessRateDistribution, group_size: int, rng: np.random.Generator) -> FloatArray:
@@ -87,7 +89,8 @@ def thompson_threshold(belief: SuccessRateDistribution, group_size: int, rng: np
 ACQUISITIONS: dict[str, Acquisition] = {
     "nearest_half": nearest_half,
     "useful_group": useful_group,
-    "useful_group_shuffled": useful_group_shuffled,
+    "nearest_half_shuffled": with_random_ties(nearest_half),
+    "useful_group_shuffled": with_random_ties(useful_group),
     "thompson_nearest_half": thompson_nearest_half,
     "thompson_threshold": thompson_threshold,
 }

@@ -12,6 +12,7 @@ from typing import Any
 from gps_ray.config import SelectionConfig
 from gps_ray.errors import ConfigError
 from gps_ray.import_path import load_object
+from gps_ray.predictor.beta_counts import BetaCountsPredictor
 from gps_ray.predictor.interface import Predictor, PromptTable
 from gps_ray.predictor.markov_state import MarkovStatePredictor
 from gps_ray.selection.acquisition import ACQUISITIONS, Acquisition
@@ -60,6 +61,10 @@ def _ppm(config: SelectionConfig, table: PromptTable, group_size: int, run_seed:
     return PpmPredictor(table, config.ppm, run_seed)
 
 
+def _beta_counts(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> Predictor:
+    return BetaCountsPredictor(table, config.beta_counts)
+
+
 def _markov_state(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> Predictor:
     return MarkovStatePredictor(table, config.dps)
 
@@ -74,6 +79,9 @@ SELECTORS: dict[str, SelectorFactory] = {
     "uniform": _uniform,
     "ds": _uniform,  # dynamic sampling is uniform selection with the admission useful_only
     "greso": _greso,
+    "mopps": _predictive,
+    "mopps_threshold": _predictive,
+    "beta_mean": _predictive,
     "dps": _predictive,
     "pcl": _predictive,
     "oracle": _oracle,
@@ -83,6 +91,7 @@ SELECTORS: dict[str, SelectorFactory] = {
 
 PREDICTORS: dict[str, PredictorFactory] = {
     "ppm": _ppm,
+    "beta_counts": _beta_counts,
     "markov_state": _markov_state,
     "value_model": _value_model,
 }
@@ -93,6 +102,13 @@ _SCORE_ALONE: Mapping[str, Any] = {
     "diversity_recent": 0.0,
     "num_recent_batches": 0,
     "random_share": 0.0,
+}
+
+_MOPPS: Mapping[str, Any] = {
+    **_SCORE_ALONE,
+    "predictor": "beta_counts",
+    "candidate_multiple": 8,
+    "beta_counts.discount": 0.5,
 }
 
 # Settings by dotted key under ``selection``, used where the config leaves the key unset.
@@ -111,6 +127,18 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         "ppm.latent_dim": 64,
         "ppm.num_latent_draws": 50,
         "ppm.replay_steps": 1,
+    },
+    # arXiv 2507.04632: the B of 8B candidates whose draws are nearest to 1/2, or lie in [0.3, 0.7]. lam = 0.5 is the
+    # paper's for Countdown; set selection.beta_counts.discount=1.0 for maths.
+    "mopps": {**_MOPPS, "acquisition": "thompson_nearest_half"},
+    "mopps_threshold": {**_MOPPS, "acquisition": "thompson_threshold"},
+    # The strong form of that family: posterior means, slower forgetting, the whole pool.
+    "beta_mean": {
+        **_SCORE_ALONE,
+        "predictor": "beta_counts",
+        "acquisition": "nearest_half_shuffled",
+        "candidate_multiple": None,
+        "beta_counts.discount": 0.9,
     },
     # arXiv 2603.10887: top B by P(mixed) of 8B candidates (Countdown; 32B for maths).
     "dps": {

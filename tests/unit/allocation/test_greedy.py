@@ -7,10 +7,10 @@ from itertools import product
 import numpy as np
 import pytest
 
-from gps_ray.allocation.gains import beta_gains
 from gps_ray.allocation.greedy import allocate, equal_order, sample_order
 from gps_ray.errors import ConfigError
 from gps_ray.keyed_random import generator
+from gps_ray.predictor.beta_belief import BetaBelief
 from gps_ray.types import FloatArray, IntArray
 
 
@@ -45,7 +45,7 @@ def test_greedy_equals_brute_force(seed: int, minimum: int) -> None:
 @pytest.mark.parametrize("total", [0, 1, 999, 4001, 6400])
 def test_the_total_is_kept_exactly(total: int) -> None:
     rng = generator(0, "test")
-    gains = beta_gains(rng.gamma(1.0, size=400) + 0.01, rng.gamma(2.0, size=400) + 0.01, 16)
+    gains = BetaBelief(rng.gamma(1.0, size=400) + 0.01, rng.gamma(2.0, size=400) + 0.01).expected_gains(16)
     assert allocate(gains, total).sum() == total
 
 

@@ -1,0 +1,44 @@
+"""MoPPS's Thompson rules and random ties."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gps_ray.keyed_random import generator
+from gps_ray.predictor.beta_belief import BetaBelief
+from gps_ray.predictor.point_belief import PointBelief
+from gps_ray.selection.acquisition import ACQUISITIONS
+from gps_ray.types import FloatArray
+
+
+def _best(name: str, rates: FloatArray, count: int, seed: int = 0) -> list[int]:
+    scores = ACQUISITIONS[name](PointBelief(rates), 8, generator(seed, "test"))
+    return np.argsort(-scores, kind="stable")[:count].tolist()
+
+
+def test_topk_takes_the_draws_nearest_to_one_half() -> None:
+    assert _best("thompson_nearest_half", np.array([0.1, 0.45, 0.9, 0.52, 0.7]), 3) == [3, 1, 4]
+
+
+def test_topk_draws_once_from_the_belief() -> None:
+    belief = BetaBelief(np.array([1.0, 5.0, 50.0]), np.array([1.0, 1.0, 50.0]))
+    draw = belief.sample(1, generator(3, "test"))[0]
+    scores = ACQUISITIONS["thompson_nearest_half"](belief, 8, generator(3, "test"))
+    np.testing.assert_allclose(scores, -((draw - 0.5) ** 2))
+
+
+def test_threshold_takes_any_inside_then_the_nearest_outside() -> None:
+    rates = np.array([0.05, 0.31, 0.5, 0.69, 0.75, 0.9, 0.28])
+    assert set(_best("thompson_threshold", rates, 3)) == {1, 2, 3}
+    assert _best("thompson_threshold", rates, 7)[3:] == [6, 4, 5, 0]  # .02, .05, .2 and .25 away
+    firsts = {_best("thompson_threshold", rates, 1, seed)[0] for seed in range(30)}
+    assert firsts == {1, 2, 3}
+
+
+def test_ties_are_broken_at_random_and_nothing_else_is() -> None:
+    rates = np.array([0.2, 0.5, 0.5, 0.5, 0.9])
+    for name in ("nearest_half_shuffled", "useful_group_shuffled"):
+        orders = {tuple(_best(name, rates, 5, seed)) for seed in range(60)}
+        assert {order[3:] for order in orders} == {(0, 4)}
+        assert len(orders) == 6
+        assert {tuple(_best(name.removesuffix("_shuffled"), rates, 5, seed)) for seed in range(5)} == {(1, 2, 3, 0, 4)}
