@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
+from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
 from actors.deadlines import within
 from actors.ray_train import first_failure, one_line, torch_trainer
@@ -46,10 +47,11 @@ class LearnerSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerStatus:
-    """What the train worker says once it is up."""
+    """What the train worker says once it is up. ``placement_group`` is what Ray Train reserved for it."""
 
     policy_version: int
     worker_pid: int
+    placement_group: PlacementGroup | None
 
 
 def train_loop(settings: dict[str, Any]) -> None:
@@ -57,7 +59,11 @@ def train_loop(settings: dict[str, Any]) -> None:
     mailbox, attempt = settings["mailbox"], settings["attempt"]
     try:
         learner = _build_learner(settings["spec"], settings["resume_from"])
-        status = LearnerStatus(policy_version=learner.policy_version, worker_pid=os.getpid())
+        status = LearnerStatus(
+            policy_version=learner.policy_version,
+            worker_pid=os.getpid(),
+            placement_group=get_current_placement_group(),
+        )
         _tell(mailbox.complete.remote(attempt, START, status))
         while True:
             message: Message = ray.get(mailbox.next_message.remote(attempt), timeout=POLL_S + ANSWER_S)
@@ -199,6 +205,7 @@ class RayLearner:
     def __init__(self, actor: Any, config: LearningConfig) -> None:
         self._actor = actor
         self._config = config
+        self._placement_group: PlacementGroup | None = None
 
     async def _wait(self, reference: Any, what: str, deadline_s: float, key: str) -> Any:
         try:
@@ -220,6 +227,7 @@ class RayLearner:
             self._config.start_deadline_s,
             "learning.start_deadline_s",
         )
+        self._placement_group = status.placement_group
         return status
 
     async def update(self, request: UpdateRequest) -> UpdateResult:
@@ -244,6 +252,9 @@ class RayLearner:
         with contextlib.suppress(RayActorError, GpsRayError):
             await within(CLOSE_S + ANSWER_S, self._actor.close.remote(), "learner.close", "learning.update_deadline_s")
         ray.kill(self._actor)
+        # Where the actor was killed, so was Ray Train's controller, and its reservation would stand until the job ends.
+        if self._placement_group is not None:
+            remove_placement_group(self._placement_group)
 
 
 def spawn_learner(name: str, config: TrainConfig, model_directory: Path | None, storage_directory: Path) -> RayLearner:
