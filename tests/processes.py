@@ -140,7 +140,8 @@ def ray_head(directory: Path, num_cpus: int = 2) -> Iterator[Head]:
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
     command += [f"--metrics-export-port={metrics_port}", f"--num-cpus={num_cpus}", "--disable-usage-stats"]
-    command += [f"--object-store-memory={200 << 20}"]
+    # Without a port of its own the agent of a second head on this machine stays mute, and no job can be submitted.
+    command += [f"--dashboard-agent-listen-port={free_port()}", f"--object-store-memory={200 << 20}"]
     head = Head(f"http://127.0.0.1:{dashboard_port}", metrics_port, token, environment)
     with (directory / "head.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)

@@ -42,7 +42,12 @@ def _submit(head: Head, tmp_path: Path, *overrides: str, wait: bool = True) -> A
     arguments += ["--submission-id", f"test-{tmp_path.name}", "--", sys.executable, "-m", "jobs.train", *SMALL_RUN]
     arguments += [f"run.directory={tmp_path / 'run'}", f"warm_start.cache_directory={tmp_path.parent / 'warm'}"]
     arguments += [f"selection.features.cache_directory={tmp_path.parent / 'features'}", *overrides]
-    return head.ray(*arguments)
+    # The head takes jobs a while after its dashboard answers, once the node's agent has reported.
+    return wait_for("the job agent", lambda: _unless_too_early(head.ray(*arguments)))
+
+
+def _unless_too_early(submitted: Any) -> Any:
+    return None if "No available agent" in submitted.stdout + submitted.stderr else submitted
 
 
 def _run_actors(head: Head) -> dict[str, dict[str, Any]]:
