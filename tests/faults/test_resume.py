@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from gps_ray.metrics import read_metrics
@@ -61,6 +60,7 @@ def test_killed_at_step_20_and_resumed_it_ends_bit_for_bit_the_same(tmp_path: Pa
     assert files[0] == files[1]
     assert len(files[0]) == 24
     for name in files[0]:
-        assert pq.read_table(whole / "outcomes" / name).equals(pq.read_table(killed / "outcomes" / name)), name
+        # Predictions, selections and rewards of every group, as bytes.
+        assert (whole / "outcomes" / name).read_bytes() == (killed / "outcomes" / name).read_bytes(), name
     # What was done after the last manifest was rolled back whole, not mixed in.
     assert list((killed / "discarded" / "outcomes").glob("*"))

@@ -37,6 +37,10 @@ def head() -> Iterator[Head]:
         yield running
 
 
+def _alive(head: Head) -> list[int]:
+    return [row["pid"] for row in _run_actors(head).values() if row["state"] == "ALIVE"]
+
+
 def _submit(head: Head, tmp_path: Path, *overrides: str, wait: bool = True) -> Any:
     arguments = ["job", "submit", f"--address={head.dashboard}", "--working-dir=.", *([] if wait else ["--no-wait"])]
     arguments += ["--submission-id", f"test-{tmp_path.name}", "--", sys.executable, "-m", "jobs.train", *SMALL_RUN]
@@ -83,8 +87,8 @@ def test_stopping_a_job_leaves_a_whole_manifest_and_no_process(head: Head, tmp_p
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     run = tmp_path / "run"
     wait_for("the first manifest", lambda: list(run.glob("checkpoints/*/manifest.json")))
-    pids = [row["pid"] for row in _run_actors(head).values() if row["state"] == "ALIVE"]
-    assert len(pids) >= 4
+    # Selector, learner and two rollout workers; the dashboard hears of them a moment later.
+    pids = wait_for("four actors", lambda: len(alive := _alive(head)) >= 4 and alive, 30)
     stopped = head.ray("job", "stop", f"--address={head.dashboard}", f"test-{tmp_path.name}")
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     wait_for("the run's processes to end", lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
