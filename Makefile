@@ -31,7 +31,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not loop and not ray and not faults and not gpu"
+	$(BIN)/python -m pytest -q -n 2 -m "not loop and not ray and not faults and not gpu"
 
 format: setup
 	$(BIN)/ruff format .
