@@ -381,7 +381,7 @@ class LearningConfig(Section):
     """The policy update."""
 
     loss: Literal["grpo"] = "grpo"
-    learning_rate: float = Field(1.5e-4, gt=0)
+    learning_rate: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     num_minibatches: int = Field(
         2, ge=1, description="Optimizer steps per update; the admitted groups are cut into so many parts."

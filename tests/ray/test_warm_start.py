@@ -6,19 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from gps_ray.config import EmbeddedModelConfig
 from gps_ray.model import load_model, load_tokenizer
 from tests.processes import SMALL_RUN, run_job
 
 pytestmark = pytest.mark.ray
 
+ARGUMENTS = (*SMALL_RUN, "warm_start.num_steps=20")
+
 
 def test_it_trains_once_and_then_finds_the_folder_without_a_cluster(tmp_path: Path) -> None:
-    arguments = (*SMALL_RUN, f"warm_start.cache_directory={tmp_path / 'warm'}")
+    arguments = (*ARGUMENTS, f"warm_start.cache_directory={tmp_path / 'warm'}")
     first = run_job("warm_start", *arguments)
     assert first.returncode == 0, first.stderr
     folder = Path(first.stdout.splitlines()[-1])
     assert folder.parent == tmp_path / "warm"
-    assert load_model(folder).config.model_type == "qwen2"
+    assert load_model(folder).config.model_type == EmbeddedModelConfig().family
     assert load_tokenizer(folder).encode("numbers 3 target")[1] == load_tokenizer(folder).encode("3")[0]
     assert "step 20 of 20" in first.stderr
     changed = (folder / "model.safetensors").stat().st_mtime_ns
@@ -31,9 +34,10 @@ def test_it_trains_once_and_then_finds_the_folder_without_a_cluster(tmp_path: Pa
 
 def test_a_diverging_warm_start_is_one_line(tmp_path: Path) -> None:
     diverging = "warm_start.learning_rate=1.0e30"
-    failed = run_job("warm_start", *SMALL_RUN, diverging, f"warm_start.cache_directory={tmp_path / 'warm'}")
+    failed = run_job("warm_start", *ARGUMENTS, diverging, f"warm_start.cache_directory={tmp_path / 'warm'}")
     assert failed.returncode == 2
-    (line,) = failed.stderr.splitlines()
+    *shown, line = failed.stderr.splitlines()
+    assert all(text.startswith("warm start: step") for text in shown)
     assert line.startswith("error: warm start, step ")
     assert "lower warm_start.learning_rate" in line
     assert not list((tmp_path / "warm").glob("*/warm_start.json"))
