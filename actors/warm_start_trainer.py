@@ -16,7 +16,7 @@ from gps_ray.learning.warm_start import build_warm_start, find_warm_start, warm_
 
 __all__ = ["ensure_model", "find_model"]
 
-POLL_S = 0.5
+POLL_S = 5.0
 
 
 class _ProgressFile:

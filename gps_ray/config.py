@@ -24,6 +24,7 @@ __all__ = [
     "EmbeddedModelConfig",
     "EvaluationConfig",
     "FeaturesConfig",
+    "FusedConfig",
     "GresoConfig",
     "LearningConfig",
     "ModelConfig",
@@ -188,9 +189,9 @@ class WarmStartConfig(Section):
     cache_directory: Path = Field(
         Path("runs/warm_start"), description="One folder per hash of what determines the result."
     )
-    num_examples: int = Field(30_000, ge=1)
-    num_steps: int = Field(300, ge=1)
-    batch_size: int = Field(96, ge=1)
+    num_examples: int = Field(30_000, ge=1, description="Generated (prompt, solution) pairs.")
+    num_steps: int = Field(300, ge=1, description="Optimizer steps; passes over the examples as needed.")
+    batch_size: int = Field(96, ge=1, description="Examples per step.")
     learning_rate: float = Field(
         8e-3, gt=0, description="AdamW's peak, for embeddings, norms and biases; linear warm-up, then a cosine to zero."
     )
@@ -200,8 +201,8 @@ class WarmStartConfig(Section):
     num_warmup_steps: int = Field(10, ge=0)
     microbatch_tokens: int = Field(2048, ge=1, description="Tokens (with padding) per forward pass.")
     seed: int = Field(0, ge=0, description="Seed of the examples and their order.")
-    num_threads: int = Field(2, ge=1, description="Torch threads of the one training worker.")
-    deadline_s: float = Field(1800, gt=0)
+    num_threads: int = Field(2, ge=1, description="Torch threads of the one train worker: part of the result.")
+    deadline_s: float = Field(1800, gt=0, description="The whole warm start must be done by then.")
 
 
 class SimulatedConfig(Section):
@@ -334,6 +335,38 @@ class PclConfig(Section):
     )
 
 
+class FusedConfig(Section):
+    """gps_fused's predictor: a shared model of the prompt plus an effect of every prompt's own, in logits.
+
+    Variances are prior variances in squared logits, drifts their growth per step. On recorded GRPO runs the quality is
+    flat within a factor of two around every default.
+    """
+
+    text_prior: Path | None = Field(
+        None, description="Folder written by jobs.pretrain_predictor; null: nothing is known before the first outcome."
+    )
+    feature_map: str = Field(
+        "text_kernels", description="'text_kernels', or an import path 'package.module:function' of a FeatureMap."
+    )
+    num_features: int = Field(256, ge=1, description="D: leading eigenfunctions kept of the sum of the text kernels.")
+    num_landmarks: int = Field(1024, ge=2, description="Prompts of the pool that the eigenfunctions are taken from.")
+    embedding_variance: float = Field(0.6, ge=0, description="Kernel on the prompt embedding; 0 switches it off.")
+    words_variance: float = Field(0.6, ge=0, description="Kernel on words and pairs of words (hashed TF-IDF).")
+    notation_variance: float = Field(0.6, ge=0, description="Kernel on lengths, notation and the numbers in the text.")
+    length_variance: float = Field(0.6, ge=0, description="Kernel on the lengths alone.")
+    length_slope_variance: float = Field(0.3, ge=0, description="Linear term in the log of the text's length.")
+    prior_slope_variance: float = Field(0.25, ge=0, description="Slope of the text prior, around 1.")
+    level_variance: float = Field(2.0, gt=0, description="Global level, around a success rate of 1/2.")
+    prompt_variance: float = Field(6.0, gt=0, description="What the text leaves open about a prompt.")
+    level_drift: float = Field(0.02, ge=0, description="Random walk of the global level.")
+    slope_drift: float = Field(5e-4, ge=0, description="Random walk of the linear terms.")
+    text_drift: float = Field(
+        0.002, ge=0, description="Random walk of the leading features, as a share of their prior variance."
+    )
+    num_drifting: int = Field(32, ge=0, description="Features with a drift of their own.")
+    prompt_drift: float = Field(0.01, ge=0, description="Slow change of every prompt's own effect.")
+
+
 class SelectionConfig(Section):
     """Which prompts next."""
 
@@ -374,31 +407,34 @@ class SelectionConfig(Section):
     dps: DpsConfig = Field(default_factory=DpsConfig)
     greso: GresoConfig = Field(default_factory=GresoConfig)
     pcl: PclConfig = Field(default_factory=PclConfig)
+    fused: FusedConfig = Field(default_factory=FusedConfig)
     features: FeaturesConfig = Field(default_factory=FeaturesConfig)
 
 
 class LearningConfig(Section):
     """The policy update."""
 
-    loss: Literal["grpo"] = "grpo"
-    learning_rate: float = Field(1e-4, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    loss: Literal["grpo"] = Field("grpo", description="grpo: group-normalised advantages, clipped, token-level mean.")
+    learning_rate: float = Field(1e-4, gt=0, description="AdamW's learning rate, constant.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
     num_minibatches: int = Field(
         2, ge=1, description="Optimizer steps per update; the admitted groups are cut into so many parts."
     )
-    clip_ratio_low: float = Field(0.2, gt=0)
-    clip_ratio_high: float = Field(0.2, gt=0)
+    clip_ratio_low: float = Field(0.2, gt=0, lt=1, description="The probability ratio is cut off below 1 - this.")
+    clip_ratio_high: float = Field(0.2, gt=0, description="The probability ratio is cut off above 1 + this.")
     kl_coefficient: float = Field(
         0.0, ge=0, description="Weight of the KL to the starting policy; 0 loads no reference policy."
     )
-    max_grad_norm: float = Field(1.0, gt=0)
-    num_workers: int = Field(1, ge=1)
-    num_threads: int = Field(2, ge=1, description="Torch threads per train worker.")
-    num_cpus_per_worker: float = Field(1.0, ge=0)
-    num_gpus_per_worker: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    num_workers: int = Field(1, ge=1, le=1, description="Train workers; more than one is not there yet.")
+    num_threads: int = Field(2, ge=1, description="Torch threads per train worker: part of the result, to the bit.")
+    num_cpus_per_worker: float = Field(1.0, ge=0, description="CPUs that Ray reserves per train worker.")
+    num_gpus_per_worker: float = Field(
+        0.0, ge=0, description="GPUs that Ray reserves per train worker; above 0 it trains on the GPU."
+    )
     microbatch_tokens: int = Field(16_384, ge=1, description="Tokens (with padding) per forward pass.")
-    start_deadline_s: float = Field(300, gt=0)
-    update_deadline_s: float = Field(600, gt=0)
+    start_deadline_s: float = Field(300, gt=0, description="The train worker must be up by then.")
+    update_deadline_s: float = Field(600, gt=0, description="An update, a save or an export must be done by then.")
 
 
 class EvaluationConfig(Section):

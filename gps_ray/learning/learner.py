@@ -64,8 +64,11 @@ class Learner:
         self._dtype = getattr(torch, dtype)
         self._temperature = temperature
         # Evaluation mode throughout: dropout would make the policy another than the one that sampled.
-        self._model = load_model(model_directory).eval()
-        self._reference = load_model(model_directory).eval().requires_grad_(False) if config.kl_coefficient else None
+        self._device = _device(config)
+        self._model = load_model(model_directory).eval().to(self._device)
+        self._reference = None
+        if config.kl_coefficient:
+            self._reference = load_model(model_directory).eval().requires_grad_(False).to(self._device)
         self._optimizer = _adamw(self._model, config)
         self._policy_version = 0
 
@@ -116,6 +119,7 @@ class Learner:
 
     def _microbatch(self, batch: PackedBatch, denominator: float, totals: _Totals) -> float:
         """Add one micro-batch's gradient; returns its share of the mini-batch's loss."""
+        batch = batch.to(self._device)
         with self._autocast():
             policy, logprobs = token_logprobs(self._model, batch, self._temperature)
             reference = None
@@ -144,7 +148,7 @@ class Learner:
         return float(terms.loss.detach())
 
     def _autocast(self) -> Any:
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16)
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16)
 
     def _metrics(self, groups: Sequence[TrainGroup], totals: _Totals) -> dict[str, float]:
         """Means over what was trained on are left out where nothing was."""
@@ -179,8 +183,8 @@ class Learner:
         row = Row(prompt_tokens=tokens[:1], response_tokens=tokens[1:])
         with torch.no_grad(), deterministic(self._config.num_threads), self._autocast():
             (batch,) = pack([row], PROBE_TOKENS)
-            logprobs, _ = token_logprobs(self._model, batch, 1.0)
-        return tokens, logprobs[batch.mask].numpy()
+            logprobs, _ = token_logprobs(self._model, batch.to(self._device), 1.0)
+        return tokens, logprobs.cpu()[batch.mask].numpy()
 
     def save(self, directory: Path) -> None:
         """Write model, optimizer and counters with torch.distributed.checkpoint; ``load`` goes on bit for bit."""
@@ -209,6 +213,17 @@ class Learner:
         policy = self._model if self._dtype == torch.float32 else copy.deepcopy(self._model).to(self._dtype)
         policy.save_pretrained(directory)
         load_tokenizer(self._directory).save_pretrained(directory)
+
+
+def _device(config: LearningConfig) -> torch.device:
+    if not config.num_gpus_per_worker:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise LearnerError(
+            f"learning.num_gpus_per_worker: {config.num_gpus_per_worker:g} GPUs were asked for, torch sees none; set "
+            "learning.num_gpus_per_worker=0 or install the GPU build"
+        )
+    return torch.device("cuda")
 
 
 def _adamw(model: torch.nn.Module, config: LearningConfig) -> torch.optim.AdamW:

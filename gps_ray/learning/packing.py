@@ -50,6 +50,16 @@ class PackedBatch:
         """Response tokens."""
         return int(self.mask.sum())
 
+    def to(self, device: torch.device) -> PackedBatch:
+        return PackedBatch(
+            tokens=self.tokens.to(device),
+            num_logits=self.num_logits,
+            targets=self.targets.to(device),
+            mask=self.mask.to(device),
+            sampled_logprobs=self.sampled_logprobs.to(device),
+            advantages=self.advantages.to(device),
+        )
+
 
 def _length(row: Row) -> int:
     return len(row.prompt_tokens) + len(row.response_tokens)

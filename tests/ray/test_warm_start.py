@@ -26,7 +26,7 @@ def test_it_trains_once_and_then_finds_the_folder_without_a_cluster(tmp_path: Pa
     assert "step 20 of 20" in first.stderr
     changed = (folder / "model.safetensors").stat().st_mtime_ns
 
-    again = run_job("warm_start", *arguments, timeout_s=60)
+    again = run_job("warm_start", *arguments)
     assert again.stdout.splitlines() == [str(folder)]
     assert again.stderr == ""
     assert (folder / "model.safetensors").stat().st_mtime_ns == changed

@@ -274,9 +274,15 @@ def test_wrong_input_is_named(model_directory: Path) -> None:
     assert learner.policy_version == 0
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to train on")
+def test_a_gpu_that_is_not_there_is_named(model_directory: Path) -> None:
+    with pytest.raises(LearnerError, match=r"learning\.num_gpus_per_worker: 1 GPUs were asked for, torch sees none"):
+        _learner(model_directory, num_gpus_per_worker=1)
+
+
 def test_an_update_leaves_the_process_as_it_was(model_directory: Path) -> None:
     threads = torch.get_num_threads()
-    learner = _learner(model_directory, num_threads=2)
-    _update(learner, make_groups(GROUPS))
+    learner = _learner(model_directory, num_threads=2, num_minibatches=1)
+    _update(learner, make_groups([MIXED]))
     assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()
