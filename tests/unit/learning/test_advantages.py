@@ -26,13 +26,13 @@ def test_advantages_of_ragged_groups_match_a_loop() -> None:
 
 def test_zero_variance_groups_give_exactly_zero_and_are_counted() -> None:
     # Float32 0.1 has a mean that rounds: a test on the standard deviation would see a tiny spread and blow it up.
-    groups = [
+    groups: list[FloatArray] = [
         np.full(7, 0.1, dtype=np.float32),
         np.ones(4),
         np.zeros(4),
         np.array([0.3]),
         np.zeros(0),
-        np.array([0, 1]),
+        np.array([0.0, 1.0]),
     ]
     result = group_advantages(groups)
     assert result.has_gradient.tolist() == [False] * 5 + [True]

@@ -116,7 +116,7 @@ def test_an_update_matches_one_written_out_slowly(model_directory: Path, changes
 
 def test_metrics_count_what_was_trained_and_what_was_skipped(model_directory: Path) -> None:
     groups = make_groups(GROUPS)
-    metrics = _update(_learner(model_directory), groups)
+    metrics = _update(_learner(model_directory, learning_rate=2e-4), groups)
     kept = {
         g.outcome.prompt_id: [len(r.response_tokens) for r in g.rollouts if r.status != RolloutStatus.FAILED]
         for g in groups
@@ -127,7 +127,7 @@ def test_metrics_count_what_was_trained_and_what_was_skipped(model_directory: Pa
     assert metrics["train/num_tokens"] == sum(sum(kept[i]) for i in trained)
     assert metrics["train/num_tokens_admitted"] == sum(map(sum, kept.values()))
     assert metrics["train/num_optimizer_steps"] == 2
-    assert metrics["train/learning_rate"] == 1.5e-4
+    assert metrics["train/learning_rate"] == 2e-4
     assert 0 < metrics["train/clip_ratio"] < 1
     assert 0 < metrics["train/entropy"] <= math.log(25)
     assert metrics["train/grad_norm"] > 0
