@@ -115,7 +115,9 @@ def test_a_finished_run_goes_on_to_more_steps_as_if_never_stopped(tmp_path: Path
 
 
 def test_dynamic_sampling_trains_on_useful_groups_and_charges_all(tmp_path: Path) -> None:
-    run = Run(simulated_config(tmp_path / "run", "selection.selector=ds", "run.num_steps=2"))
+    # Hard prompts: one batch of eight can hardly hold eight useful groups.
+    hard = "rollout.simulated.initial_logit_mean=-2.5"
+    run = Run(simulated_config(tmp_path / "run", "selection.selector=ds", "run.num_steps=2", hard))
     last = run()
     rows = _rows(run)
     assert last["selection/num_admitted"] == 8
