@@ -12,6 +12,7 @@ from gps_ray.cli import print_table, run_job, write_json
 # Each module has add_arguments(parser) and run(args) -> dict, whose "rows" are the table.
 BENCHMARKS = {
     "rollout": "gps_ray.benchmarks.rollout",
+    "selection": "gps_ray.benchmarks.selection",
 }
 
 

@@ -27,6 +27,8 @@ _MAX_NORM = 1.0 + 1e-5
 # Rows that a widening brings into the block at least, and the most it gathers without a full pass: tuned on sentence
 # vectors (26,638 x 256), where a wide range of values ends within 20 % of the best time.
 _BLOCK_ROWS, _GATHER_ROWS, _MAX_BLOCK_ROWS = 512, 1024, 3072
+# So few candidates are all put into the block: looking at them costs less than keeping bounds.
+_FEW_ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,8 +145,9 @@ class _Search:
         self._rounding = (embeddings.shape[1] + 1) * 2.0**-24 * _MAX_NORM
         self._products: FloatArray | None = None  # d [N] at w0; None while w0 = 0
         self._origin: FloatArray = np.zeros(embeddings.shape[1])
-        self._gather_rows = max(_GATHER_ROWS, len(embeddings) // 128)
-        self._max_block_rows = max(_MAX_BLOCK_ROWS, len(embeddings) // 64)
+        few = len(embeddings) if len(embeddings) <= _FEW_ROWS else 0
+        self._gather_rows = max(_GATHER_ROWS, len(embeddings) // 128, few)
+        self._max_block_rows = max(_MAX_BLOCK_ROWS, len(embeddings) // 64, few)
         self._block = _Block(embeddings, self._max_block_rows)
         self._ceiling = np.inf
         self._ceiling_at: FloatArray = self._origin

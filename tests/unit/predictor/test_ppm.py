@@ -250,31 +250,31 @@ def test_a_state_of_another_network_or_pool_is_refused() -> None:
         PpmPredictor(smaller, TINY, 0).load_state(state)
 
 
-def _drifting_run(config: PpmConfig, seed: int) -> tuple[PpmPredictor, float]:
-    """A pool whose level jumps between two states and stays there a while: to be told from the newest batch alone.
+def _jumping_run(config: PpmConfig) -> tuple[PpmPredictor, float]:
+    """A pool whose level jumps every fifth step, so that the newest batch alone tells it.
 
-    Returns the predictor and its mean |error| of the pool's mean over the second half."""
-    table, rng = _table(), generator(seed, "test/drift")
+    Returns the predictor and its mean |error| of the pool's mean success rate, away from the jumps, in the last half.
+    """
+    table, rng = _table(), generator(0, "test/jumps")
     base = 3.0 * table.embeddings @ rng.normal(size=8)
-    predictor = PpmPredictor(table, config, seed)
-    level, errors = 2.0, []
-    for step in range(80):
-        level = -level if rng.random() < 0.2 else level
-        rates = 1 / (1 + np.exp(-(base + level)))
+    predictor = PpmPredictor(table, config, 0)
+    errors = []
+    for step in range(60):
+        rates = 1 / (1 + np.exp(-(base + (2.0 if step // 5 % 2 else -2.0))))
         predicted = predictor.predict(np.arange(NUM_POOL), step).mean()
-        errors.append(abs(predicted.mean() - rates[:NUM_POOL].mean()))
+        if step >= 30 and step % 5:
+            errors.append(abs(predicted.mean() - rates[:NUM_POOL].mean()))
         rows = rng.choice(NUM_POOL, 16, replace=False)
-        right = rng.binomial(8, rates[rows])
-        predictor.observe(_batch(step, rows.tolist(), right.tolist(), [8] * 16))
-    return predictor, float(np.mean(errors[40:]))
+        predictor.observe(_batch(step, rows.tolist(), rng.binomial(8, rates[rows]).tolist(), [8] * 16))
+    return predictor, float(np.mean(errors))
 
 
 def test_the_latent_carries_what_only_the_context_shows() -> None:
-    config = TINY.model_copy(update={"replay_steps": 16, "pairs_per_update": 8, "learning_rate": 5e-3})
-    predictor, error = _drifting_run(config, 0)
-    ablated, error_without = _drifting_run(config.model_copy(update={"use_latent": False}), 0)
-    assert predictor.metrics()["swap_test"] > 0.15
-    assert predictor.metrics()["swap_test_signed"] > 0.15
+    config = TINY.model_copy(update={"replay_steps": 16, "pairs_per_update": 4, "learning_rate": 5e-3})
+    predictor, error = _jumping_run(config)
+    ablated, error_without = _jumping_run(config.model_copy(update={"use_latent": False}))
+    assert predictor.metrics()["swap_test"] > 0.2
+    assert predictor.metrics()["swap_test_signed"] > 0.2
     assert ablated.metrics()["swap_test"] == 0
     assert ablated.metrics()["kl"] == 0
-    assert error < 0.95 * error_without
+    assert error < 0.6 * error_without

@@ -67,6 +67,7 @@ def tiny_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_composer, "_BLOCK_ROWS", 3)
     monkeypatch.setattr(batch_composer, "_GATHER_ROWS", 6)
     monkeypatch.setattr(batch_composer, "_MAX_BLOCK_ROWS", 12)
+    monkeypatch.setattr(batch_composer, "_FEW_ROWS", 0)
 
 
 @pytest.mark.usefixtures("tiny_block")
@@ -84,10 +85,17 @@ def test_pruned_picks_are_the_naive_picks(pool: str, scores: str, weight: float)
 
 
 @pytest.mark.usefixtures("tiny_block")
-def test_few_candidates_need_few_passes() -> None:
+def test_scores_that_differ_need_few_passes() -> None:
     """The bound does prune: on scores that differ a lot most picks need no pass."""
     composed = compose(_scores("uniform", 150, 1), _pool("clustered", 150, 0), 30, diversity_within=0.01)
     assert composed.num_full_passes <= 10
+
+
+def test_few_candidates_are_simply_looked_at() -> None:
+    embeddings, values, recent = _pool("clustered", 150, 0), _scores("near half", 150, 1), _pool("clustered", 9, 2)
+    composed = compose(values, embeddings, 14, diversity_within=0.4, diversity_recent=0.2, recent=recent)
+    assert composed.picks.tolist() == _naive(values, embeddings, 14, 0.4, 0.2, recent)
+    assert (composed.num_full_passes, composed.num_rows_read) == (0, 150)
 
 
 @pytest.mark.parametrize("weights", [(0.0, 0.0), (0.3, 0.0), (0.0, 0.3)])
