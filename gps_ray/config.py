@@ -356,6 +356,9 @@ class FusedConfig(Section):
     length_variance: float = Field(0.6, ge=0, description="Kernel on the lengths alone.")
     length_slope_variance: float = Field(0.3, ge=0, description="Linear term in the log of the text's length.")
     prior_slope_variance: float = Field(0.25, ge=0, description="Slope of the text prior, around 1.")
+    text_share_with_prior: float = Field(
+        0.25, ge=0, description="Share of the kernels' variances that is left where a text prior already speaks."
+    )
     level_variance: float = Field(2.0, gt=0, description="Global level, around a success rate of 1/2.")
     prompt_variance: float = Field(6.0, gt=0, description="What the text leaves open about a prompt.")
     level_drift: float = Field(0.02, ge=0, description="Random walk of the global level.")

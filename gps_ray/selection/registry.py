@@ -75,6 +75,12 @@ def _value_model(config: SelectionConfig, table: PromptTable, group_size: int, r
     return ValueModelPredictor(table, config.pcl, run_seed)
 
 
+def _fused(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> Predictor:
+    from gps_ray.predictor.fused import FusedPredictor  # scikit-learn loads only where it is used
+
+    return FusedPredictor(table, config.fused)
+
+
 SELECTORS: dict[str, SelectorFactory] = {
     "uniform": _uniform,
     "ds": _uniform,  # dynamic sampling is uniform selection with the admission useful_only
@@ -87,6 +93,7 @@ SELECTORS: dict[str, SelectorFactory] = {
     "oracle": _oracle,
     "gps": _predictive,
     "gps_paper": _predictive,
+    "gps_fused": _predictive,
 }
 
 PREDICTORS: dict[str, PredictorFactory] = {
@@ -94,6 +101,7 @@ PREDICTORS: dict[str, PredictorFactory] = {
     "beta_counts": _beta_counts,
     "markov_state": _markov_state,
     "value_model": _value_model,
+    "fused": _fused,
 }
 
 # The rivals choose by score alone.
@@ -128,6 +136,9 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         "ppm.num_latent_draws": 50,
         "ppm.replay_steps": 1,
     },
+    # Our own answer: shared text model, own record and drift in one belief. A quarter of random slots and random
+    # candidates keep the loop "predict, choose, learn from the chosen" from narrowing to a few hundred prompts.
+    "gps_fused": {"predictor": "fused", "acquisition": "useful_group", "candidate_multiple": 8, "random_share": 0.25},
     # arXiv 2507.04632: the B of 8B candidates whose draws are nearest to 1/2, or lie in [0.3, 0.7]. lam = 0.5 is the
     # paper's for Countdown; set selection.beta_counts.discount=1.0 for maths.
     "mopps": {**_MOPPS, "acquisition": "thompson_nearest_half"},
