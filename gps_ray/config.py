@@ -201,7 +201,11 @@ class WarmStartConfig(Section):
     num_warmup_steps: int = Field(10, ge=0)
     microbatch_tokens: int = Field(2048, ge=1, description="Tokens (with padding) per forward pass.")
     seed: int = Field(0, ge=0, description="Seed of the examples and their order.")
-    num_threads: int = Field(2, ge=1, description="Torch threads of the one train worker: part of the result.")
+    num_threads: int = Field(
+        1,
+        ge=1,
+        description="Torch threads of the one train worker: part of the result. Two cost half as much CPU again.",
+    )
     deadline_s: float = Field(1800, gt=0, description="The whole warm start must be done by then.")
 
 
