@@ -38,7 +38,7 @@ def head() -> Iterator[Head]:
 
 
 def _alive(head: Head) -> list[int]:
-    return [row["pid"] for row in _run_actors(head).values() if row["state"] == "ALIVE"]
+    return [row["pid"] for row in _run_actors(head) if row["state"] == "ALIVE"]
 
 
 def _submit(head: Head, tmp_path: Path, *overrides: str, wait: bool = True) -> Any:
@@ -54,9 +54,10 @@ def _unless_too_early(submitted: Any) -> Any:
     return None if "No available agent" in submitted.stdout + submitted.stderr else submitted
 
 
-def _run_actors(head: Head) -> dict[str, dict[str, Any]]:
+def _run_actors(head: Head) -> list[dict[str, Any]]:
+    """Living and dead ones: the jobs of several tests share the names."""
     rows = head.get("/api/v0/actors?detail=true&limit=1000")["data"]["result"]["result"]
-    return {row["name"]: row for row in rows if row["name"].startswith("run/")}
+    return [row for row in rows if row["name"].startswith("run/")]
 
 
 def test_a_submitted_run_succeeds_and_can_be_watched(head: Head, tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_a_submitted_run_succeeds_and_can_be_watched(head: Head, tmp_path: Path)
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 5
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
-    names = set(_run_actors(head))
+    names = {row["name"] for row in _run_actors(head)}
     assert {"run/selector", "run/learner", "run/rollout-worker-0", "run/rollout-worker-1"} <= names
     pages = requests.get(f"http://127.0.0.1:{head.metrics_port}/metrics", timeout=30)
     found = wait_for("the run's metrics", lambda: [name for name in METRICS if name in pages.text], 5)
