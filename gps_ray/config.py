@@ -66,7 +66,7 @@ class CountdownConfig(Section):
     )
     num_pool_prompts: int = Field(4000, ge=1)
     num_evaluation_prompts: int = Field(256, ge=1, description="Held-out evaluation set, drawn like the pool.")
-    num_heldout_probe_prompts: int = Field(256, ge=1, description="Probe set disjoint from the pool (METHOD 6.3).")
+    num_heldout_probe_prompts: int = Field(256, ge=1, description="Probe set disjoint from the pool.")
     seed: int = Field(0, ge=0, description="Seed of the data, apart from run.seed: all runs of a comparison share it.")
     # 100 is the largest number with a token of its own in the task's vocabulary.
     max_number: int = Field(12, ge=2, le=99, description="Largest number of the ordinary levels.")
@@ -86,7 +86,7 @@ class ArithmeticConfig(Section):
 
     num_pool_prompts: int = Field(4000, ge=1)
     num_evaluation_prompts: int = Field(256, ge=1, description="Held-out evaluation set, drawn like the pool.")
-    num_heldout_probe_prompts: int = Field(256, ge=1, description="Probe set disjoint from the pool (METHOD 6.3).")
+    num_heldout_probe_prompts: int = Field(256, ge=1, description="Probe set disjoint from the pool.")
     seed: int = Field(0, ge=0, description="Seed of the data, apart from run.seed: all runs of a comparison share it.")
     max_number: int = Field(12, ge=5, le=99, description="Largest operand of the ordinary levels.")
     max_hard_number: int = Field(
@@ -270,7 +270,7 @@ class FeaturesConfig(Section):
 
 
 class PpmConfig(Section):
-    """The prompt predictive model (METHOD 1). Values the paper does not give are marked * there and are ours."""
+    """The prompt predictive model (GPS, arXiv 2602.01970). The paper gives few of these values; the others are ours."""
 
     model_dim: int = Field(64, ge=8)
     num_layers: int = Field(2, ge=1)

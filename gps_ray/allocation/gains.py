@@ -1,4 +1,4 @@
-"""What the j-th sample of a prompt is worth before any is drawn (METHOD 3).
+"""What the j-th sample of a prompt is worth before any is drawn.
 
 Best of b with a verifier solves a prompt of success rate g with probability 1 - (1 - g)^b, so the j-th sample adds
 g (1 - g)^(j-1) (Damani et al., arXiv 2410.04707). Under a belief about g the expectation counts, not the value at the

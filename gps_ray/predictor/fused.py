@@ -4,7 +4,7 @@
 
 phi: text features (``fused_features``); w, level and slopes: weights shared by all prompts; u_i: the prompt's own
 effect; all Gaussian, updated in closed form (``shared_filter``). The answer to two weaknesses of a predictor that sees
-only embeddings and the newest batch (METHOD 5): a prompt's own outcomes count as soon as there are any, and the belief
+only embeddings and the newest batch: a prompt's own outcomes count as soon as there are any, and the belief
 is a distribution that widens where nothing is known.
 
 The difficulty context z of GPS (arXiv 2602.01970, eq. for p(H_t | z_t)) is here the shared state (w, d): how hard the

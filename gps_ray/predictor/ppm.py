@@ -1,4 +1,4 @@
-"""GPS's prompt predictive model as a ``Predictor`` (METHOD 1; arXiv 2602.01970)."""
+"""GPS's prompt predictive model as a ``Predictor`` (arXiv 2602.01970)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The networks of the prompt predictive model (METHOD 1; GPS, arXiv 2602.01970).
+"""The networks of the prompt predictive model (GPS, arXiv 2602.01970).
 
 q_phi(z | H_t), p_eta(z | H_{t-1})   set Transformers over tokens Linear([e_i, s_i]), mean-pooled to a Gaussian
 gamma_psi(tau, z)                    sigmoid(MLP([e, z]))

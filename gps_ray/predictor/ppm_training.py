@@ -1,4 +1,4 @@
-"""How the prompt predictive model learns (METHOD 1; GPS, arXiv 2602.01970).
+"""How the prompt predictive model learns (GPS, arXiv 2602.01970).
 
     maximise  E_{q(z | H_t)} [ sum_i log Binomial(k_i | n_i, gamma(tau_i, z)) ]
               - beta * KL( q(z | H_t) || p(z | H_{t-1}) )

@@ -1,4 +1,4 @@
-"""Scores + history-anchored diversity -> batch (METHOD 2; GPS, arXiv 2602.01970).
+"""Scores + history-anchored diversity -> batch (GPS, arXiv 2602.01970).
 
     maximise over S, |S| = B:  sum_{i in S} u_i + lambda * D(S; recent)
     greedy:  argmax_i  u_i + within * mean_{v in S} (1 - e_i . e_v) + recent * mean_{v in R} (1 - e_i . e_v)

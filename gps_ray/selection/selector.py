@@ -40,7 +40,7 @@ class Informed(Protocol):
 
 
 class PredictiveSelector:
-    """Predict the candidates, score them, compose a diverse batch (METHOD 1-2).
+    """Predict the candidates, score them, compose a diverse batch (GPS, arXiv 2602.01970).
 
     Candidates are the pool without ``request.excluded``: all of it, or ``config.candidate_multiple`` times the batch,
     drawn by (run_seed, "selector/candidates", step, round). ``config.random_share`` of the slots are drawn first,

@@ -19,7 +19,7 @@ class DataSets:
     """The prompts of a run.
 
     ``pool`` is what a selector chooses from; ``evaluation`` and ``heldout_probe`` share no prompt with it;
-    ``pool_probe`` is a random subset of the pool (METHOD 6.3). ``num_duplicates`` rows were dropped from the files.
+    ``pool_probe`` is a random subset of the pool. ``num_duplicates`` rows were dropped from the files.
     """
 
     pool: tuple[Prompt, ...]
