@@ -273,7 +273,7 @@ class PpmConfig(Section):
     """The prompt predictive model (GPS, arXiv 2602.01970). The paper gives few of these values; the others are ours."""
 
     model_dim: int = Field(64, ge=8)
-    num_layers: int = Field(2, ge=1)
+    num_layers: int = Field(1, ge=1, description="Transformer layers of each of the two encoders")
     num_heads: int = Field(4, ge=1)
     decoder_hidden: int = Field(128, ge=8)
     latent_dim: int = Field(16, ge=1, description="Z")
@@ -285,11 +285,11 @@ class PpmConfig(Section):
         "weighs as much as they do together. At 1 the latent carried almost nothing (swap test).",
     )
     num_latent_draws: int = Field(16, ge=1, description="M: draws of z per prediction")
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1.5e-3, gt=0)
     kl_weight: float = Field(1.0, ge=0, description="beta")
     replay_steps: int = Field(32, ge=1, description="Steps replayed per update; 1 is the paper's newest batch only.")
     updates_per_step: int = Field(1, ge=1, description="K: passes over the replay per step")
-    pairs_per_update: int = Field(4, ge=1, description="Replayed pairs per gradient step of Adam")
+    pairs_per_update: int = Field(2, ge=1, description="Replayed pairs per gradient step of Adam")
     prior: Literal["history", "standard"] = Field(
         "history", description="standard replaces the prior by N(0, I) (ablation)."
     )
@@ -364,7 +364,7 @@ class FusedConfig(Section):
         0.25, ge=0, description="Share of the kernels' variances that is left where a text prior already speaks."
     )
     level_variance: float = Field(2.0, gt=0, description="Global level, around a success rate of 1/2.")
-    prompt_variance: float = Field(6.0, gt=0, description="What the text leaves open about a prompt.")
+    prompt_variance: float = Field(5.0, gt=0, description="What the text leaves open about a prompt.")
     level_drift: float = Field(0.02, ge=0, description="Random walk of the global level.")
     slope_drift: float = Field(5e-4, ge=0, description="Random walk of the linear terms.")
     text_drift: float = Field(

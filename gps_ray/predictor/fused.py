@@ -28,7 +28,7 @@ from gps_ray.types import BoolArray, FloatArray, IntArray, State
 __all__ = ["FusedPredictor", "build_filter"]
 
 _NUM_SWAP_PROMPTS = 256
-_MAX_SWAP_BATCH = 64
+_MAX_SWAP_BATCH = 32
 _NUM_CHECKED_ROWS = 8
 
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.linalg.blas import strmm
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from gps_ray.predictor.logit_normal import LogitNormalBelief, expectation
 from gps_ray.types import FloatArray, IntArray, State
@@ -34,9 +35,13 @@ from gps_ray.types import FloatArray, IntArray, State
 __all__ = ["GaussianSites", "SharedFilter", "binomial_sites"]
 
 _MAX_ITERATIONS = 30
-_TOLERANCE = 1e-3  # logits
+_TOLERANCE = 1e-2  # logits
 _MIN_PRECISION = 1e-4
 _ROWS_AT_ONCE = 16_384
+
+# One BLAS thread: the order of a sum must not depend on the machine's load, and for matrices of this size two threads
+# that wait for each other cost five times as much as one.
+_BLAS = ThreadpoolController()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +110,21 @@ class SharedFilter:
 
     def predict(self, rows: IntArray) -> LogitNormalBelief:
         """The joint belief about f of rows [N], independent of what the filter learns afterwards."""
-        weight, own, offset, mean = self.weight[rows], self.own[rows], self.offset[rows], self.mean
-        tiny = 1e-10 * np.trace(self.covariance) / len(self.covariance)
-        factor = np.linalg.cholesky(self.covariance + tiny * np.eye(len(self.covariance))).astype(np.float32)
-        location, variance = np.empty(len(rows)), np.empty(len(rows))
-        for part in _parts(len(rows)):
-            design = self._design(rows[part], weight[part])
-            location[part] = design @ mean + offset[part]
-            variance[part] = np.square(_times_factor(design, factor)).sum(axis=1) + own[part]
+        weight, own = self.weight[rows], self.own[rows]
+        location, variance = self.offset[rows], own.copy()
+        with _BLAS.limit(limits=1):
+            factor = _factor(self.covariance)
+            for part in _parts(len(rows)):
+                design = self._design(rows[part], weight[part])
+                location[part] += design @ self.mean
+                variance[part] += np.square(_times_factor(design, factor)).sum(axis=1)
 
         def draw_logits(num_draws: int, rng: np.random.Generator) -> FloatArray:
             common = rng.standard_normal((len(factor), num_draws), dtype=np.float32)
             logits = np.empty((num_draws, len(rows)))
-            for part in _parts(len(rows)):
-                logits[:, part] = (_times_factor(self._design(rows[part], weight[part]), factor) @ common).T
+            with _BLAS.limit(limits=1):
+                for part in _parts(len(rows)):
+                    logits[:, part] = (_times_factor(self._design(rows[part], weight[part]), factor) @ common).T
             return logits + location + np.sqrt(own) * rng.standard_normal(logits.shape)
 
         return LogitNormalBelief(location, variance, draw_logits)
@@ -131,12 +137,13 @@ class SharedFilter:
 
     def observe(self, rows: IntArray, num_right: IntArray, num_tried: IntArray) -> None:
         """Condition on the outcomes of distinct rows [K] with num_tried > 0."""
-        prior = self._prior(rows)
-        sites = binomial_sites(prior.location, prior.covariance, num_right, num_tried)
-        factor = np.linalg.cholesky(prior.covariance + np.diag(sites.noise))
-        half = solve_triangular(factor, prior.cross.T, lower=True)
-        self.mean = self.mean + half.T @ solve_triangular(factor, sites.centre - prior.location, lower=True)
-        self.covariance = self.covariance - half.T @ half
+        with _BLAS.limit(limits=1):
+            prior = self._prior(rows)
+            sites = binomial_sites(prior.location, prior.covariance, num_right, num_tried)
+            factor = np.linalg.cholesky(prior.covariance + np.diag(sites.noise))
+            half = solve_triangular(factor, prior.cross.T, lower=True)
+            self.mean = self.mean + half.T @ solve_triangular(factor, sites.centre - prior.location, lower=True)
+            self.covariance = self.covariance - half.T @ half
 
         own = self.own[rows]
         gain = own / (own + sites.noise + prior.drift_variance)
@@ -146,10 +153,11 @@ class SharedFilter:
 
     def shift_under(self, rows: IntArray, num_right: IntArray, num_tried: IntArray, others: IntArray) -> FloatArray:
         """[N]: by how much E[f] of ``others`` would move through (w, d) alone if ``rows`` had these outcomes."""
-        prior = self._prior(rows)
-        sites = binomial_sites(prior.location, prior.covariance, num_right, num_tried)
-        pull = np.linalg.solve(prior.covariance + np.diag(sites.noise), sites.centre - prior.location)
-        shift: FloatArray = self._design(others, self.weight[others]) @ (prior.cross @ pull)
+        with _BLAS.limit(limits=1):
+            prior = self._prior(rows)
+            sites = binomial_sites(prior.location, prior.covariance, num_right, num_tried)
+            pull = np.linalg.solve(prior.covariance + np.diag(sites.noise), sites.centre - prior.location)
+            shift: FloatArray = self._design(others, self.weight[others]) @ (prior.cross @ pull)
         return shift
 
     def leading_weights(self) -> FloatArray:
@@ -198,6 +206,13 @@ class SharedFilter:
 def _parts(num_rows: int) -> Iterator[slice]:
     for start in range(0, num_rows, _ROWS_AT_ONCE):
         yield slice(start, start + _ROWS_AT_ONCE)
+
+
+def _factor(covariance: FloatArray) -> FloatArray:
+    """Lower Cholesky factor, float32; a trace of variance keeps rounding from ever making it fail."""
+    tiny = 1e-10 * np.trace(covariance) / len(covariance)
+    factor: FloatArray = np.linalg.cholesky(covariance + tiny * np.eye(len(covariance))).astype(np.float32)
+    return factor
 
 
 def _times_factor(design: FloatArray, factor: FloatArray) -> FloatArray:

@@ -1,8 +1,9 @@
 """An offline model of difficulty from text alone, learnt from any table of past outcomes, another model's included.
 
-Ridge regression of the smoothed logits log((k + 1/2) / (n - k + 1/2)) on the features of ``TextEncoder``: the mean of a
-Gaussian process with the sum of their kernels, at a cost linear in the number of prompts. Each prompt weighs n / (n +
-3/2), because a logit from few tries is noisy.
+Ridge regression of smoothed logits, log((k + a) / (n - k + a)), on the features of ``TextEncoder``: the mean of a
+Gaussian process with the sum of their kernels, at a cost linear in the number of prompts. a = 1/2 + n / 20, because
+what one policy never solves in many tries another one may: logits stay within +-3. Each prompt weighs n / (n + 3/2),
+because few tries say little.
 
 The penalty is the one of a few that ranks a held-out fifth of the prompts best; on the same fifth, intercept and slope
 are fitted, so that the predicted logit is calibrated for that policy. For another policy the slope is learnt online.
@@ -110,7 +111,8 @@ def fit_text_prior(texts: Sequence[str], embeddings: FloatArray, num_right: IntA
     rate = num_right / num_tried
     if np.ptp(rate) == 0:
         raise DataError(f"text prior: all {len(texts)} prompts have the success rate {rate[0]:g}: nothing to learn")
-    target = np.log((num_right + 0.5) / (num_tried - num_right + 0.5))
+    added = 0.5 + num_tried / 20.0
+    target = np.log((num_right + added) / (num_tried - num_right + added))
     importance = num_tried / (num_tried + 1.5)
 
     raw = read_texts(texts, embeddings)

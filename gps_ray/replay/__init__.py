@@ -1,0 +1,1 @@
+"""Selectors and predictors replayed against recorded outcomes: no language model needed."""
