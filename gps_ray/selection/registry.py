@@ -134,7 +134,9 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         "ppm.decoder_hidden": 512,
         "ppm.latent_dim": 64,
         "ppm.num_latent_draws": 50,
+        "ppm.learning_rate": 1e-3,
         "ppm.replay_steps": 1,
+        "ppm.pairs_per_update": 1,
     },
     # Our own answer: shared text model, own record and drift in one belief. A quarter of random slots and random
     # candidates keep the loop "predict, choose, learn from the chosen" from narrowing to a few hundred prompts.
