@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator, lsqr
 
 from gps_ray.errors import DataError
@@ -153,6 +154,10 @@ def _ridge(blocks: Sequence[Any], target: FloatArray, importance: FloatArray, pe
     """
     centre = np.average(target, weights=importance)
     root = np.sqrt(importance)
+    # Most buckets of the n-grams are empty: their weights are 0, and LSQR need not carry them.
+    occupied = np.concatenate([_occupied(block) for block in blocks])
+    cuts = np.cumsum([block.shape[1] for block in blocks])[:-1]
+    blocks = [block[:, kept] for block, kept in zip(blocks, np.split(occupied, cuts), strict=True)]
     num_columns = sum(block.shape[1] for block in blocks)
     transposed = [block.T for block in blocks]
 
@@ -168,8 +173,15 @@ def _ridge(blocks: Sequence[Any], target: FloatArray, importance: FloatArray, pe
     solution = lsqr(
         system, root * (target - centre), damp=np.sqrt(penalty), atol=1e-5, btol=1e-5, iter_lim=_MAX_ITERATIONS
     )
-    weights: FloatArray = solution[0].astype(np.float32)
+    weights = np.zeros(len(occupied), dtype=np.float32)
+    weights[occupied] = solution[0]
     return weights
+
+
+def _occupied(block: Any) -> BoolArray:
+    """[columns]: has any row an entry there?"""
+    occupied: BoolArray = (block.getnnz(axis=0) if issparse(block) else np.count_nonzero(block, axis=0)) > 0
+    return occupied
 
 
 def _times(blocks: Sequence[Any], weights: FloatArray) -> FloatArray:
