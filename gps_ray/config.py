@@ -372,6 +372,9 @@ class FusedConfig(Section):
     )
     num_drifting: int = Field(32, ge=0, description="Features with a drift of their own.")
     prompt_drift: float = Field(0.01, ge=0, description="Slow change of every prompt's own effect.")
+    own_record: bool = Field(
+        True, description="False keeps no prompt's own effect: its outcomes teach the shared part alone (ablation)."
+    )
 
 
 class SelectionConfig(Section):

@@ -58,6 +58,7 @@ def build_filter(
         drift=np.concatenate([drift, np.full(min(config.num_drifting, num_text), config.text_drift)]),
         own_variance=config.prompt_variance + text_share * features.residual_variance,
         own_drift=config.prompt_drift,
+        keeps_record=config.own_record,
     )
 
 

@@ -86,7 +86,8 @@ def binomial_sites(
 
 class SharedFilter:
     """columns [N, D] float32; prior mean and variance of w [D]; drift [R] added to the variance of d per step;
-    own_variance [N] s_i; own_drift: variance that each prompt's own effect gains and forgets per step."""
+    own_variance [N] s_i; own_drift: variance that each prompt's own effect gains and forgets per step; without
+    ``keeps_record`` every outcome is read as if it were its prompt's first."""
 
     def __init__(
         self,
@@ -96,10 +97,12 @@ class SharedFilter:
         drift: FloatArray,
         own_variance: FloatArray,
         own_drift: float,
+        keeps_record: bool = True,
     ) -> None:
         self._columns = columns
         self._drift = drift
         self._own_variance = own_variance
+        self._keeps_record = keeps_record
         self._memory = np.sqrt(np.maximum(1.0 - own_drift / own_variance, 0.0))
         self.mean = np.concatenate([prior_mean, np.zeros(len(drift))])
         # d starts with one step of drift: the covariance stays positive definite.
@@ -144,7 +147,11 @@ class SharedFilter:
             half = solve_triangular(factor, prior.cross.T, lower=True)
             self.mean = self.mean + half.T @ solve_triangular(factor, sites.centre - prior.location, lower=True)
             self.covariance = self.covariance - half.T @ half
+        if self._keeps_record:
+            self._record(rows, sites, prior)
 
+    def _record(self, rows: IntArray, sites: GaussianSites, prior: _Prior) -> None:
+        """Move the own effects of ``rows`` towards their outcomes."""
         own = self.own[rows]
         gain = own / (own + sites.noise + prior.drift_variance)
         self.offset[rows] += gain * (sites.centre - self.offset[rows] - prior.drift_mean)

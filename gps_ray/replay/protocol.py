@@ -42,6 +42,8 @@ CURVES = (
     "ece",
     "zero_variance_auc",
     "effective_group_ratio",
+    "swap_test",
+    "swap_test_signed",
     "seconds",
 )
 
@@ -51,7 +53,8 @@ _MIN_RANKED = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayRun:
-    """``curves``: name of ``CURVES`` -> [T]; seconds are CPU-seconds of predict, select and observe together."""
+    """``curves``: name of ``CURVES`` -> [T]; seconds are CPU-seconds of predict, select and observe together, swap_test
+    is what the predictor itself reports of its shared context."""
 
     selector: str
     seed: int
@@ -92,6 +95,9 @@ def replay(
             picks = _picks(selector, index, step, config.num_prompts, series.group_size)
         selector.observe(_outcomes(series, picks, step))
         curves["seconds"][step] = time.process_time() - started
+        learnt = selector.metrics()
+        for name in ("swap_test", "swap_test_signed"):
+            curves[name][step] = learnt.get(f"predictor/{name}", np.nan)
         for name, value in _judge(series, mean, seen, picks, step).items():
             curves[name][step] = value
         seen[picks] = True

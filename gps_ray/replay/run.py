@@ -70,7 +70,7 @@ def run_replay(request: ReplayRequest, say: Say) -> Summary:
                 for figure in dict.fromkeys(figure for figures in found for figure in figures):
                     values = [figures[figure] for figures in found]
                     summary[name][f"static_{figure}_{num_labels}"] = estimate(values)
-                say(f"static: {name} with {num_labels} labels done")
+                say(f"static: {name} with {min(num_labels, len(data.learn.prompts))} labels done")
     write_json(request.out / "replay.json", summary)
     return summary
 
@@ -84,6 +84,10 @@ def _check(request: ReplayRequest) -> None:
         raise ConfigError("--seeds and --labels: expected numbers of at least 1")
     if request.static is not None and not request.labels:
         raise ConfigError("--static: needs --labels, for instance --labels 512,2048,8192")
+    if request.static is None and (request.labels or request.test is not None):
+        raise ConfigError("--labels and --test: belong to --static FILE, which is missing")
+    if request.outcomes is None and request.prior is not None:
+        raise ConfigError("--prior: belongs to --outcomes FILE, which is missing")
     for name in request.selectors:
         resolve_selection(_config(request, name))
 

@@ -51,6 +51,8 @@ _WINDOWS: Mapping[str, tuple[str, slice]] = {
     "ece_late": ("ece", LATE),
     "zero_variance_auc": ("zero_variance_auc", SETTLED),
     "effective_group_ratio": ("effective_group_ratio", slice(None)),
+    "swap_test": ("swap_test", SETTLED),
+    "swap_test_signed": ("swap_test_signed", SETTLED),
     "seconds_per_step": ("seconds", slice(None)),
 }
 
@@ -158,5 +160,5 @@ def _cell(figure: Mapping[str, Any]) -> str:
     if figure["mean"] is None:
         return "-"
     digits = 0 if figure["mean"] >= 10 else 3
-    half = "" if figure["low"] is None else f" ± {(figure['high'] - figure['low']) / 2:.{digits}f}"
+    half = "" if figure["low"] is None else f"±{(figure['high'] - figure['low']) / 2:.{digits}f}"
     return f"{figure['mean']:.{digits}f}{half}"
