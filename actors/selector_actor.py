@@ -14,7 +14,7 @@ from gps_ray.config import SelectionConfig
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.selection.registry import build_selector
 from gps_ray.selector_service import SelectorService
-from gps_ray.types import Chunk, ObserveResult, Prediction, Selection, SelectionRequest
+from gps_ray.types import Chunk, FloatArray, ObserveResult, Prediction, Selection, SelectionRequest
 
 __all__ = ["RaySelector", "SelectorActor", "spawn_selector"]
 
@@ -43,6 +43,12 @@ class SelectorActor:
 
     def predict(self, prompt_ids: Sequence[str]) -> Prediction | None:
         return self._service.predict(prompt_ids)
+
+    def candidates(self, request: SelectionRequest) -> tuple[str, ...]:
+        return self._service.candidates(request)
+
+    def reveal(self, prompt_ids: Sequence[str], rates: FloatArray) -> None:
+        self._service.reveal(prompt_ids, rates)
 
     def save(self, directory: Path) -> None:
         self._service.save(directory)
@@ -74,6 +80,13 @@ class RaySelector:
     async def predict(self, prompt_ids: Sequence[str]) -> Prediction | None:
         prediction: Prediction | None = await self._call("predict", tuple(prompt_ids))
         return prediction
+
+    async def candidates(self, request: SelectionRequest) -> tuple[str, ...]:
+        prompt_ids: tuple[str, ...] = await self._call("candidates", request)
+        return prompt_ids
+
+    async def reveal(self, prompt_ids: Sequence[str], rates: FloatArray) -> None:
+        await self._call("reveal", tuple(prompt_ids), rates)
 
     async def save(self, directory: Path) -> None:
         await self._call("save", directory)

@@ -22,7 +22,7 @@ from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run_folder import RunFolder
 from gps_ray.tasks.dataset import DataSets, load_data
 
-__all__ = ["check_run_folder", "prepare", "run_training"]
+__all__ = ["check_run_folder", "prepare", "run_training", "train"]
 
 
 def prepare(config: TrainConfig) -> tuple[TrainConfig, DataSets]:
@@ -76,10 +76,22 @@ def run_training(
     ``config`` and ``data`` come from ``prepare``. With ``resume`` the run goes on from its newest whole checkpoint, or
     from the start where it has none yet.
     """
+    name = config.run.directory.absolute().name
+    return asyncio.run(train(config, data, ensure_model(config), name, resume=resume, sinks=sinks))
+
+
+async def train(
+    config: TrainConfig,
+    data: DataSets,
+    model_directory: Path | None,
+    name: str,
+    *,
+    resume: bool = False,
+    sinks: Sequence[ProgressSink] = (),
+) -> Mapping[str, float]:
+    """``run_training`` for a driver that has several runs going; the actors' names begin with ``name``."""
     fingerprint = pool_fingerprint(data)
     folder, store, found = _open_folder(config, data, fingerprint, resume)
-    name = folder.root.name
-    model_directory = ensure_model(config)
     table = build_prompt_table(data.pool, data.heldout_probe, config.selection.features)
     prompts = {p.prompt_id: p for split in (data.pool, data.evaluation, data.heldout_probe) for p in split}
     spec = WorkerSpec(
@@ -89,35 +101,29 @@ def run_training(
         task=config.data.task,
         run_seed=config.run.seed,
     )
-
-    async def whole() -> Mapping[str, float]:
-        selector = spawn_selector(
-            f"{name}/selector", config.selection, table, config.rollout.group_size, config.run.seed, folder.outcomes
+    selector = spawn_selector(
+        f"{name}/selector", config.selection, table, config.rollout.group_size, config.run.seed, folder.outcomes
+    )
+    pool = RayRolloutPool(name, spec, prompts)
+    learner = spawn_learner(f"{name}/learner", config, model_directory, folder.root / "ray_train")
+    try:
+        await asyncio.gather(pool.start(), learner.start(resume_from=None if found is None else found[0] / "learner"))
+        parts = LoopParts(
+            selector=selector,
+            pool=pool,
+            learner=learner,
+            data=data,
+            folder=folder,
+            store=store,
+            pool_fingerprint=fingerprint,
+            sinks=(*sinks, ClusterMetrics(name)),
         )
-        pool = RayRolloutPool(name, spec, prompts)
-        learner = spawn_learner(f"{name}/learner", config, model_directory, folder.root / "ray_train")
-        try:
-            await asyncio.gather(
-                pool.start(), learner.start(resume_from=None if found is None else found[0] / "learner")
-            )
-            parts = LoopParts(
-                selector=selector,
-                pool=pool,
-                learner=learner,
-                data=data,
-                folder=folder,
-                store=store,
-                pool_fingerprint=fingerprint,
-                sinks=(*sinks, ClusterMetrics(name)),
-            )
-            loop = TrainingLoop(config, parts)
-            if found is not None:
-                await selector.load(found[0] / "selector")
-                loop.restore(found[1])
-            return await loop.run()
-        finally:
-            await learner.close()
-            pool.close()
-            selector.close()
-
-    return asyncio.run(whole())
+        loop = TrainingLoop(config, parts)
+        if found is not None:
+            await selector.load(found[0] / "selector")
+            loop.restore(found[1])
+        return await loop.run()
+    finally:
+        await learner.close()
+        pool.close()
+        selector.close()

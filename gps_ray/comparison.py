@@ -5,7 +5,8 @@ The *target* is the baseline's mean over its last three evaluations, which is th
 the baseline itself always reaches it. The *cost to target* is the cumulative cost (rollouts, tokens, CPU-seconds) at
 the first evaluation whose smoothed value is at least the target: a cost that was really paid, nothing is
 interpolated. A run that never gets there is *censored*: it counts with its whole budget, and is marked. Ratios are
-paired by seed; their geometric mean has a 95 % Student-t interval on the log scale.
+paired by seed; their geometric mean has a 95 % Student-t interval on the log scale. The accuracy *at equal cost* is
+the smoothed value at the last evaluation within a budget.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = [
     "NUM_SMOOTHED",
     "Crossing",
     "RatioEstimate",
+    "accuracy_within",
     "first_crossing",
     "paired_difference",
     "paired_ratio",
@@ -73,6 +75,16 @@ def first_crossing(cost: FloatArray, accuracy: FloatArray, target: float) -> Cro
     if not len(reached):
         return Crossing(cost=float(cost[-1]), censored=True)
     return Crossing(cost=float(cost[len(cost) - len(curve) + int(reached[0])]), censored=False)
+
+
+def accuracy_within(cost: FloatArray, accuracy: FloatArray, budget: float) -> float | None:
+    """Smoothed accuracy at the last evaluation that cost no more than ``budget``; None where no smoothed one did.
+
+    cost [E] is the cumulative cost at each evaluation, ascending; accuracy [E] as measured, smoothed here.
+    """
+    curve = smoothed(accuracy)
+    reached = np.flatnonzero(cost[len(cost) - len(curve) :] <= budget)
+    return float(curve[reached[-1]]) if len(reached) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

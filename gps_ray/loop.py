@@ -19,10 +19,11 @@ import numpy as np
 from gps_ray.checkpoint import CheckpointStore, Manifest, SelectionRecord
 from gps_ray.config import TrainConfig
 from gps_ray.evaluation import Counts, collect_counts, evaluation_metrics, probe_metrics
-from gps_ray.metrics import NUM_TOKENS, TRAINING_PHASES, step_metrics
+from gps_ray.metrics import NUM_TOKENS, OTHER_PHASES, TRAINING_PHASES, step_metrics
 from gps_ray.ports import LearnerPort, RolloutPool, SelectorPort
 from gps_ray.run_folder import RunFolder
 from gps_ray.selection.admission import build_admission
+from gps_ray.selection.registry import needs_true_rates
 from gps_ray.tasks.dataset import DataSets
 from gps_ray.types import (
     Chunk,
@@ -94,6 +95,7 @@ class TrainingLoop:
         self._parts = parts
         self._counters: dict[str, float] = {}
         self._next: Selection | None = None
+        self._needs_rates = needs_true_rates(config.selection)
         self._steps_done = 0
         self._last_metrics: Mapping[str, float] = {}
 
@@ -113,7 +115,7 @@ class TrainingLoop:
         await self._parts.pool.load_weights(await self._parts.learner.publish())
         if self._steps_done == 0:
             self._emit({"step": 0, **await self._evaluate()})
-            self._next = await self._select(1, 0, frozenset(), self._config.selection.num_prompts)
+            await self._select_next()
         while self._steps_done < self._config.run.num_steps:
             await self._one_step(self._steps_done + 1)
         self._phase("export")
@@ -129,9 +131,12 @@ class TrainingLoop:
             await self._roll_out(record)
         self._phase("update")
         # The next selection depends on the selector's state after observe, never on the new weights: it overlaps.
+        # Only the oracle has to see what the new weights can do.
         updated, observed = await asyncio.gather(self._learn(record), self._observe(record))
-        self._steps_done = step
         self._add("cost/wall_s", time.perf_counter() - start)
+        self._steps_done = step
+        if self._needs_rates:
+            await self._select_next()
         metrics = self._account(record, updated, observed)
         if self._due(self._config.evaluation.every_steps):
             with _Stopwatch(record.seconds, "timing_s/evaluation"):
@@ -145,17 +150,29 @@ class TrainingLoop:
     def _due(self, every: int) -> bool:
         return self._steps_done % every == 0 or self._steps_done == self._config.run.num_steps
 
+    async def _select_next(self) -> None:
+        self._next = await self._select(self._steps_done + 1, 0, frozenset(), self._config.selection.num_prompts)
+
     async def _select(self, step: int, round_: int, excluded: frozenset[str], num_missing: int) -> Selection:
-        return await self._parts.selector.select(
-            SelectionRequest(
-                step=step,
-                round=round_,
-                num_prompts=self._config.selection.num_prompts,
-                group_size=self._config.rollout.group_size,
-                excluded=excluded,
-                num_missing=num_missing,
-            )
+        request = SelectionRequest(
+            step=step,
+            round=round_,
+            num_prompts=self._config.selection.num_prompts,
+            group_size=self._config.rollout.group_size,
+            excluded=excluded,
+            num_missing=num_missing,
         )
+        if self._needs_rates:
+            await self._reveal(request)
+        return await self._parts.selector.select(request)
+
+    async def _reveal(self, request: SelectionRequest) -> None:
+        """Tell the oracle what its candidates' success rates are: rolled out once, thrown away, charged apart."""
+        self._phase("oracle")
+        prompt_ids = await self._parts.selector.candidates(request)
+        counts = await self._count("oracle", prompt_ids, request.group_size, self._config.rollout.temperature)
+        rates = counts.num_right / np.maximum(counts.num_tried, 1)
+        await self._parts.selector.reveal(prompt_ids, np.where(counts.num_tried > 0, rates, 0.5))
 
     async def _roll_out(self, record: _StepRecord) -> None:
         """Rounds, until admission is full, the rounds are used up or the pool has nothing left."""
@@ -224,11 +241,12 @@ class TrainingLoop:
     async def _observe(self, record: _StepRecord) -> ObserveResult:
         with _Stopwatch(record.seconds, "timing_s/select"):
             observed = await self._parts.selector.observe(record.step, record.chunks, record.selections)
-            self._next = await self._select(record.step + 1, 0, frozenset(), self._config.selection.num_prompts)
+            if not self._needs_rates:
+                self._next = await self._select(record.step + 1, 0, frozenset(), self._config.selection.num_prompts)
         return observed
 
     def _charge(self, name: str, num_rollouts: int, num_tokens: int, cpu_s: float) -> None:
-        """Every rollout and token is charged, kept or dropped; evaluation and probes apart from training."""
+        """Every rollout and token is charged, kept or dropped; what does not serve training has counters of its own."""
         suffix = "" if name == "rollout" else f"_{name}"
         for key, value in (
             (f"cost/num_rollouts{suffix}", num_rollouts),
@@ -263,16 +281,19 @@ class TrainingLoop:
             **self._parts.pool.metrics(),
         }
 
-    async def _measure(self, stream: str, prompts: Sequence[Prompt], num_rollouts: int) -> Counts:
-        """Counts for some prompts under the current policy; they enter neither history nor training."""
-        ids = tuple(prompt.prompt_id for prompt in prompts)
-        each = np.full(len(ids), num_rollouts, dtype=np.int32)
-        chunks = await self._generate(stream, ids, each, self._config.evaluation.temperature)
-        counts = collect_counts(ids, [chunk.header for chunk in chunks])
-        # Rollouts of evaluation and probes are charged apart from training.
-        name = "evaluation" if stream == "evaluation" else "probe"
+    async def _count(self, stream: str, prompt_ids: tuple[str, ...], num_rollouts: int, temperature: float) -> Counts:
+        """Counts for some prompts under the current policy; they enter neither history nor training, and are charged
+        apart: to the oracle, the evaluation, or (every other stream) the probes."""
+        each = np.full(len(prompt_ids), num_rollouts, dtype=np.int32)
+        chunks = await self._generate(stream, prompt_ids, each, temperature)
+        counts = collect_counts(prompt_ids, [chunk.header for chunk in chunks])
+        name = stream if stream in OTHER_PHASES else "probe"
         self._charge(name, counts.num_rollouts, counts.num_tokens, counts.cpu_s)
         return counts
+
+    async def _measure(self, stream: str, prompts: Sequence[Prompt], num_rollouts: int) -> Counts:
+        ids = tuple(prompt.prompt_id for prompt in prompts)
+        return await self._count(stream, ids, num_rollouts, self._config.evaluation.temperature)
 
     async def _evaluate(self) -> dict[str, float]:
         """The evaluation set, and the probes where they are due; metrics for the current number of steps."""
@@ -294,6 +315,7 @@ class TrainingLoop:
         self._parts.folder.write_probe(self._steps_done, name, prompts, prediction, seen.num_right, seen.num_tried)
         if prediction is None:
             return {}
+        self._add("cost/cpu_s_probe", prediction.cpu_s)
         return probe_metrics(name, prediction, seen.num_right, seen.num_tried, self._config.rollout.group_size)
 
     async def _checkpoint(self) -> None:

@@ -93,7 +93,7 @@ COST_WALL_S = _metric(
     "cost/wall_s", "s", "wall seconds of the steps so far, without evaluation, probes and checkpoints"
 )
 TRAINING_PHASES = ("rollout", "update", "selector")
-OTHER_PHASES = ("evaluation", "probe")
+OTHER_PHASES = ("evaluation", "probe", "oracle")
 for _phase in (*TRAINING_PHASES, *OTHER_PHASES):
     _metric(f"cost/cpu_s_{_phase}", "CPU-s", f"CPU-seconds of the {_phase} phase so far, summed over processes")
 for _phase in OTHER_PHASES:

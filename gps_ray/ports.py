@@ -8,6 +8,7 @@ from typing import Protocol
 
 from gps_ray.types import (
     Chunk,
+    FloatArray,
     GenerateRequest,
     ObserveResult,
     Prediction,
@@ -22,7 +23,8 @@ __all__ = ["LearnerPort", "RolloutPool", "SelectorPort"]
 
 
 class SelectorPort(Protocol):
-    """Which prompts next? Depends only on its own state after ``observe``, never on the policy's weights."""
+    """Which prompts next? Depends only on its own state after ``observe``, never on the policy's weights; the oracle
+    alone is told what they can do."""
 
     async def select(self, request: SelectionRequest) -> Selection: ...
 
@@ -32,6 +34,14 @@ class SelectorPort(Protocol):
 
     async def predict(self, prompt_ids: Sequence[str]) -> Prediction | None:
         """Predicted success rates of any known prompts; None where the selector predicts nothing."""
+        ...
+
+    async def candidates(self, request: SelectionRequest) -> tuple[str, ...]:
+        """The prompts whose success rates ``select(request)`` must know (the oracle alone)."""
+        ...
+
+    async def reveal(self, prompt_ids: Sequence[str], rates: FloatArray) -> None:
+        """Success rates [K] of these prompts under the weights of the coming step (the oracle alone)."""
         ...
 
     async def save(self, directory: Path) -> None: ...

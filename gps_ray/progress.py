@@ -14,7 +14,7 @@ from rich.progress import Progress as RichProgress
 
 from gps_ray.metrics import EFFECTIVE_RATIO, TRAIN_PASS_RATE, VAL_PASS_1
 
-__all__ = ["Progress", "format_duration"]
+__all__ = ["NamedLines", "Progress", "format_duration"]
 
 _SHOWN = ((EFFECTIVE_RATIO, "effective"), (TRAIN_PASS_RATE, "train pass rate"), (VAL_PASS_1, "pass@1"))
 
@@ -103,3 +103,20 @@ class Progress:
         first_step, first_time = self._first
         made = step - first_step
         return format_duration((now - first_time) / made * (self._num_steps - step)) if made > 0 else "-"
+
+
+class NamedLines:
+    """One run of several: a plain line, begun with the run's name, at every evaluation."""
+
+    def __init__(self, name: str, num_steps: int, stream: TextIO | None = None) -> None:
+        self._name = name
+        self._num_steps = num_steps
+        self._stream = stream if stream is not None else sys.stdout
+
+    def phase(self, name: str) -> None:
+        """Not shown."""
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        if VAL_PASS_1 in metrics or step == self._num_steps:
+            parts = [f"{label} {metrics[name]:.3f}" for name, label in _SHOWN if name in metrics]
+            print(f"{self._name}: step {step}/{self._num_steps}  {'  '.join(parts)}", file=self._stream, flush=True)

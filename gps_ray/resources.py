@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gps_ray.config import TrainConfig
 from gps_ray.errors import ResourceError
 
-__all__ = ["ResourceNeed", "check_resources", "resource_needs"]
+__all__ = ["ResourceNeed", "check_resources", "num_runs_at_once", "resource_needs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +40,17 @@ def resource_needs(config: TrainConfig) -> list[ResourceNeed]:
             num_gpus=config.learning.num_gpus_per_worker,
         ),
     ]
+
+
+def num_runs_at_once(config: TrainConfig, available: Mapping[str, float]) -> int:
+    """How many runs of this config a cluster holds beside each other, at least one. ``available`` as Ray says it."""
+    needs = resource_needs(config)
+    fitting = [
+        available.get(kind, 0.0) / needed
+        for kind, name in (("CPU", "num_cpus"), ("GPU", "num_gpus"))
+        if (needed := sum(need.count * float(getattr(need, name)) for need in needs)) > 0
+    ]
+    return max(int(min(fitting, default=1.0) + 1e-9), 1)
 
 
 def check_resources(config: TrainConfig, available: Mapping[str, float], where: str) -> None:

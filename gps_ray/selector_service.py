@@ -18,8 +18,9 @@ from gps_ray.history import PromptIndex
 from gps_ray.outcome_files import write_outcomes
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.selection.interface import PromptSelector
+from gps_ray.selection.oracle import OracleSelector
 from gps_ray.tables import outcomes_from_table
-from gps_ray.types import ObserveResult, Prediction, Selection, SelectionRequest
+from gps_ray.types import FloatArray, ObserveResult, Prediction, Selection, SelectionRequest
 
 __all__ = ["SelectorService"]
 
@@ -68,6 +69,20 @@ class SelectorService:
             seen=self._selector.seen(rows),
             cpu_s=time.process_time() - start,
         )
+
+    def candidates(self, request: SelectionRequest) -> tuple[str, ...]:
+        """Of the oracle: the prompts whose success rates ``select(request)`` must know."""
+        return tuple(self._index.table.prompt_ids[row] for row in self._oracle.candidates(request))
+
+    def reveal(self, prompt_ids: Sequence[str], rates: FloatArray) -> None:
+        """To the oracle: success rates [K] of these prompts in the coming step."""
+        self._oracle.reveal(self._index.rows(prompt_ids), rates)
+
+    @property
+    def _oracle(self) -> OracleSelector:
+        if not isinstance(self._selector, OracleSelector):
+            raise TypeError(f"expected the oracle, got {type(self._selector).__name__}: it is told no success rates")
+        return self._selector
 
     def save(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)

@@ -27,8 +27,8 @@ def main(argv: Sequence[str]) -> int:
     prepare(config)  # what is wrong is said before the folder of an earlier demo goes
     shutil.rmtree(config.run.directory, ignore_errors=True)
     with cluster_for(config):
-        folders = run_comparison(config, SELECTORS, (config.run.seed,), config.run.directory, _progress)
-    runs = {selector: paths[0] for selector, paths in folders.items()}
+        folders = run_comparison(config, SELECTORS, (config.run.seed,), config.run.directory, _progress, serial=True)
+    runs = {selector: paths[config.run.seed] for selector, paths in folders.items()}
     for path in runs.values():
         write_report(path)
     print_comparison(comparison_table(runs))

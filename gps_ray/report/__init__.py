@@ -2,14 +2,19 @@
 
 from gps_ray.report.comparison_report import comparison_table, named_runs, write_comparison
 from gps_ray.report.run_report import write_report
+from gps_ray.report.seed_report import write_seed_comparison
+from gps_ray.report.seed_summary import SUMMARY_COLUMNS, summary_rows
 from gps_ray.report.tables import ComparisonRow, ComparisonTable, print_comparison
 
 __all__ = [
+    "SUMMARY_COLUMNS",
     "ComparisonRow",
     "ComparisonTable",
     "comparison_table",
     "named_runs",
     "print_comparison",
+    "summary_rows",
     "write_comparison",
     "write_report",
+    "write_seed_comparison",
 ]

@@ -60,6 +60,7 @@ def write_comparison(
             for row, cells in zip(table.rows, table.cells(), strict=True)
         ],
         "sections": _comparison_sections(data, table),
+        "footer": "The intervals are 95 % over prompts of one evaluation set; they say nothing about other seeds.",
     }
     return render("comparison.html", out, values)
 

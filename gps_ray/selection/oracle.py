@@ -1,7 +1,8 @@
 """The oracle: chooses by true success rates, the ceiling of every predictor.
 
-Of a simulated policy the rates are known. In a real run the loop rolls out ``candidates(request)`` once beforehand,
-throws those rollouts away uncharged, calls ``reveal`` with what came of them, and labels the run so.
+Of a recorded or simulated policy the rates are known (``follow``, ``set_success_rates``). In a run the loop rolls out
+``candidates(request)`` once beforehand, calls ``reveal`` with what came of them, throws those rollouts away and charges
+them apart (``cost/num_rollouts_oracle``).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 
 from gps_ray.config import SelectionConfig
 from gps_ray.errors import ConfigError
-from gps_ray.predictor.interface import PromptTable
+from gps_ray.predictor.interface import PromptTable, SuccessRateDistribution
 from gps_ray.predictor.true_rates import TrueRatePredictor
 from gps_ray.selection.acquisition import Acquisition
 from gps_ray.selection.selector import PredictiveSelector
@@ -52,6 +53,10 @@ class OracleSelector(PredictiveSelector):
         """Rows of the prompts that ``select(request)`` will look at, sorted."""
         free = np.flatnonzero(self._index.free(request.excluded))
         return np.sort(np.concatenate(self._looked_at(request, free, min(request.num_prompts, len(free)))))
+
+    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution | None:
+        """The rates; None where one of them is not known."""
+        return None if np.isnan(self._oracle.rates(rows, step)).any() else super().predict(rows, step)
 
     def select(self, request: SelectionRequest) -> Selection:
         """Raises ConfigError where the rate of a candidate is not known."""

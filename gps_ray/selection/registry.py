@@ -30,6 +30,7 @@ __all__ = [
     "SelectorFactory",
     "build_predictor",
     "build_selector",
+    "needs_true_rates",
     "resolve_selection",
 ]
 
@@ -189,6 +190,11 @@ def resolve_selection(config: SelectionConfig) -> SelectionConfig:
     if resolved.acquisition is not None:
         _lookup(ACQUISITIONS, resolved.acquisition, "selection.acquisition")
     return resolved
+
+
+def needs_true_rates(config: SelectionConfig) -> bool:
+    """Must somebody tell the selector its candidates' success rates before every selection?"""
+    return SELECTORS.get(config.selector) is _oracle
 
 
 def build_selector(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> PromptSelector:

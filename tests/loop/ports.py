@@ -28,6 +28,7 @@ from gps_ray.selector_service import SelectorService
 from gps_ray.tasks.dataset import DataSets
 from gps_ray.types import (
     Chunk,
+    FloatArray,
     GenerateRequest,
     ObserveResult,
     Prediction,
@@ -138,6 +139,14 @@ class _Selector:
 
     async def predict(self, prompt_ids: Sequence[str]) -> Prediction | None:
         return self.service.predict(prompt_ids)
+
+    async def candidates(self, request: SelectionRequest) -> tuple[str, ...]:
+        self._run.point("candidates")
+        return self.service.candidates(request)
+
+    async def reveal(self, prompt_ids: Sequence[str], rates: FloatArray) -> None:
+        self._run.point("reveal")
+        self.service.reveal(prompt_ids, rates)
 
     async def save(self, directory: Path) -> None:
         self._run.point("save selector")

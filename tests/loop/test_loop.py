@@ -76,7 +76,7 @@ def test_the_next_selection_is_made_during_the_update(tmp_path: Path) -> None:
     Run(simulated_config(tmp_path / "run"), change=wait)()
 
 
-@pytest.mark.parametrize("selector", ["uniform", "gps", "ds"])
+@pytest.mark.parametrize("selector", ["uniform", "gps", "ds", "oracle"])
 def test_killed_at_any_call_and_resumed_it_ends_the_same(tmp_path: Path, selector: str) -> None:
     overrides = (f"selection.selector={selector}", "run.num_steps=4")
     whole = Run(simulated_config(tmp_path / "whole", *overrides))
@@ -124,3 +124,23 @@ def test_dynamic_sampling_trains_on_useful_groups_and_charges_all(tmp_path: Path
     assert last["selection/num_rounds"] > 1
     assert last["cost/num_rollouts"] == sum(len(row["rewards"]) for row in rows) > 2 * 8 * 8
     assert len({(row["step"], row["prompt_id"]) for row in rows}) == len(rows)
+
+
+def test_the_oracle_is_told_its_candidates_rates_and_charged_apart(tmp_path: Path) -> None:
+    selector = "selection.selector=oracle"
+    runs = {
+        name: Run(simulated_config(tmp_path / name, *overrides))
+        for name, overrides in {"uniform": (), "oracle": (selector, "selection.candidate_multiple=4")}.items()
+    }
+    last = {name: run() for name, run in runs.items()}
+    rows = {name: _rows(run) for name, run in runs.items()}
+    assert len(rows["oracle"]) == len(rows["uniform"])
+    assert last["oracle"]["cost/num_rollouts"] == last["uniform"]["cost/num_rollouts"] == 6 * 8 * 8
+    # One more than there are steps: the choice for a step that a longer run would make.
+    assert last["oracle"]["cost/num_rollouts_oracle"] == 7 * 4 * 8 * 8
+    assert "cost/num_rollouts_oracle" not in last["uniform"]
+
+    def useful(name: str) -> int:
+        return sum(0 < sum(row["rewards"]) < len(row["rewards"]) for row in rows[name])
+
+    assert useful("oracle") > useful("uniform")

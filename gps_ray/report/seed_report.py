@@ -1,0 +1,95 @@
+"""The report of a comparison over seeds: ``compare.json`` and its page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gps_ray.cli import write_json
+from gps_ray.metrics import EFFECTIVE_RATIO, VAL_PASS_1
+from gps_ray.report import seed_figures
+from gps_ray.report.render import EFFECTIVE_HOW, Row, Section, render, visible
+from gps_ray.report.run_data import RunData, read_run
+from gps_ray.report.seed_summary import SUMMARY_COLUMNS, summarise_seeds, summary_rows
+from gps_ray.report.svg import colours
+
+__all__ = ["write_seed_comparison"]
+
+
+def write_seed_comparison(
+    folders: Mapping[str, Mapping[int, Path]], out: Path, baseline: str, *, serial: bool
+) -> dict[str, Any]:
+    """Write ``out/compare.json`` and ``out/report.html`` for run folders by selector and seed; returns the summary."""
+    runs = {name: {seed: read_run(path) for seed, path in of_seed.items()} for name, of_seed in folders.items()}
+    summary = summarise_seeds(runs, baseline, serial=serial)
+    write_json(out / "compare.json", summary)
+    _write_page({name: [of_seed[seed] for seed in summary["seeds"]] for name, of_seed in runs.items()}, summary, out)
+    return summary
+
+
+def _write_page(runs: Mapping[str, Sequence[RunData]], summary: Mapping[str, Any], out: Path) -> None:
+    palette = colours(list(runs))
+    num_seeds = len(summary["seeds"])
+    notes = [] if summary["runs_one_after_the_other"] else ["runs shared the machine: read no wall clock"]
+    values = {
+        "title": "Selectors compared",
+        "names": list(runs),
+        "note": f"{num_seeds} matched seeds" if num_seeds > 1 else "one seed, an illustration",
+        "warnings": notes,
+        "caption": "Accuracy: pass@1 in percent, mean of the last three evaluations. Differences (points) and ratios "
+        f"are against {summary['baseline']}, paired by seed, with 95 % intervals over {num_seeds} seeds.",
+        "columns": SUMMARY_COLUMNS,
+        "rows": [
+            {"cells": [visible(cell, 60) for cell in cells], "colour": palette[name], "link": ""}
+            for name, cells in zip(runs, summary_rows(summary), strict=True)
+        ],
+        "sections": _sections(runs, summary),
+        "footer": "The unit of every interval is the seed.",
+    }
+    render("comparison.html", out / "report.html", values)
+
+
+def _sections(runs: Mapping[str, Sequence[RunData]], summary: Mapping[str, Any]) -> list[Section]:
+    ratios = [
+        panel
+        for cost, title in (("rollouts_to_target", "rollouts to target"), ("cpu_s_to_target", "CPU-seconds to target"))
+        for panel in seed_figures.ratio_panel(summary, cost, title)
+    ]
+    return [
+        Section(
+            anchor="target",
+            title="Cost to the baseline's accuracy",
+            how="Geometric mean of the ratios over seeds with its 95 % interval; left of the line is cheaper. "
+            "Hollow: some runs never got there and count with their whole budget, so the truth lies further right.",
+            rows=[Row(panels=ratios, size="medium")],
+            empty="Only the baseline was run.",
+        ),
+        Section(
+            anchor="accuracy",
+            title="Accuracy",
+            how="pass@1 on the held-out evaluation set: mean over seeds with its 95 % interval.",
+            rows=[Row(panels=seed_figures.curves(runs, VAL_PASS_1, "pass@1"), size="medium")],
+        ),
+        Section(
+            anchor="effective",
+            title="Effective groups and prompt reuse",
+            how=EFFECTIVE_HOW,
+            rows=[
+                Row(
+                    panels=[
+                        *seed_figures.curves(runs, EFFECTIVE_RATIO, "effective groups", smooth=True),
+                        *seed_figures.reuse_curves(runs),
+                    ],
+                    size="medium",
+                )
+            ],
+            empty="No step yet.",
+        ),
+        Section(
+            anchor="predictor",
+            title="Predictors and cost",
+            how="Rank correlation on the two probe sets (only selectors that predict), and what each phase cost.",
+            rows=[Row(panels=[*seed_figures.probe_curves(runs), *seed_figures.phase_costs(runs)], size="medium")],
+        ),
+    ]

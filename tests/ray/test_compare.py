@@ -1,0 +1,78 @@
+"""jobs.compare on a real cluster: runs side by side, and going on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.processes import SMALL_RUN, end, run_job, start_job, wait_for
+
+pytestmark = pytest.mark.ray
+
+# One CPU per run: two runs fit two CPUs.
+SMALL = (
+    *SMALL_RUN,
+    "run.num_steps=4",
+    "checkpoint.every_steps=2",
+    "evaluation.every_steps=2",
+    "rollout.num_workers=1",
+    "learning.num_cpus_per_worker=0.5",
+    "cluster.local_num_cpus=2",
+    "cluster.local_dashboard=false",
+)
+
+
+def _curves(out: Path) -> dict[str, list[tuple[int, list[float]]]]:
+    summary = json.loads((out / "compare.json").read_text())
+    return {
+        name: [(curve["seed"], curve["pass@1"]) for curve in selector["curves"]]
+        for name, selector in summary["selectors"].items()
+    }
+
+
+def test_side_by_side_or_one_by_one_the_runs_are_the_same(tmp_path: Path) -> None:
+    cache = f"warm_start.cache_directory={tmp_path / 'warm_start'}"
+    arguments = ("--selectors", "uniform,oracle", *SMALL, cache, "selection.candidate_multiple=2")
+    stopped = tmp_path / "stopped"
+    job = start_job("compare", *arguments, "--seeds", "0,1", "--out", str(stopped), log=tmp_path / "log.txt")
+    try:
+        # Both selectors of seed 0 are under way at the same time.
+        wait_for(
+            "two runs at once",
+            lambda: (
+                job.poll() is not None
+                or all((stopped / name / "seed_0" / "metrics.jsonl").exists() for name in ("uniform", "oracle"))
+            ),
+        )
+        assert job.poll() is None, (tmp_path / "log.txt").read_text()
+        wait_for("a checkpoint", lambda: list(stopped.glob("uniform/seed_0/checkpoints/*/manifest.json")))
+        assert not (stopped / "compare.json").exists()
+        job.send_signal(signal.SIGINT)
+        job.wait(timeout=120)
+    finally:
+        end(job)
+    resumed = run_job("compare", *arguments, "--seeds", "0,1", "--out", str(stopped), timeout_s=600)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "uniform" in resumed.stdout and "oracle (not charged)" in resumed.stdout
+    assert (stopped / "report.html").stat().st_size > 10_000
+
+    serial = tmp_path / "serial"
+    whole = run_job("compare", *arguments, "--seeds", "0", "--out", str(serial), "--serial", timeout_s=600)
+    assert whole.returncode == 0, whole.stderr
+    for name, curves in _curves(serial).items():
+        assert curves[0] == _curves(stopped)[name][0]
+
+    before = {path: path.stat().st_mtime_ns for path in stopped.glob("*/*/metrics.jsonl")}
+    again = run_job("compare", *arguments, "--seeds", "0,1", "--out", str(stopped))
+    assert again.returncode == 0, again.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in stopped.glob("*/*/metrics.jsonl")}
+
+
+def test_a_wrong_selector_is_said_before_anything_starts(tmp_path: Path) -> None:
+    job = run_job("compare", "--selectors", "uniform,best", *SMALL, "--out", str(tmp_path / "out"))
+    assert job.returncode == 2
+    assert "selection.selector" in job.stderr and "best" in job.stderr
+    assert not (tmp_path / "out").exists()
