@@ -43,9 +43,10 @@ def main(argv: Sequence[str]) -> int:
     config = load_config(TrainConfig, args.config, args.overrides)
     for selector in args.selectors:
         resolve(comparison_config(config, selector, 0, args.out))  # what is wrong is said before anything starts
-    config, data = prepare(config)
+    # Not the resolved config goes on: it has the preset of one selector filled in.
+    resolved, data = prepare(config)
     if args.dry_run:
-        print(describe(config, data))
+        print(describe(resolved, data))
         print(f"runs: {', '.join(args.selectors)} x seeds {', '.join(map(str, args.seeds))}, in {args.out}")
         return 0
     default = "uniform" if "uniform" in args.selectors else args.selectors[0]

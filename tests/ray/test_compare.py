@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.processes import SMALL_RUN, end, run_job, start_job, wait_for
 
@@ -64,6 +65,11 @@ def test_side_by_side_or_one_by_one_the_runs_are_the_same(tmp_path: Path) -> Non
     assert whole.returncode == 0, whole.stderr
     for name, curves in _curves(serial).items():
         assert curves[0] == _curves(stopped)[name][0]
+
+    # Each run has the settings of its own selector's preset, not those of the config's.
+    for name in ("uniform", "oracle"):
+        selection = yaml.safe_load((stopped / name / "seed_0" / "config.yaml").read_text())["selection"]
+        assert (selection["selector"], selection["predictor"]) == (name, None)
 
     before = {path: path.stat().st_mtime_ns for path in stopped.glob("*/*/metrics.jsonl")}
     again = run_job("compare", *arguments, "--seeds", "0,1", "--out", str(stopped))
