@@ -10,6 +10,7 @@ import ray
 
 from actors.training import prepare, train
 from actors.warm_start_trainer import ensure_model
+from gps_ray.concurrency import together
 from gps_ray.config import TrainConfig
 from gps_ray.loop import ProgressSink
 from gps_ray.plan import comparison_config, resolve
@@ -61,10 +62,4 @@ async def _train_all(
             name = f"{run.selection.selector}/seed_{run.run.seed}"
             await train(run, data, model_directory, name, resume=True, sinks=[sink(run)])
 
-    tasks = [asyncio.create_task(one(run)) for run in runs]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    await together(*(one(run) for run in runs))

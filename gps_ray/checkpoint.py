@@ -231,8 +231,10 @@ def check_same_run(manifest: Manifest, config: Mapping[str, Any], pool_fingerpri
             "use the data section the run was started with, or another run.directory"
         )
     old, new = dict(_flat(manifest.config)), dict(_flat(config))
+    # A run that runs ahead waits for the learner at every checkpoint, so there they are part of the result.
+    fixed = {"checkpoint.every_steps"} if old.get("run.max_policy_lag") else set()
     for key in sorted(old.keys() | new.keys()):
-        if not key.startswith(RESUMABLE_KEYS) and old.get(key) != new.get(key):
+        if (key in fixed or not key.startswith(RESUMABLE_KEYS)) and old.get(key) != new.get(key):
             raise CheckpointError(
                 f"{key}: the checkpoint was made with {old.get(key)!r}, this config says {new.get(key)!r}; "
                 f"set {key} back or use another run.directory"

@@ -53,6 +53,9 @@ class RunConfig(Section):
     directory: Path = Field(Path("runs/default"), description="Run folder; everything the run writes lies in it.")
     seed: int = Field(0, ge=0, description="Run seed: every draw is keyed by it.")
     num_steps: int = Field(90, ge=1, description="Optimizer steps of the policy.")
+    max_policy_lag: int = Field(
+        0, ge=0, description="Rollouts may run ahead of the learner by so many policy versions; 0: in step with it."
+    )
     sample_every_steps: int = Field(10, ge=1, description="Keep readable responses every so many steps.")
 
 
@@ -502,6 +505,11 @@ class TrainConfig(Section):
             raise ValueError(
                 "rollout.group_size: GRPO normalises within a group and needs at least 2 rollouts, got "
                 f"{self.rollout.group_size}; set rollout.group_size"
+            )
+        if self.run.max_policy_lag > 0 and self.selection.selector == "oracle":
+            raise ValueError(
+                "run.max_policy_lag: the oracle has to see what the newest weights can do, got a lag of "
+                f"{self.run.max_policy_lag}; set run.max_policy_lag=0 or another selection.selector"
             )
         num_pool = self.data.num_generated_prompts
         if num_pool is not None:

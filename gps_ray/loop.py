@@ -1,8 +1,11 @@
 """One RL step, then the run. Knows the three ports and the run folder, nothing of Ray.
 
-Steps count from 1: step s rolls out with policy version s - 1 and ends with version s. Everything that could change
-a result (which prompts share an engine batch, the order of reduction, every draw) is a function of the config, never
-of timing: chunks are cut by place in the selection and sorted by it before anyone learns from them.
+Steps count from 1: step s ends with policy version s. Its rollouts are made with version s - 1, or, where the run may
+run ahead by a lag of L, with version s - 1 - L while the learner still trains on the steps before. After every step
+with an evaluation or a checkpoint the learner is waited for, so that neither has anything under way. Everything that
+could change a result (which prompts share an engine batch, the order of reduction, every draw, which weights made a
+rollout and which outcomes a selection knew of) is a function of the config, never of timing: chunks are cut by place in
+the selection and sorted by it before anyone learns from them.
 """
 
 from __future__ import annotations
@@ -10,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from gps_ray.checkpoint import CheckpointStore, Manifest, SelectionRecord
+from gps_ray.concurrency import together
 from gps_ray.config import TrainConfig
 from gps_ray.evaluation import Counts, collect_counts, evaluation_metrics, probe_metrics
 from gps_ray.metrics import NUM_TOKENS, OTHER_PHASES, TRAINING_PHASES, step_metrics
@@ -24,6 +27,7 @@ from gps_ray.ports import LearnerPort, RolloutPool, SelectorPort
 from gps_ray.run_folder import RunFolder
 from gps_ray.selection.admission import build_admission
 from gps_ray.selection.registry import needs_true_rates
+from gps_ray.stretch import StepRecord, Stopwatch, Stretch
 from gps_ray.tasks.dataset import DataSets
 from gps_ray.types import (
     Chunk,
@@ -62,31 +66,6 @@ class LoopParts:
     sinks: Sequence[ProgressSink] = ()
 
 
-@dataclass(slots=True)
-class _StepRecord:
-    """What a step collects on its way."""
-
-    step: int
-    selections: list[Selection]
-    chunks: list[Chunk] = field(default_factory=list)
-    admitted: tuple[str, ...] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-class _Stopwatch(AbstractContextManager["_Stopwatch"]):
-    """Adds the wall-clock seconds of a block to ``seconds[name]``."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self._seconds, self._name = seconds, name
-
-    def __enter__(self) -> _Stopwatch:
-        self._start = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._seconds[self._name] = self._seconds.get(self._name, 0.0) + time.perf_counter() - self._start
-
-
 class TrainingLoop:
     """Runs ``config.run.num_steps`` steps, from the start or from a manifest."""
 
@@ -96,6 +75,10 @@ class TrainingLoop:
         self._counters: dict[str, float] = {}
         self._next: Selection | None = None
         self._needs_rates = needs_true_rates(config.selection)
+        self._max_lag = config.run.max_policy_lag
+        # Prompts by step that were selected and whose outcomes the selector has not seen.
+        self._in_flight: dict[int, set[str]] = {}
+        self._mark = 0.0
         self._steps_done = 0
         self._last_metrics: Mapping[str, float] = {}
 
@@ -115,52 +98,97 @@ class TrainingLoop:
         await self._parts.pool.load_weights(await self._parts.learner.publish())
         if self._steps_done == 0:
             self._emit({"step": 0, **await self._evaluate()})
-            await self._select_next()
+            self._next = await self._select(1)
         while self._steps_done < self._config.run.num_steps:
-            await self._one_step(self._steps_done + 1)
+            ahead = Stretch(self._steps_done, self._end_of_stretch())
+            self._mark = time.perf_counter()
+            await together(self._roll_out_stretch(ahead), self._learn_stretch(ahead))
         self._phase("export")
         await self._parts.learner.export(self._parts.folder.final_model)
         return self._last_metrics
 
-    async def _one_step(self, step: int) -> None:
+    def _end_of_stretch(self) -> int:
+        """The next step after which nothing may be under way: what is evaluated or checkpointed is one version. The
+        oracle stops after every step, to see what the new weights can do."""
+        step = self._steps_done + 1
+        while not (self._needs_rates or self._is_due(step)):
+            step += 1
+        return step
+
+    def _is_due(self, step: int) -> bool:
+        """Is there an evaluation or a checkpoint after this step?"""
+        return self._due(self._config.evaluation.every_steps, step) or self._due(
+            self._config.checkpoint.every_steps, step
+        )
+
+    def _due(self, every: int, step: int) -> bool:
+        return step % every == 0 or step == self._config.run.num_steps
+
+    async def _roll_out_stretch(self, ahead: Stretch) -> None:
+        """Roll out step by step, each as soon as its prompts and its weights are there."""
+        for step in ahead.steps:
+            record = StepRecord(step=step, policy_version=max(ahead.begin, step - 1 - self._max_lag), selections=[])
+            with Stopwatch(record.seconds, "timing_s/wait_learner"):
+                if record.policy_version > ahead.begin:
+                    published = await ahead.weights.get()
+                    with Stopwatch(record.seconds, "timing_s/weights"):
+                        await self._parts.pool.load_weights(published)
+                record.selections.append(await ahead.selections.get())
+            self._phase("rollout")
+            with Stopwatch(record.seconds, "timing_s/rollout"):
+                await self._roll_out(record)
+            ahead.rolled_out.put_nowait(record)
+
+    async def _learn_stretch(self, ahead: Stretch) -> None:
+        """Learn step by step. Prompts are selected as far ahead as rollouts may run: which outcomes the selector has
+        seen by then depends on the step alone, never on timing."""
         assert self._next is not None
-        start = time.perf_counter()
-        record = _StepRecord(step=step, selections=[self._next])
-        self._phase("rollout")
-        with _Stopwatch(record.seconds, "timing_s/rollout"):
-            await self._roll_out(record)
+        self._put_selection(ahead, ahead.begin + 1, self._next)
+        for step in ahead.steps[1 : 1 + self._max_lag]:
+            self._put_selection(ahead, step, await self._select(step))
+        for _ in ahead.steps:
+            start = time.perf_counter()
+            record = await ahead.rolled_out.get()
+            record.seconds["timing_s/wait_rollouts"] = time.perf_counter() - start
+            record.num_steps_ahead = ahead.rolled_out.qsize()
+            await self._finish(record, ahead)
+
+    def _put_selection(self, ahead: Stretch, step: int, selection: Selection) -> None:
+        self._in_flight[step] = set(selection.prompt_ids)
+        ahead.selections.put_nowait(selection)
+
+    async def _finish(self, record: StepRecord, ahead: Stretch) -> None:
+        """Learn from the step's rollouts, tell the selector, write everything down."""
         self._phase("update")
-        # The next selection depends on the selector's state after observe, never on the new weights: it overlaps.
-        # Only the oracle has to see what the new weights can do.
-        updated, observed = await asyncio.gather(self._learn(record), self._observe(record))
-        self._add("cost/wall_s", time.perf_counter() - start)
-        self._steps_done = step
-        if self._needs_rates:
-            await self._select_next()
+        # A selection depends on the selector's state after observe, never on the new weights: it overlaps.
+        updated, observed = await asyncio.gather(self._learn(record, ahead), self._observe(record, ahead))
+        self._steps_done = record.step
+        now = time.perf_counter()
+        self._add("cost/wall_s", now - self._mark)
+        if record.step == ahead.end and self._needs_rates:
+            self._next = await self._select(record.step + 1)
         metrics = self._account(record, updated, observed)
-        if self._due(self._config.evaluation.every_steps):
-            with _Stopwatch(record.seconds, "timing_s/evaluation"):
+        if self._due(self._config.evaluation.every_steps, record.step):
+            with Stopwatch(record.seconds, "timing_s/evaluation"):
                 metrics |= await self._evaluate()
         metrics |= record.seconds
-        metrics["timing_s/step"] = time.perf_counter() - start
+        metrics["timing_s/step"] = time.perf_counter() - self._mark
+        self._mark = time.perf_counter()
         self._emit(metrics)
-        if self._due(self._config.checkpoint.every_steps):
+        if self._due(self._config.checkpoint.every_steps, record.step):
             await self._checkpoint()
+            self._mark = time.perf_counter()
 
-    def _due(self, every: int) -> bool:
-        return self._steps_done % every == 0 or self._steps_done == self._config.run.num_steps
-
-    async def _select_next(self) -> None:
-        self._next = await self._select(self._steps_done + 1, 0, frozenset(), self._config.selection.num_prompts)
-
-    async def _select(self, step: int, round_: int, excluded: frozenset[str], num_missing: int) -> Selection:
+    async def _select(self, step: int, round_: int = 0, num_missing: int | None = None) -> Selection:
+        """Prompts for a round of a step; those in flight are excluded, its own earlier rounds among them."""
+        num_prompts = self._config.selection.num_prompts
         request = SelectionRequest(
             step=step,
             round=round_,
-            num_prompts=self._config.selection.num_prompts,
+            num_prompts=num_prompts,
             group_size=self._config.rollout.group_size,
-            excluded=excluded,
-            num_missing=num_missing,
+            excluded=frozenset().union(*self._in_flight.values()),
+            num_missing=num_prompts if num_missing is None else num_missing,
         )
         if self._needs_rates:
             await self._reveal(request)
@@ -174,7 +202,7 @@ class TrainingLoop:
         rates = counts.num_right / np.maximum(counts.num_tried, 1)
         await self._parts.selector.reveal(prompt_ids, np.where(counts.num_tried > 0, rates, 0.5))
 
-    async def _roll_out(self, record: _StepRecord) -> None:
+    async def _roll_out(self, record: StepRecord) -> None:
         """Rounds, until admission is full, the rounds are used up or the pool has nothing left."""
         config = self._config
         admission = build_admission(config.selection)
@@ -186,6 +214,8 @@ class TrainingLoop:
                 selection.prompt_ids,
                 selection.num_rollouts,
                 config.rollout.temperature,
+                step=record.step,
+                policy_version=record.policy_version,
                 first_chunk=len(record.chunks),
                 num_samples_kept=4 if self._samples_due(record.step) else 0,
             ):
@@ -193,10 +223,10 @@ class TrainingLoop:
                 admission.offer(chunk.header.prompt_ids, chunk.header.has_gradient)
             if not admission.wants_more(len(record.selections)):
                 break
-            rolled_out = frozenset(i for s in record.selections for i in s.prompt_ids)
-            following = await self._select(record.step, len(record.selections), rolled_out, admission.num_missing)
+            following = await self._select(record.step, len(record.selections), admission.num_missing)
             if not following.prompt_ids:
                 break
+            self._in_flight[record.step].update(following.prompt_ids)
             record.selections.append(following)
         record.admitted = admission.admitted
 
@@ -209,15 +239,17 @@ class TrainingLoop:
         prompt_ids: tuple[str, ...],
         num_rollouts: IntArray,
         temperature: float,
+        step: int,
+        policy_version: int,
         first_chunk: int = 0,
         num_samples_kept: int = 0,
     ) -> list[Chunk]:
         request = GenerateRequest(
-            step=self._steps_done + 1,
+            step=step,
             stream=stream,
             prompt_ids=prompt_ids,
             num_rollouts=num_rollouts,
-            policy_version=self._steps_done,
+            policy_version=policy_version,
             temperature=temperature,
             first_chunk=first_chunk,
             num_samples_kept=num_samples_kept,
@@ -225,8 +257,8 @@ class TrainingLoop:
         chunks = [chunk async for chunk in self._parts.pool.generate(request)]
         return sorted(chunks, key=lambda chunk: chunk.header.chunk_id)
 
-    async def _learn(self, record: _StepRecord) -> UpdateResult:
-        with _Stopwatch(record.seconds, "timing_s/update"):
+    async def _learn(self, record: StepRecord, ahead: Stretch) -> UpdateResult:
+        with Stopwatch(record.seconds, "timing_s/update"):
             updated = await self._parts.learner.update(
                 UpdateRequest(
                     step=record.step,
@@ -234,15 +266,23 @@ class TrainingLoop:
                     admitted=record.admitted,
                 )
             )
-        with _Stopwatch(record.seconds, "timing_s/weights"):
-            await self._parts.pool.load_weights(await self._parts.learner.publish())
+        published = await self._parts.learner.publish()
+        if record.step < ahead.end:
+            ahead.weights.put_nowait(published)
+        else:
+            with Stopwatch(record.seconds, "timing_s/weights"):
+                await self._parts.pool.load_weights(published)
         return updated
 
-    async def _observe(self, record: _StepRecord) -> ObserveResult:
-        with _Stopwatch(record.seconds, "timing_s/select"):
+    async def _observe(self, record: StepRecord, ahead: Stretch) -> ObserveResult:
+        with Stopwatch(record.seconds, "timing_s/select"):
             observed = await self._parts.selector.observe(record.step, record.chunks, record.selections)
-            if not self._needs_rates:
-                self._next = await self._select(record.step + 1, 0, frozenset(), self._config.selection.num_prompts)
+            del self._in_flight[record.step]
+            following = record.step + 1 + self._max_lag
+            if following <= ahead.end:
+                self._put_selection(ahead, following, await self._select(following))
+            elif record.step == ahead.end and not self._needs_rates:
+                self._next = await self._select(record.step + 1)
         return observed
 
     def _charge(self, name: str, num_rollouts: int, num_tokens: int, cpu_s: float) -> None:
@@ -258,7 +298,7 @@ class TrainingLoop:
     def _add(self, counter: str, value: float) -> None:
         self._counters[counter] = self._counters.get(counter, 0.0) + value
 
-    def _account(self, record: _StepRecord, updated: UpdateResult, observed: ObserveResult) -> dict[str, float]:
+    def _account(self, record: StepRecord, updated: UpdateResult, observed: ObserveResult) -> dict[str, float]:
         headers = [chunk.header for chunk in record.chunks]
         self._charge(
             "rollout",
@@ -275,6 +315,8 @@ class TrainingLoop:
         return {
             "step": record.step,
             **metrics,
+            "rollout/policy_lag": float(record.step - 1 - record.policy_version),
+            "rollout/num_steps_ahead": float(record.num_steps_ahead),
             "rollout/tokens_per_s": metrics[NUM_TOKENS] / record.seconds["timing_s/rollout"],
             **updated.metrics,
             **observed.metrics,
@@ -285,7 +327,8 @@ class TrainingLoop:
         """Counts for some prompts under the current policy; they enter neither history nor training, and are charged
         apart: to the oracle, the evaluation, or (every other stream) the probes."""
         each = np.full(len(prompt_ids), num_rollouts, dtype=np.int32)
-        chunks = await self._generate(stream, prompt_ids, each, temperature)
+        done = self._steps_done
+        chunks = await self._generate(stream, prompt_ids, each, temperature, step=done + 1, policy_version=done)
         counts = collect_counts(prompt_ids, [chunk.header for chunk in chunks])
         name = stream if stream in OTHER_PHASES else "probe"
         self._charge(name, counts.num_rollouts, counts.num_tokens, counts.cpu_s)
@@ -301,7 +344,7 @@ class TrainingLoop:
         config, data = self._config.evaluation, self._parts.data
         seen = await self._measure("evaluation", data.evaluation, config.rollouts_per_prompt)
         metrics = evaluation_metrics(seen.num_right, seen.num_tried, [p.level for p in data.evaluation])
-        if self._due(config.probe_every_steps):
+        if self._due(config.probe_every_steps, self._steps_done):
             for name, prompts in (("pool_probe", data.pool_probe), ("heldout_probe", data.heldout_probe)):
                 metrics |= await self._probe(name, prompts)
         return metrics

@@ -73,6 +73,8 @@ NUM_FAILED_ROLLOUTS = _metric("rollout/num_failed", "rollouts", "rollouts withou
 NUM_FAILED_GROUPS = _metric("rollout/num_failed_groups", "groups", "groups that could not be made at all")
 TOKENS_PER_S = _metric("rollout/tokens_per_s", "tokens/s", "response tokens per wall second of the rollout phase")
 
+_metric("rollout/policy_lag", "versions", "policy versions between the step's rollouts and its update, 0 in step")
+_metric("rollout/num_steps_ahead", "steps", "steps rolled out and waiting when the learner took this one up")
 _metric("rollout/queue_depth", "chunks", "largest number of chunks that waited for a worker in the step")
 _metric("rollout/num_healthy_workers", "workers", "rollout workers that serve the current weights")
 _metric("rollout/num_restarts", "restarts", "rollout workers restarted so far in this process")
@@ -81,6 +83,8 @@ _metric("rollout/num_restarts", "restarts", "rollout workers restarted so far in
 TIMING_ROLLOUT = _metric("timing_s/rollout", "s", "making the rollouts")
 TIMING_UPDATE = _metric("timing_s/update", "s", "the policy update")
 TIMING_WEIGHTS = _metric("timing_s/weights", "s", "publishing the weights and loading them into the engines")
+_metric("timing_s/wait_rollouts", "s", "the learner idle, waiting for the step's rollouts")
+_metric("timing_s/wait_learner", "s", "the rollout workers idle, waiting for prompts or weights (loading included)")
 TIMING_SELECT = _metric("timing_s/select", "s", "the selector learning from the step and choosing the next prompts")
 TIMING_EVALUATION = _metric("timing_s/evaluation", "s", "evaluation and probes")
 TIMING_STEP = _metric("timing_s/step", "s", "the whole step")

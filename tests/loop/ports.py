@@ -103,9 +103,12 @@ class _Pool:
         data = run.data
         self._prompts = {p.prompt_id: p for part in (data.pool, data.evaluation, data.heldout_probe) for p in part}
         self.versions: list[int] = []
+        # Every request, and the learner's version when it came.
+        self.requests: list[tuple[GenerateRequest, int]] = []
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         self._run.point("generate")
+        self.requests.append((request, self._run.learner.version))
         chunks = cut_chunks(request, self._prompts, self._run.config.rollout.prompts_per_chunk)
         for i in generator(self._shuffle, "tests/finish", request.step).permutation(len(chunks)):
             await asyncio.sleep(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from gps_ray.errors import ConfigError
 from gps_ray.metrics import read_metrics
+from gps_ray.types import UpdateRequest, UpdateResult
 from tests.loop.ports import Killed, Run, simulated_config
 
 pytestmark = pytest.mark.loop
@@ -60,10 +63,12 @@ def test_uniform_uses_each_prompt_once_per_epoch(tmp_path: Path) -> None:
     assert len({row["prompt_id"] for row in _rows(run)}) == 48
 
 
-def test_the_order_in_which_chunks_finish_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lag", [0, 1])
+def test_the_order_in_which_chunks_finish_changes_nothing(tmp_path: Path, lag: int) -> None:
     results = []
     for shuffle in (0, 1):
-        run = Run(simulated_config(tmp_path / f"run{shuffle}", "selection.selector=gps"), shuffle=shuffle)
+        config = simulated_config(tmp_path / f"run{shuffle}", "selection.selector=gps", f"run.max_policy_lag={lag}")
+        run = Run(config, shuffle=shuffle)
         run()
         results.append(_result(run))
     assert results[0] == results[1]
@@ -76,9 +81,13 @@ def test_the_next_selection_is_made_during_the_update(tmp_path: Path) -> None:
     Run(simulated_config(tmp_path / "run"), change=wait)()
 
 
-@pytest.mark.parametrize("selector", ["uniform", "gps", "ds", "oracle"])
-def test_killed_at_any_call_and_resumed_it_ends_the_same(tmp_path: Path, selector: str) -> None:
-    overrides = (f"selection.selector={selector}", "run.num_steps=4")
+@pytest.mark.parametrize(
+    ("selector", "lag"), [("uniform", 0), ("gps", 0), ("ds", 0), ("oracle", 0), ("uniform", 1), ("gps", 2)]
+)
+def test_killed_at_any_call_and_resumed_it_ends_the_same(tmp_path: Path, selector: str, lag: int) -> None:
+    # Running ahead needs stretches between checkpoints that are longer than the lag.
+    steps = ("run.num_steps=4",) if lag == 0 else ("checkpoint.every_steps=4", "evaluation.every_steps=4")
+    overrides = (f"selection.selector={selector}", f"run.max_policy_lag={lag}", *steps)
     whole = Run(simulated_config(tmp_path / "whole", *overrides))
     whole()
     expected = _result(whole)
@@ -144,3 +153,57 @@ def test_the_oracle_is_told_its_candidates_rates_and_charged_apart(tmp_path: Pat
         return sum(0 < sum(row["rewards"]) < len(row["rewards"]) for row in rows[name])
 
     assert useful("oracle") > useful("uniform")
+
+
+AHEAD = ("run.num_steps=12", "evaluation.every_steps=6", "checkpoint.every_steps=6", "evaluation.probe_every_steps=12")
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2])
+def test_rollouts_run_ahead_by_the_lag_and_no_further(tmp_path: Path, lag: int) -> None:
+    run = Run(simulated_config(tmp_path / "run", *AHEAD, f"run.max_policy_lag={lag}"))
+    run()
+    seen = {request.step: (request, version) for request, version in run.pool.requests if request.stream == "rollout"}
+    for step, (request, version) in seen.items():
+        # After step 6 there was an evaluation: the stretch begins anew with the newest weights.
+        begin = 6 * ((step - 1) // 6)
+        assert request.policy_version == max(begin, step - 1 - lag)
+        assert request.policy_version <= version <= step - 1
+    metrics = [row for row in read_metrics(run.folder.metrics.path) if row["step"] > 0]
+    assert [row["rollout/policy_lag"] for row in metrics] == [min((s - 1) % 6, lag) for s in range(1, 13)]
+    evaluated = [request for request, version in run.pool.requests if request.stream == "evaluation"]
+    assert [request.policy_version for request in evaluated] == [0, 6, 12]
+
+
+def test_rollouts_are_made_during_the_update(tmp_path: Path) -> None:
+    def wait(run: Run) -> None:
+        update = run.learner.update
+
+        async def waiting(request: UpdateRequest) -> UpdateResult:
+            async def next_rollouts() -> None:
+                while not any(other.step == request.step + 1 for other, _ in run.pool.requests):
+                    await asyncio.sleep(0.01)
+
+            if request.step % 6 != 0:  # the last of a stretch is waited for
+                await asyncio.wait_for(next_rollouts(), 10)
+            return await update(request)
+
+        run.learner.update = waiting  # type: ignore[method-assign]
+
+    Run(simulated_config(tmp_path / "run", *AHEAD, "run.max_policy_lag=1"), change=wait)()
+
+
+def test_prompts_in_flight_are_not_selected_again(tmp_path: Path) -> None:
+    run = Run(simulated_config(tmp_path / "run", *AHEAD, "selection.selector=gps", "run.max_policy_lag=2"))
+    run()
+    by_step: dict[int, set[str]] = {}
+    for row in _rows(run):
+        by_step.setdefault(row["step"], set()).add(row["prompt_id"])
+    for step in range(1, 13):
+        begin = 6 * ((step - 1) // 6)
+        in_flight = set().union(*(by_step[other] for other in range(max(begin + 1, step - 2), step)))
+        assert not by_step[step] & in_flight
+
+
+def test_the_oracle_cannot_run_ahead(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run\.max_policy_lag"):
+        simulated_config(tmp_path / "run", "selection.selector=oracle", "run.max_policy_lag=1")
