@@ -47,7 +47,7 @@ def _arguments() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = _arguments().parse_args(argv)
+    args = _arguments().parse_intermixed_args(argv)
     request = ReplayRequest(
         outcomes=args.outcomes,
         selectors=args.selectors,
