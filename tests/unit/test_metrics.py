@@ -131,3 +131,8 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read metrics"):
         read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_the_docs_list_every_metric() -> None:
+    docs = Path(__file__).parents[2] / "docs" / "metrics.md"
+    assert docs.read_text().endswith(markdown_table()), "write markdown_table() into docs/metrics.md"
