@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gps_ray.comparison import Crossing, first_crossing, paired_difference, paired_ratio, smoothed, target_accuracy
+from gps_ray.comparison import (
+    Crossing,
+    accuracy_within,
+    first_crossing,
+    paired_difference,
+    paired_ratio,
+    smoothed,
+    target_accuracy,
+)
 
 UNIFORM = np.array([0.20, 0.26, 0.29, 0.35, 0.38, 0.35])
 COST = np.array([0.0, 100.0, 200.0, 300.0, 400.0, 500.0])
@@ -80,3 +88,11 @@ def test_paired_difference_by_hand() -> None:
     assert estimate.high - estimate.value == pytest.approx(4.3026527 * 0.1 / np.sqrt(3))
     with pytest.raises(ValueError, match="paired by seed"):
         paired_difference(np.zeros(2), np.zeros(3))
+
+
+def test_accuracy_within_a_budget_is_that_of_the_last_evaluation_paid_for() -> None:
+    assert accuracy_within(COST, UNIFORM, 500.0) == pytest.approx(0.36)
+    assert accuracy_within(COST, UNIFORM, 499.0) == pytest.approx(0.34)
+    assert accuracy_within(COST, UNIFORM, 200.0) == pytest.approx(0.25)
+    # The first smoothed point needs three evaluations.
+    assert accuracy_within(COST, UNIFORM, 199.0) is None
