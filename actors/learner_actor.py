@@ -16,10 +16,11 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
+from ray.train import get_context
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
 from actors.deadlines import within
-from actors.ray_train import first_failure, one_line, torch_trainer
+from actors.ray_train import first_failure, one_line, select_gpu, torch_trainer
 from gps_ray.config import LearningConfig, TrainConfig
 from gps_ray.errors import GpsRayError, LearnerError
 from gps_ray.learning.mailbox import START, Kind, Mailbox, Message
@@ -42,12 +43,14 @@ class LearnerSpec:
     model_directory: Path | None
     dtype: str
     temperature: float
+    max_response_tokens: int
+    num_steps: int
     storage_directory: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerStatus:
-    """What the train worker says once it is up. ``placement_group`` is what Ray Train reserved for it."""
+    """What train worker 0 says once all are up. ``placement_group`` is what Ray Train reserved for them."""
 
     policy_version: int
     worker_pid: int
@@ -55,8 +58,17 @@ class LearnerStatus:
 
 
 def train_loop(settings: dict[str, Any]) -> None:
-    """What Ray Train runs in each train worker: take a message, do it, say what came of it, until CLOSE."""
+    """What Ray Train runs in each train worker: take a message, do it, say what came of it, until CLOSE.
+
+    All ranks do the same things in the same order; rank 0 speaks for them.
+    """
     mailbox, attempt = settings["mailbox"], settings["attempt"]
+    rank = get_context().get_world_rank()
+
+    def complete(sequence: int, result: Any) -> None:
+        if rank == 0:
+            _tell(mailbox.complete.remote(attempt, sequence, result))
+
     try:
         learner = _build_learner(settings["spec"], settings["resume_from"])
         status = LearnerStatus(
@@ -64,13 +76,13 @@ def train_loop(settings: dict[str, Any]) -> None:
             worker_pid=os.getpid(),
             placement_group=get_current_placement_group(),
         )
-        _tell(mailbox.complete.remote(attempt, START, status))
+        complete(START, status)
         while True:
-            message: Message = ray.get(mailbox.next_message.remote(attempt), timeout=POLL_S + ANSWER_S)
+            message: Message = ray.get(mailbox.next_message.remote(attempt, rank), timeout=POLL_S + ANSWER_S)
             if message.kind is Kind.CLOSE:
                 return
             if message.kind is not Kind.IDLE:
-                _tell(mailbox.complete.remote(attempt, message.sequence, _serve(learner, message)))
+                complete(message.sequence, _serve(learner, message))
     except Exception as error:
         # Said here, the caller has the reason at once; Ray Train would take its time and give a page of traceback.
         with contextlib.suppress(RayError):  # the mailbox may be what died
@@ -88,8 +100,17 @@ def _build_learner(spec: LearnerSpec, resume_from: Path | None) -> Any:
     from gps_ray.learning.simulated_learner import SimulatedLearner
 
     learner: Learner | SimulatedLearner = SimulatedLearner()
+    if spec.learning.num_gpus_per_worker:
+        select_gpu()
     if spec.model_directory is not None:
-        learner = Learner(spec.model_directory, spec.learning, dtype=spec.dtype, temperature=spec.temperature)
+        learner = Learner(
+            spec.model_directory,
+            spec.learning,
+            dtype=spec.dtype,
+            temperature=spec.temperature,
+            max_response_tokens=spec.max_response_tokens,
+            num_steps=spec.num_steps,
+        )
     if resume_from is not None:
         learner.load(resume_from)
     return learner
@@ -126,7 +147,7 @@ class LearnerActor:
         await self._join()
         if self._fit is not None and self._fit.is_alive():
             raise LearnerError("the learner's last attempt still holds its train worker; start another learner actor")
-        attempt = self._mailbox.open()
+        attempt = self._mailbox.open(self._spec.learning.num_workers)
         settings = {
             "mailbox": ray.get_runtime_context().current_actor,
             "attempt": attempt,
@@ -189,8 +210,8 @@ class LearnerActor:
         if self._fit is not None:
             await asyncio.to_thread(self._fit.join, CLOSE_S)
 
-    async def next_message(self, attempt: int) -> Message:
-        return await self._mailbox.next_message(attempt, POLL_S)
+    async def next_message(self, attempt: int, rank: int) -> Message:
+        return await self._mailbox.next_message(attempt, POLL_S, rank)
 
     async def complete(self, attempt: int, sequence: int, result: Any) -> bool:
         return self._mailbox.complete(attempt, sequence, result)
@@ -265,6 +286,8 @@ def spawn_learner(name: str, config: TrainConfig, model_directory: Path | None, 
         model_directory=None if model_directory is None else model_directory.absolute(),
         dtype=config.model.dtype,
         temperature=config.rollout.temperature,
+        max_response_tokens=config.rollout.max_response_tokens,
+        num_steps=config.run.num_steps,
         storage_directory=storage_directory.absolute(),
     )
     actor = ray.remote(LearnerActor).options(name=name, num_cpus=0).remote(spec)

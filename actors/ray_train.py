@@ -16,7 +16,7 @@ from ray.train.v2.api.config import LoggingConfig
 
 from gps_ray.errors import GpsRayError
 
-__all__ = ["first_failure", "one_line", "torch_trainer"]
+__all__ = ["first_failure", "one_line", "select_gpu", "torch_trainer"]
 
 MAX_REASON_CHARACTERS = 300
 
@@ -49,6 +49,16 @@ def torch_trainer(
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
+
+
+def select_gpu() -> None:
+    """Make the GPU that Ray gave this train worker torch's current one: workers of one node see all of theirs."""
+    import torch
+    from ray.train.torch import get_device
+
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def first_failure(error: BaseException) -> BaseException:

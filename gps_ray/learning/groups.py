@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from gps_ray.errors import LearnerError
-from gps_ray.learning.advantages import group_advantages, rollouts_with_verdict
+from gps_ray.learning.advantages.group_relative import all_equal
 from gps_ray.learning.packing import Row
+from gps_ray.learning.rewards import OverlongPenalty
 from gps_ray.tables import groups_from_table
-from gps_ray.types import Rollout
+from gps_ray.types import FloatArray, Rollout, RolloutStatus
 
-__all__ = ["TrainGroup", "count_metrics", "train_groups"]
+__all__ = ["TrainGroup", "count_metrics", "number_rows", "rollouts_with_verdict", "train_groups"]
+
+NO_PENALTY = OverlongPenalty(max_response_tokens=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainGroup:
-    """A group as the update sees it: one row per rollout with a verdict and at least one token."""
+    """A group as the update sees it: one row and one reward [G] (float64, shaped) per rollout with a verdict. A row
+    without tokens counts in the group's rewards and is not trained on."""
 
     rows: list[Row]
-    has_gradient: bool
+    rewards: FloatArray
 
     @property
-    def num_tokens(self) -> int:
-        """Response tokens."""
-        return sum(len(row.response_tokens) for row in self.rows)
+    def has_variance(self) -> bool:
+        """Are the rewards not all equal?"""
+        return not all_equal(self.rewards)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Response tokens of each row that has any."""
+        return [len(row.response_tokens) for row in self.rows if len(row.response_tokens)]
 
 
-def train_groups(tables: Sequence[pa.Table], admitted: Sequence[str]) -> list[TrainGroup]:
-    """The admitted groups in their order, with advantages. tables: ROLLOUTS, each prompt in one of them.
+def train_groups(
+    tables: Sequence[pa.Table], admitted: Sequence[str], penalty: OverlongPenalty = NO_PENALTY
+) -> list[TrainGroup]:
+    """The admitted groups in their order. tables: ROLLOUTS, each prompt in one of them.
 
     Raises LearnerError where a group is missing, comes twice or lacks log-probs.
     """
@@ -45,17 +56,21 @@ def train_groups(tables: Sequence[pa.Table], admitted: Sequence[str]) -> list[Tr
     if missing:
         raise LearnerError(f"update: {len(missing)} admitted groups have no rollouts, the first is {missing[0]}")
     groups = [rollouts_with_verdict(by_prompt[prompt_id]) for prompt_id in admitted]
-    scored = group_advantages([np.array([r.reward for r in group], dtype=np.float64) for group in groups])
     return [
         TrainGroup(
-            rows=[_row(r, float(a)) for r, a in zip(group, advantages, strict=True) if len(r.response_tokens)],
-            has_gradient=bool(has_gradient),
+            rows=[_row(rollout) for rollout in group],
+            rewards=np.array([r.reward + penalty(len(r.response_tokens)) for r in group], dtype=np.float64),
         )
-        for group, advantages, has_gradient in zip(groups, scored.advantages, scored.has_gradient, strict=True)
+        for group in groups
     ]
 
 
-def _row(rollout: Rollout, advantage: float) -> Row:
+def rollouts_with_verdict(group: Sequence[Rollout]) -> list[Rollout]:
+    """The rollouts that can be learnt from: a failed one has no reward, and is never taken for a zero."""
+    return [rollout for rollout in group if rollout.status != RolloutStatus.FAILED]
+
+
+def _row(rollout: Rollout) -> Row:
     if len(rollout.sampled_logprobs) != len(rollout.response_tokens):
         raise LearnerError(
             f"update: expected one sampled log-prob per response token, got {len(rollout.sampled_logprobs)} for "
@@ -65,15 +80,25 @@ def _row(rollout: Rollout, advantage: float) -> Row:
         prompt_tokens=rollout.prompt_tokens,
         response_tokens=rollout.response_tokens,
         sampled_logprobs=rollout.sampled_logprobs,
-        advantage=advantage,
     )
 
 
-def count_metrics(groups: Sequence[TrainGroup]) -> dict[str, float]:
-    """``train/num_tokens_admitted`` is the loss's denominator, zero-variance groups included."""
-    num_trained = sum(group.has_gradient for group in groups)
+def number_rows(groups: Sequence[TrainGroup]) -> list[TrainGroup]:
+    """The same groups, their rows numbered from 0 throughout."""
+    numbered, first = [], 0
+    for group in groups:
+        rows = [replace(row, number=first + i) for i, row in enumerate(group.rows)]
+        numbered.append(replace(group, rows=rows))
+        first += len(rows)
+    return numbered
+
+
+def count_metrics(groups: Sequence[TrainGroup], num_trained: int | None = None) -> dict[str, float]:
+    """``train/num_tokens_admitted`` counts zero-variance groups too. ``num_trained``: groups with a gradient, where it
+    is not those with variance."""
+    num_with_variance = sum(group.has_variance for group in groups)
     return {
-        "train/num_groups_trained": num_trained,
-        "train/num_groups_zero_variance": len(groups) - num_trained,
-        "train/num_tokens_admitted": sum(group.num_tokens for group in groups),
+        "train/num_groups_trained": num_with_variance if num_trained is None else num_trained,
+        "train/num_groups_zero_variance": len(groups) - num_with_variance,
+        "train/num_tokens_admitted": sum(sum(group.lengths) for group in groups),
     }

@@ -1,16 +1,14 @@
-"""The learner: rollouts in, better weights out. One process, one train worker; knows nothing of how it is called.
+"""The learner: rollouts in, better weights out. Knows nothing of how it is called.
 
-Several ranks (FSDP2) are to come here: what a sum over ranks must change is explicit (token denominators are computed
-from all admitted groups before any forward pass, the forward goes through the root module, checkpoints are DCP's).
+With a process group of several ranks every rank makes the same calls with the same arguments; the model, its optimizer
+and the rows of an update are shared among them (FSDP2). What that must not change is explicit: divisors of a loss are
+computed from all admitted groups before any forward pass, and every sum goes through ``Ranks``.
 """
 
 from __future__ import annotations
 
-import copy
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,25 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from transformers.utils import logging as transformers_logging
 
 from gps_ray.config import LearningConfig
-from gps_ray.errors import LearnerError
 from gps_ray.keyed_random import generator
+from gps_ray.learning.algorithms import resolve_algorithm
+from gps_ray.learning.critic import Critic, token_values
 from gps_ray.learning.dcp import load_shards, save_shards
 from gps_ray.learning.determinism import deterministic
-from gps_ray.learning.groups import TrainGroup, count_metrics, train_groups
+from gps_ray.learning.groups import TrainGroup, count_metrics, number_rows, train_groups
+from gps_ray.learning.importance import importance_weights
 from gps_ray.learning.logprobs import token_logprobs
-from gps_ray.learning.losses.grpo import grpo_loss
-from gps_ray.learning.packing import PackedBatch, Row, pack
-from gps_ray.model import load_model, load_tokenizer, weights_of
+from gps_ray.learning.losses.interface import PolicyTokens
+from gps_ray.learning.losses.kl import kl_estimate
+from gps_ray.learning.losses.value import value_loss
+from gps_ray.learning.minibatch import MicroBatch, MiniBatch, RewardKl, fill_advantages, make_minibatch
+from gps_ray.learning.packing import Row, pack
+from gps_ray.learning.ranks import Ranks
+from gps_ray.learning.schedule import learning_rate_factor
+from gps_ray.learning.sharding import full_weights, place, train_device
+from gps_ray.learning.stepping import GuardedOptimizer, SkipCounter
+from gps_ray.learning.totals import Totals
+from gps_ray.model import load_model, load_tokenizer, load_weights_into
 from gps_ray.types import FloatArray, IntArray, UpdateResult
 
 __all__ = ["Learner"]
@@ -37,40 +45,49 @@ __all__ = ["Learner"]
 PROBE_TOKENS = 32
 
 
-@dataclass(slots=True)
-class _Totals:
-    """Sums over one update."""
-
-    losses: list[float] = field(default_factory=list)
-    grad_norms: list[float] = field(default_factory=list)
-    num_tokens: int = 0
-    entropy: float = 0.0
-    num_clipped: float = 0.0
-    kl_to_sampled: float = 0.0
-    kl_to_reference: float = 0.0
-
-
 class Learner:
-    """Trains the policy in ``model_directory`` (a Hugging Face folder).
+    """Trains the policy in ``model_directory`` (a Hugging Face folder) by the algorithm of the config.
 
-    Weights and AdamW state are float32; ``dtype="bfloat16"`` computes forward and backward under autocast and exports
-    bfloat16. ``temperature`` is the one the engine samples at: policy log-probs are taken of the same distribution.
-    ``policy_version`` counts the updates done.
+    Weights and AdamW state are float32; ``dtype="bfloat16"`` computes forward and backward in it and exports it.
+    ``temperature`` is the one the engine samples at: policy log-probs are taken of the same distribution.
+    ``max_response_tokens`` and ``num_steps`` are the run's (``rollout.max_response_tokens``, ``run.num_steps``).
+    ``policy_version`` counts the updates done. A reference policy is always the model in ``model_directory``.
     """
 
-    def __init__(self, model_directory: Path, config: LearningConfig, *, dtype: str, temperature: float) -> None:
+    def __init__(
+        self,
+        model_directory: Path,
+        config: LearningConfig,
+        *,
+        dtype: str,
+        temperature: float,
+        max_response_tokens: int,
+        num_steps: int,
+    ) -> None:
         self._directory = model_directory
         self._config = config
         self._dtype = getattr(torch, dtype)
         self._temperature = temperature
-        # Evaluation mode throughout: dropout would make the policy another than the one that sampled.
-        self._device = _device(config)
-        self._model = load_model(model_directory).eval().to(self._device)
+        self._max_response_tokens = max_response_tokens
+        self._num_steps = config.total_training_steps or num_steps
+        self._algorithm, self._penalty = resolve_algorithm(config, max_response_tokens)
+        self._ranks = Ranks.current(train_device(config))
+        self._model = self._placed(load_model(model_directory))
         self._reference = None
         if config.kl_coefficient:
-            self._reference = load_model(model_directory).eval().requires_grad_(False).to(self._device)
-        self._optimizer = _adamw(self._model, config)
+            self._reference = self._placed(load_model(model_directory).requires_grad_(False))
+        skips = SkipCounter(config.max_skipped_updates)
+        self._optimizer = GuardedOptimizer(self._model, config.learning_rate, config, skips)
+        self._critic: Any = None
+        if self._algorithm.over_tokens == "gae":
+            self._critic = self._placed(Critic(model_directory))
+            self._critic_optimizer = GuardedOptimizer(self._critic, config.value_learning_rate, config, skips)
         self._policy_version = 0
+
+    def _placed(self, model: Any) -> Any:
+        # Evaluation mode throughout: dropout would make the policy another than the one that sampled.
+        place(model.eval(), self._config, self._ranks, self._dtype)
+        return model
 
     @property
     def policy_version(self) -> int:
@@ -79,99 +96,126 @@ class Learner:
     def update(self, tables: Sequence[pa.Table], admitted: Sequence[str]) -> UpdateResult:
         """One step on the admitted groups, in the order of ``admitted``: ``num_minibatches`` optimizer steps.
 
-        tables: ROLLOUTS; their sampled log-probs are the old policy of the loss. Groups go to the mini-batches in turn
-        (a selection is ordered by score, so consecutive parts would differ in kind). A mini-batch without a gradient
-        takes no optimizer step; the version advances all the same.
+        tables: ROLLOUTS. Groups go to the mini-batches in turn (a selection is ordered by score, so consecutive parts
+        would differ in kind). A mini-batch without a gradient takes no optimizer step; the version advances all the
+        same.
 
-        Raises LearnerError where a group is missing or malformed, or a loss or gradient is not finite.
+        Raises LearnerError where a group is missing or malformed, or where losses or gradients stay not finite.
         """
         start = time.process_time()
+        factor = learning_rate_factor(self._policy_version, self._config, self._num_steps)
+        totals = Totals()
         with deterministic(self._config.num_threads):
-            groups = train_groups(tables, admitted)
-            totals = _Totals()
-            for part in range(self._config.num_minibatches):
-                self._minibatch(groups[part :: self._config.num_minibatches], totals)
+            groups = number_rows(train_groups(tables, admitted, self._penalty))
+            for mini_batch in self._mini_batches(groups):
+                self._policy_step(mini_batch, factor, totals)
+                if self._critic is not None:
+                    self._value_step(mini_batch, factor, totals)
         self._policy_version += 1
-        return UpdateResult(
-            policy_version=self._policy_version,
-            metrics=self._metrics(groups, totals),
-            cpu_s=time.process_time() - start,
-        )
+        metrics = self._counts(groups) | totals.metrics(self._ranks)
+        metrics["train/learning_rate"] = self._config.learning_rate * factor
+        return UpdateResult(policy_version=self._policy_version, metrics=metrics, cpu_s=time.process_time() - start)
 
-    def _minibatch(self, groups: Sequence[TrainGroup], totals: _Totals) -> None:
+    def _is_trained(self, group: TrainGroup) -> bool:
         # Without a KL a zero-variance group adds exactly nothing to the gradient; with one it still pulls.
-        trained = [group for group in groups if group.has_gradient or self._reference is not None]
-        rows = [row for group in trained for row in group.rows]
-        if not rows:
-            return
-        denominator = float(sum(group.num_tokens for group in groups))
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = sum(self._microbatch(batch, denominator, totals) for batch in pack(rows, self._config.microbatch_tokens))
-        norm = float(torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._config.max_grad_norm))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise LearnerError(
-                f"update {self._policy_version + 1}: expected a finite loss and gradient, got loss {loss} and "
-                f"gradient norm {norm}; lower learning.learning_rate"
-            )
-        self._optimizer.step()
-        totals.losses.append(loss)
-        totals.grad_norms.append(norm)
+        return group.has_variance or not self._algorithm.skips_equal_rewards or self._reference is not None
 
-    def _microbatch(self, batch: PackedBatch, denominator: float, totals: _Totals) -> float:
+    def _counts(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
+        return count_metrics(groups, None if self._algorithm.skips_equal_rewards else len(groups))
+
+    def _mini_batches(self, groups: Sequence[TrainGroup]) -> list[MiniBatch]:
+        """All of the update's, scored before the first step changes the models."""
+        mini_batches = []
+        for part in range(self._config.num_minibatches):
+            share = groups[part :: self._config.num_minibatches]
+            mini_batch = make_minibatch(
+                share,
+                [group for group in share if self._is_trained(group)],
+                mode=self._algorithm.aggregation,
+                max_response_tokens=self._max_response_tokens,
+                max_tokens=self._config.microbatch_tokens,
+                ranks=self._ranks,
+            )
+            if mini_batch is not None:
+                mini_batches.append(mini_batch)
+        micro_batches = [micro for mini_batch in mini_batches for micro in mini_batch.micro_batches]
+        with torch.no_grad(), self._autocast():
+            for micro in micro_batches:
+                self._score(micro)
+        fill_advantages(
+            groups,
+            micro_batches,
+            algorithm=self._algorithm,
+            reward_kl=RewardKl(coefficient=self._config.kl_coefficient, algorithm=self._algorithm),
+            gamma=self._config.gamma,
+            lam=self._config.lam,
+            ranks=self._ranks,
+        )
+        return mini_batches
+
+    def _score(self, micro: MicroBatch) -> None:
+        batch, config = micro.batch, self._config
+        if config.rollout_is is not None:
+            micro.old, _ = token_logprobs(self._model, batch, self._temperature)
+            micro.importance = importance_weights(
+                micro.old, batch.sampled_logprobs, batch.mask, config.rollout_is, config.rollout_is_threshold
+            )
+        if self._reference is not None:
+            micro.reference, _ = token_logprobs(self._reference, batch, self._temperature)
+        if self._critic is not None:
+            micro.old_values = token_values(self._critic, batch)
+
+    def _policy_step(self, mini_batch: MiniBatch, factor: float, totals: Totals) -> None:
+        self._optimizer.zero_grad()
+        share = sum(self._policy_share(micro, mini_batch.denominator, totals) for micro in mini_batch.micro_batches)
+        loss = float(self._ranks.sum(torch.tensor(share, dtype=torch.float64)))
+        norm = self._optimizer.step(loss, factor, f"update {self._policy_version + 1}")
+        totals.add_step(loss, norm)
+
+    def _policy_share(self, micro: MicroBatch, denominator: float, totals: Totals) -> float:
         """Add one micro-batch's gradient; returns its share of the mini-batch's loss."""
-        batch = batch.to(self._device)
+        batch, mask = micro.batch, micro.batch.mask
         with self._autocast():
             policy, logprobs = token_logprobs(self._model, batch, self._temperature)
-            reference = None
-            if self._reference is not None:
-                with torch.no_grad():
-                    reference, _ = token_logprobs(self._reference, batch, self._temperature)
-        terms = grpo_loss(
-            policy,
-            batch.sampled_logprobs,
-            batch.advantages,
-            batch.mask,
-            token_denominator=denominator,
-            clip_ratio_low=self._config.clip_ratio_low,
-            clip_ratio_high=self._config.clip_ratio_high,
-            kl_coefficient=self._config.kl_coefficient,
-            reference_logprobs=reference,
-        )
-        terms.loss.backward()  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            entropy = -(logprobs.exp() * logprobs).sum(-1)
-            totals.entropy += float((entropy * batch.mask).sum())
-        totals.num_tokens += batch.num_tokens
-        totals.num_clipped += float(terms.num_clipped)
-        totals.kl_to_sampled += float(terms.kl_to_sampled_sum)
-        totals.kl_to_reference += float(terms.kl_to_reference_sum)
-        return float(terms.loss.detach())
+        tokens = PolicyTokens(policy=policy, old=micro.old, advantages=micro.advantages, mask=mask)
+        token_loss = self._algorithm.policy_loss(tokens, self._algorithm.clip)
+        per_token = token_loss.per_token
+        if micro.importance is not None:
+            per_token = micro.importance.weights * per_token
+        kl = None
+        if micro.reference is not None:
+            kl = kl_estimate(policy, micro.reference, mask, self._algorithm.kl_penalty)
+            if not self._algorithm.kl_in_reward:
+                per_token = per_token + self._config.kl_coefficient * kl
+        share = (per_token * mask * micro.row_weights).sum() / denominator
+        # FSDP2 averages gradients over ranks; the shares are to be added.
+        (share * self._ranks.size).backward()  # type: ignore[no-untyped-call]
+        totals.add_tokens(tokens, token_loss, logprobs, kl, micro.importance)
+        return float(share.detach())
+
+    def _value_step(self, mini_batch: MiniBatch, factor: float, totals: Totals) -> None:
+        self._critic_optimizer.zero_grad()
+        loss = 0.0
+        for micro in mini_batch.micro_batches:
+            assert micro.old_values is not None
+            assert micro.value_targets is not None
+            with self._autocast():
+                values = token_values(self._critic, micro.batch)
+            per_token = value_loss(values, micro.old_values, micro.value_targets, self._config.cliprange_value)
+            share = (per_token * micro.batch.mask).sum() / mini_batch.num_tokens
+            (share * self._ranks.size).backward()  # type: ignore[no-untyped-call]
+            loss += float(share.detach())
+            totals.add_values(micro.old_values, micro.value_targets, micro.batch.mask)
+        loss = float(self._ranks.sum(torch.tensor(loss, dtype=torch.float64)))
+        norm = self._critic_optimizer.step(loss, factor, f"update {self._policy_version + 1} of the value model")
+        totals.add_value_step(loss, norm)
 
     def _autocast(self) -> Any:
-        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16)
-
-    def _metrics(self, groups: Sequence[TrainGroup], totals: _Totals) -> dict[str, float]:
-        """Means over what was trained on are left out where nothing was."""
-        metrics = count_metrics(groups) | {
-            "train/num_tokens": totals.num_tokens,
-            "train/num_optimizer_steps": len(totals.losses),
-            "train/learning_rate": self._config.learning_rate,
-        }
-        if totals.losses:
-            metrics |= {
-                "train/loss": float(np.mean(totals.losses)),
-                "train/grad_norm": float(np.mean(totals.grad_norms)),
-                "train/entropy": totals.entropy / totals.num_tokens,
-                "train/clip_ratio": totals.num_clipped / totals.num_tokens,
-                "train/approx_kl": totals.kl_to_sampled / totals.num_tokens,
-            }
-            if self._reference is not None:
-                metrics["train/reference_kl"] = totals.kl_to_reference / totals.num_tokens
-        return metrics
+        return torch.autocast(self._ranks.device.type, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16)
 
     def weights(self) -> dict[str, np.ndarray[Any, Any]]:
-        """All parameters by their Hugging Face names, as float32 copies."""
-        return weights_of(self._model)
+        """All parameters by their Hugging Face names, as float32 copies; on rank 0, the others get none."""
+        return full_weights(self._model, self._ranks)
 
     def probe(self) -> tuple[IntArray, FloatArray]:
         """A fixed text, tokens [T] int32, and its log-probs [T - 1] float32 at temperature 1.
@@ -183,56 +227,46 @@ class Learner:
         row = Row(prompt_tokens=tokens[:1], response_tokens=tokens[1:])
         with torch.no_grad(), deterministic(self._config.num_threads), self._autocast():
             (batch,) = pack([row], PROBE_TOKENS)
-            logprobs, _ = token_logprobs(self._model, batch.to(self._device), 1.0)
+            logprobs, _ = token_logprobs(self._model, batch.to(self._ranks.device), 1.0)
         return tokens, logprobs.cpu()[batch.mask].numpy()
 
     def save(self, directory: Path) -> None:
-        """Write model, optimizer and counters with torch.distributed.checkpoint; ``load`` goes on bit for bit."""
+        """Write models, optimizers and counters with torch.distributed.checkpoint, each rank its own part; ``load``
+        goes on bit for bit."""
         save_shards(self._state(), directory)
 
     def load(self, directory: Path) -> None:
         """Raises CheckpointError where the folder holds no whole checkpoint of this model."""
         state = self._state()
         load_shards(state, directory)
-        set_state_dict(
-            self._model,
-            self._optimizer,
-            model_state_dict=state["model"],
-            optim_state_dict=state["optimizer"],
-        )
+        for model, optimizer, prefix in self._trained():
+            set_state_dict(
+                model,
+                optimizer.adamw,
+                model_state_dict=state[f"{prefix}model"],
+                optim_state_dict=state[f"{prefix}optimizer"],
+            )
         self._policy_version = int(state["policy_version"])
 
+    def _trained(self) -> list[tuple[Any, GuardedOptimizer, str]]:
+        """What is trained, with its optimizer and its place in a checkpoint. The reference policy never changes."""
+        policy = (self._model, self._optimizer, "")
+        return [policy] if self._critic is None else [policy, (self._critic, self._critic_optimizer, "value_")]
+
     def _state(self) -> dict[str, Any]:
-        model, optimizer = get_state_dict(self._model, self._optimizer)
-        return {"model": model, "optimizer": optimizer, "policy_version": torch.tensor(self._policy_version)}
+        state: dict[str, Any] = {"policy_version": torch.tensor(self._policy_version)}
+        for model, optimizer, prefix in self._trained():
+            state[f"{prefix}model"], state[f"{prefix}optimizer"] = get_state_dict(model, optimizer.adamw)
+        return state
 
     def export(self, directory: Path) -> None:
         """Write the policy as a Hugging Face folder in its own dtype, with the tokenizer it came with."""
+        weights = self.weights()
+        if self._ranks.rank:
+            return
         transformers_logging.disable_progress_bar()
-        # A copy, not a state dict of another dtype: config.json must name the dtype that lies beside it.
-        policy = self._model if self._dtype == torch.float32 else copy.deepcopy(self._model).to(self._dtype)
-        policy.save_pretrained(directory)
+        # A fresh copy: config.json must name the dtype that lies beside it, and this one is whole on one rank.
+        policy = load_model(self._directory)
+        load_weights_into(policy, weights)
+        policy.to(self._dtype).save_pretrained(directory)
         load_tokenizer(self._directory).save_pretrained(directory)
-
-
-def _device(config: LearningConfig) -> torch.device:
-    if not config.num_gpus_per_worker:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise LearnerError(
-            f"learning.num_gpus_per_worker: {config.num_gpus_per_worker:g} GPUs were asked for, torch sees none; set "
-            "learning.num_gpus_per_worker=0 or install the GPU build"
-        )
-    return torch.device("cuda")
-
-
-def _adamw(model: torch.nn.Module, config: LearningConfig) -> torch.optim.AdamW:
-    """AdamW with its state made at once: DCP would make a missing one by a step of its own and count that step."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    for parameter in model.parameters():
-        optimizer.state[parameter] = {
-            "step": torch.tensor(0.0),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer

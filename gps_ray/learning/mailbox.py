@@ -1,8 +1,9 @@
 """The mailbox between whoever asks the learner for something and the train worker that does it. Pure asyncio.
 
 The train worker is not called, it calls: it takes messages and completes them, because a training framework owns its
-process. Each life of a worker is an *attempt*. A message carries (attempt, sequence): what a worker of an older attempt
-still sends is refused, so that it can never answer for the one that replaced it.
+process. Several workers that share the model each take every message, in the same order; rank 0 completes it. Each life
+of the workers is an *attempt*. A message carries (attempt, sequence): what a worker of an older attempt still sends is
+refused, so that it can never answer for the one that replaced it.
 
 One attempt goes ``open`` -> ``ready`` -> any number of ``ask`` -> ``close`` or ``fail``. Sequence 0 is the start
 itself: the worker completes it once it has built its learner.
@@ -50,7 +51,7 @@ class Mailbox:
         self._is_open = False
         self._reason = "it was not started"
         self._sequence = START
-        self._queue: deque[Message] = deque()
+        self._queues: list[deque[Message]] = []
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._changed = asyncio.Event()
 
@@ -62,13 +63,13 @@ class Mailbox:
     def is_open(self) -> bool:
         return self._is_open
 
-    def open(self) -> int:
-        """Begin a new attempt and return its number. An attempt that is still open fails."""
+    def open(self, num_workers: int = 1) -> int:
+        """Begin a new attempt of so many workers and return its number. An attempt that is still open fails."""
         self.fail(self._attempt, "a new attempt began")
         self._attempt += 1
         self._is_open = True
         self._sequence = START
-        self._queue.clear()
+        self._queues = [deque() for _ in range(num_workers)]
         self._waiting = {START: asyncio.get_running_loop().create_future()}
         return self._attempt
 
@@ -87,7 +88,9 @@ class Mailbox:
         self._sequence += 1
         sequence = self._sequence
         self._waiting[sequence] = asyncio.get_running_loop().create_future()
-        self._queue.append(Message(attempt=self._attempt, sequence=sequence, kind=kind, payload=payload))
+        message = Message(attempt=self._attempt, sequence=sequence, kind=kind, payload=payload)
+        for queue in self._queues:
+            queue.append(message)
         self._changed.set()
         return await self._result(sequence, f"the learner's {kind.value}", deadline_s, key)
 
@@ -103,12 +106,13 @@ class Mailbox:
             if attempt == self._attempt:
                 self._waiting.pop(sequence, None)
 
-    async def next_message(self, attempt: int, wait_s: float) -> Message:
-        """For the train worker: the next message, IDLE after ``wait_s`` seconds without one, CLOSE where its attempt
-        is over."""
+    async def next_message(self, attempt: int, wait_s: float, rank: int = 0) -> Message:
+        """For the train worker of ``rank``: its next message, IDLE after ``wait_s`` seconds without one, CLOSE where
+        its attempt is over."""
         if not self._is_current(attempt):
             return Message(attempt=attempt, sequence=START, kind=Kind.CLOSE)
-        if not self._queue:
+        queue = self._queues[rank]
+        if not queue:
             self._changed.clear()
             try:
                 await asyncio.wait_for(self._changed.wait(), wait_s)
@@ -116,9 +120,9 @@ class Mailbox:
                 return Message(attempt=attempt, sequence=START, kind=Kind.IDLE)
         if not self._is_current(attempt):
             return Message(attempt=attempt, sequence=START, kind=Kind.CLOSE)
-        if not self._queue:
+        if not queue:
             return Message(attempt=attempt, sequence=START, kind=Kind.IDLE)
-        return self._queue.popleft()
+        return queue.popleft()
 
     def complete(self, attempt: int, sequence: int, result: Any) -> bool:
         """For the train worker: the result of a message. False, and no effect, from an attempt that is over or for a
@@ -145,7 +149,8 @@ class Mailbox:
     def _end(self, reason: str) -> None:
         self._is_open = False
         self._reason = reason
-        self._queue.clear()
+        for queue in self._queues:
+            queue.clear()
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(LearnerError(f"the learner's attempt {self._attempt} ended: {reason}"))

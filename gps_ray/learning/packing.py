@@ -8,25 +8,25 @@ backbone may use its fast causal kernel.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gps_ray.types import FloatArray, IntArray
 
-__all__ = ["PackedBatch", "Row", "pack"]
+__all__ = ["PackedBatch", "Row", "blank_batch", "pack", "split_rows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One response to learn from: prompt_tokens [P >= 1], response_tokens [T >= 1], sampled_logprobs [T] (None where
-    no engine sampled it: supervised training), and the advantage shared by its tokens."""
+    no engine sampled it: supervised training). ``number`` tells the rows of an update apart."""
 
     prompt_tokens: IntArray
     response_tokens: IntArray
     sampled_logprobs: FloatArray | None = None
-    advantage: float = 0.0
+    number: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class PackedBatch:
 
     tokens [M, L] int64. Only the last ``num_logits`` = K positions of each row are needed: entry (m, k) of the arrays
     [M, K] belongs to position L - K + k, whose logits predict ``targets``. ``mask`` is True where the target is a
-    response token; ``sampled_logprobs`` is 0 elsewhere; advantages [M].
+    response token; ``sampled_logprobs`` is 0 elsewhere; ``numbers`` [M] int64 are those of the rows.
     """
 
     tokens: Tensor
@@ -43,7 +43,7 @@ class PackedBatch:
     targets: Tensor
     mask: Tensor
     sampled_logprobs: Tensor
-    advantages: Tensor
+    numbers: Tensor
 
     @property
     def num_tokens(self) -> int:
@@ -57,7 +57,7 @@ class PackedBatch:
             targets=self.targets.to(device),
             mask=self.mask.to(device),
             sampled_logprobs=self.sampled_logprobs.to(device),
-            advantages=self.advantages.to(device),
+            numbers=self.numbers.to(device),
         )
 
 
@@ -90,7 +90,7 @@ def _assemble(rows: Sequence[Row]) -> PackedBatch:
         targets=targets,
         mask=mask,
         sampled_logprobs=sampled,
-        advantages=torch.tensor([row.advantage for row in rows], dtype=torch.float32),
+        numbers=torch.tensor([row.number for row in rows], dtype=torch.int64),
     )
 
 
@@ -111,3 +111,23 @@ def pack(rows: Sequence[Row], max_tokens: int) -> list[PackedBatch]:
     if current:
         batches.append(_assemble(current))
     return batches
+
+
+def split_rows(rows: Sequence[Row], num_parts: int) -> list[list[Row]]:
+    """The rows in ``num_parts`` parts of about equally many tokens, each in the given order.
+
+    Longest first, each to the part with the fewest tokens so far: at most one row's length apart.
+    """
+    parts: list[list[int]] = [[] for _ in range(num_parts)]
+    sizes = [0] * num_parts
+    for i in sorted(range(len(rows)), key=lambda i: -_length(rows[i])):
+        part = sizes.index(min(sizes))
+        parts[part].append(i)
+        sizes[part] += _length(rows[i])
+    return [[rows[i] for i in sorted(part)] for part in parts]
+
+
+def blank_batch(row: Row) -> PackedBatch:
+    """A forward pass that counts for nothing: ranks that share a model must all make equally many."""
+    batch = _assemble([row])
+    return replace(batch, mask=torch.zeros_like(batch.mask), sampled_logprobs=torch.zeros_like(batch.sampled_logprobs))

@@ -56,7 +56,14 @@ def _request(groups: list[RolloutGroup], step: int = 1) -> UpdateRequest:
 
 
 def _in_process(directory: Path, config: TrainConfig) -> Learner:
-    return Learner(directory, config.learning, dtype=config.model.dtype, temperature=config.rollout.temperature)
+    return Learner(
+        directory,
+        config.learning,
+        dtype=config.model.dtype,
+        temperature=config.rollout.temperature,
+        max_response_tokens=config.rollout.max_response_tokens,
+        num_steps=config.run.num_steps,
+    )
 
 
 def _assert_same(weights: dict[str, Any], learner: Learner) -> None:

@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from gps_ray.config import EmbeddedModelConfig
+from gps_ray.config import EmbeddedModelConfig, LearningConfig
+from gps_ray.learning.learner import Learner
 from gps_ray.model import make_embedded_model
 from gps_ray.tables import rollouts_to_table
 from gps_ray.types import FinishReason, GroupOutcome, Rollout, RolloutGroup, RolloutStatus
 
 WORDS = [*map(str, range(20)), "+", "-"]
 VOCABULARY = len(WORDS) + 3
+TEMPERATURE = 0.8
+MAX_RESPONSE_TOKENS = 8
 
 # What happened to each rollout of a group: r right, w wrong, f failed.
 MIXED, ALL_RIGHT, ALL_WRONG, WITH_FAILURE, ONE_LEFT = "rwwr", "rrrr", "wwww", "rfw", "rff"
@@ -22,6 +25,17 @@ def make_model(directory: Path) -> Path:
     config = EmbeddedModelConfig(hidden_size=32, num_layers=2, num_heads=2, intermediate_size=48)
     make_embedded_model(config, WORDS, directory)
     return directory
+
+
+def make_learner(directory: Path, config: LearningConfig, dtype: str = "float32") -> Learner:
+    return Learner(
+        directory,
+        config,
+        dtype=dtype,
+        temperature=TEMPERATURE,
+        max_response_tokens=MAX_RESPONSE_TOKENS,
+        num_steps=10,
+    )
 
 
 def make_group(prompt_id: str, results: str, seed: int) -> RolloutGroup:

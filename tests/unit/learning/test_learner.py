@@ -17,14 +17,15 @@ from tests.unit.learning.rollouts import (
     ALL_WRONG,
     MIXED,
     ONE_LEFT,
+    TEMPERATURE,
     WITH_FAILURE,
     ids,
     make_groups,
+    make_learner,
     make_model,
     make_tables,
 )
 
-TEMPERATURE = 0.8
 GROUPS = (MIXED, ALL_WRONG, "rw", WITH_FAILURE, ALL_RIGHT, "wwwwwr", MIXED, ONE_LEFT)
 
 
@@ -35,7 +36,7 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _learner(directory: Path, dtype: str = "float32", **changes: Any) -> Learner:
     config = LearningConfig.model_validate({"num_threads": 1, "microbatch_tokens": 64, **changes})
-    return Learner(directory, config, dtype=dtype, temperature=TEMPERATURE)
+    return make_learner(directory, config, dtype)
 
 
 def _update(learner: Learner, groups: Sequence[RolloutGroup]) -> dict[str, float]:
@@ -58,6 +59,7 @@ def _slow_update(
         steps = torch.log_softmax(logits[len(prompt) - 1 : -1], dim=-1)
         return steps[torch.arange(len(response)), torch.tensor(response)]
 
+    low, high = config.clip_ratio_low or 0.2, config.clip_ratio_high or 0.2
     losses = []
     for part in range(config.num_minibatches):
         terms, num_tokens = [], 0
@@ -69,7 +71,7 @@ def _slow_update(
                 policy = logprobs(model, r.prompt_tokens.tolist(), r.response_tokens.tolist())
                 ratio = (policy - torch.tensor(r.sampled_logprobs)).exp()
                 advantage = (r.reward - mean) / (std + 1e-6)
-                bounded = ratio.clamp(1 - config.clip_ratio_low, 1 + config.clip_ratio_high)
+                bounded = ratio.clamp(1 - low, 1 + high)
                 terms.append(-torch.minimum(ratio * advantage, bounded * advantage))
                 if config.kl_coefficient:
                     with torch.no_grad():
@@ -253,11 +255,30 @@ def test_bfloat16_trains_float32_weights(model_directory: Path) -> None:
 def test_a_loss_that_is_not_finite_is_an_error_and_no_step(model_directory: Path) -> None:
     groups = make_groups([MIXED])
     groups[0].rollouts[0].sampled_logprobs[0] = -np.inf
-    learner = _learner(model_directory)
+    learner = _learner(model_directory, max_skipped_updates=0)
     before = learner.weights()
     with pytest.raises(LearnerError, match=r"update 1: expected a finite loss.*learning\.learning_rate"):
         _update(learner, groups)
     assert _same(before, learner.weights())
+
+
+def test_a_step_that_is_not_finite_is_left_out_and_counted(model_directory: Path) -> None:
+    good, bad = make_groups([MIXED], seed=1), make_groups([MIXED])
+    bad[0].rollouts[0].sampled_logprobs[0] = -np.inf
+    learner, untroubled = (_learner(model_directory, num_minibatches=1, max_skipped_updates=1) for _ in range(2))
+    before = learner.weights()
+    metrics = _update(learner, bad)
+    assert metrics["train/num_skipped_updates"] == 1
+    assert metrics["train/num_optimizer_steps"] == 0
+    assert "train/loss" not in metrics
+    assert _same(before, learner.weights())
+    # Neither the gradient nor AdamW's state remembers the bad step, and a good one begins the count anew.
+    assert _update(learner, good)["train/num_skipped_updates"] == 0
+    _update(untroubled, good)
+    assert _same(learner.weights(), untroubled.weights())
+    _update(learner, bad)
+    with pytest.raises(LearnerError, match=r"2 times in a row \(learning.max_skipped_updates=1\)"):
+        _update(learner, bad)
 
 
 def test_wrong_input_is_named(model_directory: Path) -> None:

@@ -45,6 +45,25 @@ def test_messages_come_in_order_and_each_gets_its_own_result() -> None:
     run(test)
 
 
+def test_workers_that_share_the_model_all_take_every_message_in_one_order() -> None:
+    async def test(mailbox: Mailbox) -> None:
+        attempt = mailbox.open(num_workers=2)
+        mailbox.complete(attempt, START, "up")
+        late = asyncio.ensure_future(mailbox.next_message(attempt, 1, rank=1))
+        await asyncio.sleep(0)
+        asked = [_ask(mailbox, payload) for payload in "ab"]
+        first = [await mailbox.next_message(attempt, 1, rank=0) for _ in "ab"]
+        assert [await late, await mailbox.next_message(attempt, 1, rank=1)] == first
+        for message in first:
+            mailbox.complete(attempt, message.sequence, message.payload)
+        assert await asyncio.gather(*asked) == ["a", "b"]
+        mailbox.close()
+        for rank in range(2):
+            assert (await mailbox.next_message(attempt, 1, rank)).kind is Kind.CLOSE
+
+    run(test)
+
+
 def test_a_worker_that_waits_gets_the_message_when_it_comes() -> None:
     async def test(mailbox: Mailbox) -> None:
         attempt = await _started(mailbox)

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from gps_ray.learning.packing import PackedBatch, Row, pack
+from gps_ray.learning.packing import PackedBatch, Row, blank_batch, pack, split_rows
 
 
 def _rows(seed: int, num_rows: int = 40) -> list[Row]:
@@ -14,13 +14,13 @@ def _rows(seed: int, num_rows: int = 40) -> list[Row]:
                 prompt_tokens=rng.integers(3, 99, rng.integers(1, 12)).astype(np.int32),
                 response_tokens=rng.integers(3, 99, num_response).astype(np.int32),
                 sampled_logprobs=rng.normal(size=num_response).astype(np.float32),
-                advantage=float(i),
+                number=i,
             )
         )
     return rows
 
 
-def _unpack(batch: PackedBatch) -> list[tuple[list[int], list[int], list[float], float]]:
+def _unpack(batch: PackedBatch) -> list[tuple[list[int], list[int], list[float], int]]:
     """Read every row back from the packed arrays by their documented meaning alone."""
     num_rows, length = batch.tokens.shape
     found = []
@@ -32,9 +32,7 @@ def _unpack(batch: PackedBatch) -> list[tuple[list[int], list[int], list[float],
         assert successors == batch.targets[m][batch.mask[m]].tolist()
         prompt = batch.tokens[m, : positions[0] + 1].tolist()
         assert (batch.tokens[m, positions[-1] + 2 :] == 0).all()
-        found.append(
-            (prompt, successors, batch.sampled_logprobs[m][batch.mask[m]].tolist(), float(batch.advantages[m]))
-        )
+        found.append((prompt, successors, batch.sampled_logprobs[m][batch.mask[m]].tolist(), int(batch.numbers[m])))
     assert (batch.sampled_logprobs[~batch.mask] == 0).all()
     return found
 
@@ -44,7 +42,7 @@ def test_every_row_comes_back_whole_exactly_once() -> None:
     batches = pack(rows, 100)
     found = sorted((row for batch in batches for row in _unpack(batch)), key=lambda row: row[3])
     assert found == [
-        (r.prompt_tokens.tolist(), r.response_tokens.tolist(), list(map(float, r.sampled_logprobs)), r.advantage)  # type: ignore[arg-type]
+        (r.prompt_tokens.tolist(), r.response_tokens.tolist(), list(map(float, r.sampled_logprobs)), r.number)  # type: ignore[arg-type]
         for r in rows
     ]
     assert sum(batch.num_tokens for batch in batches) == sum(len(row.response_tokens) for row in rows)
@@ -73,6 +71,27 @@ def test_the_result_is_a_function_of_the_rows_and_ties_keep_their_order() -> Non
     first, second = pack(rows, 64), pack(rows, 64)
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a.tokens, b.tokens)
-        assert torch.equal(a.advantages, b.advantages)
-    same = [Row(prompt_tokens=np.array([5]), response_tokens=np.array([6]), advantage=float(i)) for i in range(9)]
-    assert torch.cat([batch.advantages for batch in pack(same, 6)]).tolist() == list(range(9))
+        assert torch.equal(a.numbers, b.numbers)
+    same = [Row(prompt_tokens=np.array([5]), response_tokens=np.array([6]), number=i) for i in range(9)]
+    assert torch.cat([batch.numbers for batch in pack(same, 6)]).tolist() == list(range(9))
+
+
+def test_rows_are_split_into_parts_of_about_equally_many_tokens() -> None:
+    rows = _rows(4, 41)
+    lengths = [len(row.prompt_tokens) + len(row.response_tokens) for row in rows]
+    assert split_rows(rows, 1) == [rows]
+    for num_parts in (2, 3, 5):
+        parts = split_rows(rows, num_parts)
+        numbers = [[row.number for row in part] for part in parts]
+        assert sorted(number for part in numbers for number in part) == list(range(41))
+        assert all(part == sorted(part) for part in numbers)
+        sizes = [sum(lengths[number] for number in part) for part in numbers]
+        assert max(sizes) - min(sizes) <= max(lengths)
+    assert [len(part) for part in split_rows(rows[:1], 3)] == [1, 0, 0]
+
+
+def test_a_blank_batch_counts_for_nothing() -> None:
+    batch = blank_batch(_rows(5)[0])
+    assert batch.num_tokens == 0
+    assert (batch.sampled_logprobs == 0).all()
+    assert batch.tokens.numel() > 0

@@ -1,0 +1,25 @@
+"""Discounted returns per token, the advantages of REINFORCE++ before its normalisation.
+
+    R_t = sum_{i >= t} gamma^(i - t) r_i
+
+With the task's reward r on the last token and -beta KL_i on every token this is, at gamma = 1, equation 8 of
+REINFORCE++ (arXiv 2501.03262): A_t = r - beta sum_{i >= t} KL_i. Its normalisation over the global batch, equation 10,
+is ``gps_ray.learning.advantages.batch_normalised``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["discounted_returns"]
+
+
+def discounted_returns(token_rewards: Tensor, mask: Tensor, gamma: float) -> Tensor:
+    """Returns [M, K] of token_rewards [M, K]; the response tokens of a row (mask) stand together. 0 elsewhere."""
+    returns = torch.zeros_like(token_rewards)
+    following = torch.zeros_like(token_rewards[:, 0])
+    for k in range(token_rewards.shape[1] - 1, -1, -1):
+        following = torch.where(mask[:, k], token_rewards[:, k] + gamma * following, 0.0)
+        returns[:, k] = following
+    return returns

@@ -1,0 +1,49 @@
+"""What a policy loss sees and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["ClipRange", "PolicyLoss", "PolicyTokens", "TokenLoss"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyTokens:
+    """A micro-batch: log-probs under the policy (gradients flow here only) and under the old policy, advantages, and
+    the mask, True on response tokens. All [M, K]."""
+
+    policy: Tensor
+    old: Tensor
+    advantages: Tensor
+    mask: Tensor
+
+    def log_ratio(self) -> Tensor:
+        """policy - old [M, K], 0 off the mask: padding holds arbitrary numbers, and an inf times 0 would be NaN."""
+        return torch.where(self.mask, self.policy - self.old, 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipRange:
+    """A probability ratio is cut off below 1 - low and above 1 + high."""
+
+    low: float
+    high: float
+
+    def clip(self, ratio: Tensor) -> Tensor:
+        return ratio.clamp(1.0 - self.low, 1.0 + self.high)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLoss:
+    """per_token [M, K]: finite everywhere, whatever padding holds; is_clipped [M, K] bool: the clip cut the gradient
+    (or, where a loss keeps it, the weight)."""
+
+    per_token: Tensor
+    is_clipped: Tensor
+
+
+PolicyLoss = Callable[[PolicyTokens, ClipRange], TokenLoss]
