@@ -45,6 +45,7 @@ class LearnerSpec:
     temperature: float
     max_response_tokens: int
     num_steps: int
+    simulated_update_s: float
     storage_directory: Path
 
 
@@ -99,7 +100,7 @@ def _build_learner(spec: LearnerSpec, resume_from: Path | None) -> Any:
     from gps_ray.learning.learner import Learner
     from gps_ray.learning.simulated_learner import SimulatedLearner
 
-    learner: Learner | SimulatedLearner = SimulatedLearner()
+    learner: Learner | SimulatedLearner = SimulatedLearner(spec.simulated_update_s)
     if spec.learning.num_gpus_per_worker:
         select_gpu()
     if spec.model_directory is not None:
@@ -288,6 +289,7 @@ def spawn_learner(name: str, config: TrainConfig, model_directory: Path | None, 
         temperature=config.rollout.temperature,
         max_response_tokens=config.rollout.max_response_tokens,
         num_steps=config.run.num_steps,
+        simulated_update_s=config.rollout.simulated.update_latency_s,
         storage_directory=storage_directory.absolute(),
     )
     actor = ray.remote(LearnerActor).options(name=name, num_cpus=0).remote(spec)

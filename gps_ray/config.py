@@ -229,6 +229,7 @@ class SimulatedConfig(Section):
     drift_per_version: float = Field(0.02, ge=0, description="Added to every prompt's logit per policy version.")
     drift_std: float = Field(0.0, ge=0, description="Standard deviation of that drift over the prompts.")
     latency_s: float = Field(0.0, ge=0, description="Seconds slept per chunk.")
+    update_latency_s: float = Field(0.0, ge=0, description="Seconds that the simulated learner sleeps per update.")
     response_tokens: int = Field(8, ge=1, description="Tokens of every simulated response.")
 
 

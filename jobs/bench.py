@@ -11,15 +11,18 @@ from gps_ray.cli import print_table, run_job, write_json
 
 # Each module has add_arguments(parser) and run(args) -> dict, whose "rows" are the table.
 BENCHMARKS = {
+    "exchange": "actors.benchmarks.exchange",
     "rollout": "gps_ray.benchmarks.rollout",
+    "scaling": "actors.benchmarks.scaling",
     "selection": "gps_ray.benchmarks.selection",
+    "step": "actors.benchmarks.step",
 }
 
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description="Measure one part of gps-ray on this machine.")
     names = parser.add_subparsers(dest="benchmark", required=True)
-    # Only the chosen benchmark is imported: some need torch.
+    # Only the chosen benchmark is imported: some need torch or Ray.
     chosen = argv[0] if argv and argv[0] in BENCHMARKS else None
     for name, module in BENCHMARKS.items():
         command = names.add_parser(name)

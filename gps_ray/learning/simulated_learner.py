@@ -23,7 +23,8 @@ STATE_FILE = "simulated_policy.json"
 class SimulatedLearner:
     """Same methods as ``Learner``: counts what an update would have trained on, publishes no weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, update_latency_s: float = 0.0) -> None:
+        self._update_latency_s = update_latency_s
         self._policy_version = 0
 
     @property
@@ -33,6 +34,7 @@ class SimulatedLearner:
     def update(self, tables: Sequence[pa.Table], admitted: Sequence[str]) -> UpdateResult:
         start = time.process_time()
         metrics = count_metrics(train_groups(tables, admitted))
+        time.sleep(self._update_latency_s)
         self._policy_version += 1
         return UpdateResult(policy_version=self._policy_version, metrics=metrics, cpu_s=time.process_time() - start)
 
