@@ -1,0 +1,127 @@
+"""vLLM for real, on CPU: the engine against transformers after every update, what it refuses, and a training run."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gps_ray.errors import ModelError, RolloutError
+from gps_ray.metrics import read_metrics
+from gps_ray.model import weights_of
+from gps_ray.rollout.torch_engine import TorchEngine
+from gps_ray.types import FinishReason
+from tests.processes import SMALL_RUN, run_job
+from tests.vllm_process import PROMPTS, assert_serves, engine_process, make_folder, make_request, moved, tokens_of
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM: make vllm"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu has the GPU's"),
+]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_update_takes_whole_or_is_refused(tmp_path: Path, tied: bool) -> None:
+    folder = make_folder(tmp_path / "model", tie_embeddings=tied)
+    reference = TorchEngine(folder)
+    start = weights_of(reference.model)
+    with engine_process(folder) as call:
+        assert_serves(call, reference, 0)
+        for version in (1, 2, 3):
+            weights = moved(start, version)
+            call("load_weights", version, weights)
+            reference.load_weights(version, weights)
+            assert_serves(call, reference, version)
+        part = dict(list(weights.items())[1:])
+        with pytest.raises(ModelError, match="policy version 4 does not fit"):
+            call("load_weights", 4, part)
+        with pytest.raises(ModelError, match="policy version 4 does not fit"):
+            call("load_weights", 4, weights | {"model.layers.0.no_such.weight": np.zeros(3, np.float32)})
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    with engine_process(make_folder(tmp_path_factory.mktemp("engine") / "model")) as running:
+        yield running
+
+
+def test_a_request_repeats_and_its_draws_are_its_own(call: Callable[..., Any]) -> None:
+    first = tokens_of(call("generate", make_request()))
+    assert tokens_of(call("generate", make_request())) == first
+    assert tokens_of(call("generate", make_request(step=2))) != first
+    assert tokens_of(call("generate", make_request(run_seed=4))) != first
+    assert any(len({tuple(response) for response in group}) > 1 for group in first)
+    # A prompt's draws do not depend on how many rollouts another one gets.
+    ragged = tokens_of(call("generate", make_request([3, 1] * (len(PROMPTS) // 2))))
+    assert [len(group) for group in ragged] == [3, 1] * (len(PROMPTS) // 2)
+    assert ragged == [group[: len(part)] for group, part in zip(first, ragged, strict=True)]
+
+
+def test_responses_end_at_a_stop_token_or_at_the_limit(call: Callable[..., Any]) -> None:
+    responses = [r for group in call("generate", make_request(4, temperature=1.0)) for r in group.responses]
+    for response in responses:
+        stopped = response.finish_reason is FinishReason.STOP
+        assert stopped == (response.tokens[-1] in (1, 5, 6, 7))
+        assert stopped or len(response.tokens) == 10
+        assert not np.isin(response.tokens[:-1], (1, 5, 6, 7)).any()
+        assert len(response.sampled_logprobs) == len(response.tokens)
+        assert len(response.text.split()) <= len(response.tokens) - stopped
+    assert {response.finish_reason for response in responses} == {FinishReason.STOP, FinishReason.LENGTH}
+
+
+def test_a_response_beyond_the_positions_is_refused(call: Callable[..., Any]) -> None:
+    with pytest.raises(RolloutError, match=r"rollout\.max_response_tokens=100 exceed the 48 positions"):
+        call("generate", make_request(max_response_tokens=100))
+
+
+def test_a_head_dimension_that_the_cpu_lacks_is_one_line(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "model", hidden_size=32)
+    with pytest.raises(ModelError, match="vLLM cannot serve") as caught, engine_process(folder):
+        pass
+    assert "\n" not in str(caught.value)
+    assert "16" in str(caught.value)
+    assert "rollout.engine=torch" in str(caught.value)
+
+
+def test_a_folder_without_a_model_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model\.path"), engine_process(tmp_path):
+        pass
+
+
+def _run(tmp_path: Path, *overrides: str) -> Any:
+    return run_job(
+        "train",
+        *SMALL_RUN,
+        "rollout.engine=vllm",
+        "rollout.num_workers=1",
+        f"run.directory={tmp_path / 'run'}",
+        f"warm_start.cache_directory={tmp_path.parent / 'warm'}",
+        f"selection.features.cache_directory={tmp_path.parent / 'features'}",
+        *overrides,
+        timeout_s=550,
+    )
+
+
+def test_a_training_run_on_vllm(tmp_path: Path) -> None:
+    done = _run(tmp_path, "run.num_steps=3", "evaluation.every_steps=3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [step["step"] for step in steps if "rollout/num_restarts" in step][-1] == 3
+    # Every load passed its probe, or a worker would have been lost.
+    assert steps[-1]["rollout/num_restarts"] == 0
+    assert (tmp_path / "run" / "final_model" / "config.json").is_file()
+
+
+def test_a_cache_that_is_too_small_ends_the_run_with_one_line(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "model", max_position_embeddings=4096, num_layers=3, hidden_size=128)
+    done = _run(tmp_path, f"model.path={folder}", f"rollout.vllm.kv_cache_memory_bytes={1 << 20}")
+    assert done.returncode == 2, done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "rollout.vllm" in errors[0]
