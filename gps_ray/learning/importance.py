@@ -19,12 +19,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gps_ray.learning.losses.interface import MAX_LOG_RATIO
+
 __all__ = ["ImportanceWeights", "importance_weights"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportanceWeights:
-    """weights and untruncated [M, K], 1 off the mask."""
+    """weights and untruncated [M, K], 1 off the mask; untruncated up to exp(MAX_LOG_RATIO)."""
 
     weights: Tensor
     untruncated: Tensor
@@ -37,5 +39,5 @@ def importance_weights(
     log_ratio = torch.where(mask, old - sampled, 0.0).detach()
     if level == "sequence":
         log_ratio = torch.where(mask, log_ratio.sum(1, keepdim=True), 0.0)
-    untruncated = log_ratio.exp()
+    untruncated = log_ratio.clamp(max=MAX_LOG_RATIO).exp()
     return ImportanceWeights(weights=untruncated.clamp(max=threshold), untruncated=untruncated)

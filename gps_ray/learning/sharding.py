@@ -72,5 +72,5 @@ def full_weights(model: Any, ranks: Ranks) -> dict[str, Any]:
     """All parameters as ``gps_ray.model.weights_of`` gives them, on rank 0; the other ranks take part and get none."""
     if ranks.size == 1:
         return weights_of(model)
-    whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    whole: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     return weights_from_state_dict(whole, frozenset(model.all_tied_weights_keys))

@@ -12,17 +12,23 @@ are at most a few updates old.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from gps_ray.learning.losses.interface import ClipRange, PolicyTokens, TokenLoss
 
-__all__ = ["clipped_loss"]
+__all__ = ["clipped_loss", "clipped_surrogate"]
 
 
 def clipped_loss(tokens: PolicyTokens, clip: ClipRange) -> TokenLoss:
-    """The loss of each token; clipped where the maximum took the clipped branch, hence no gradient."""
-    ratio = tokens.log_ratio().exp()
+    """The loss of each token."""
+    return clipped_surrogate(tokens.log_ratio().exp(), tokens.advantages, clip)
+
+
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: ClipRange) -> TokenLoss:
+    """L of any ratio that broadcasts to advantages [M, K]; clipped where the maximum took the clipped branch, hence no
+    gradient."""
     clipped = clip.clip(ratio)
-    weight = -tokens.advantages
+    weight = -advantages
     return TokenLoss(
         per_token=torch.maximum(weight * ratio, weight * clipped),
         is_clipped=(weight * clipped > weight * ratio).detach(),

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["ClipRange", "PolicyLoss", "PolicyTokens", "TokenLoss"]
+__all__ = ["MAX_LOG_RATIO", "ClipRange", "PolicyLoss", "PolicyTokens", "TokenLoss"]
+
+# Ratios of whole responses are kept within exp(+-this): finite in float32, and far beyond any clip.
+MAX_LOG_RATIO = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

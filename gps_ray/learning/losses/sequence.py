@@ -20,10 +20,8 @@ on-policy step needs no ratio.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from gps_ray.learning.losses.interface import ClipRange, PolicyTokens, TokenLoss
+from gps_ray.learning.losses.clipped import clipped_surrogate
+from gps_ray.learning.losses.interface import MAX_LOG_RATIO, ClipRange, PolicyTokens, TokenLoss
 
 __all__ = ["gspo_loss", "rloo_loss"]
 
@@ -31,19 +29,12 @@ __all__ = ["gspo_loss", "rloo_loss"]
 def gspo_loss(tokens: PolicyTokens, clip: ClipRange) -> TokenLoss:
     """The loss of each response by the geometric mean of its ratios, on each of its tokens."""
     lengths = tokens.mask.sum(1, keepdim=True).clamp(min=1)
-    return _clipped(tokens, tokens.log_ratio().sum(1, keepdim=True) / lengths, clip)
+    log_ratio = tokens.log_ratio().sum(1, keepdim=True) / lengths
+    return clipped_surrogate(log_ratio.exp(), tokens.advantages, clip)
 
 
 def rloo_loss(tokens: PolicyTokens, clip: ClipRange) -> TokenLoss:
     """The loss of each response by the ratio of its probabilities, on each of its tokens."""
-    return _clipped(tokens, tokens.log_ratio().sum(1, keepdim=True), clip)
-
-
-def _clipped(tokens: PolicyTokens, log_ratio: Tensor, clip: ClipRange) -> TokenLoss:
-    ratio = log_ratio.exp()
-    clipped = clip.clip(ratio)
-    weight = -tokens.advantages
-    return TokenLoss(
-        per_token=torch.maximum(weight * ratio, weight * clipped),
-        is_clipped=(weight * clipped > weight * ratio).detach(),
-    )
+    # A sum over many tokens can overflow, and the gradient of an inf that the clip hides would still be NaN.
+    log_ratio = tokens.log_ratio().sum(1, keepdim=True).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return clipped_surrogate(log_ratio.exp(), tokens.advantages, clip)

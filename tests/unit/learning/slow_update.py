@@ -3,17 +3,16 @@ gradient flows, no padding, no skipping, no micro-batches. Reads the papers' for
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gps_ray.config import LearningConfig
-from gps_ray.model import load_model
 from gps_ray.types import Rollout, RolloutGroup, RolloutStatus
 from tests.unit.learning.rollouts import MAX_RESPONSE_TOKENS, TEMPERATURE
 
@@ -49,9 +48,9 @@ def _logprobs(model: Any, rollout: Rollout) -> Tensor:
 
 
 class SlowValueModel(torch.nn.Module):
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, start: Any) -> None:
         super().__init__()
-        self.backbone = load_model(directory).double().model
+        self.backbone = copy.deepcopy(start.model).double()
         self.weight = torch.nn.Parameter(torch.zeros(1, self.backbone.config.hidden_size, dtype=torch.float64))
         self.bias = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
 
@@ -66,10 +65,12 @@ def _kl(kind: str, gap: Any, exp: Any) -> Any:
 
 
 class SlowLearner:
-    def __init__(self, directory: Path, config: LearningConfig) -> None:
+    """``start`` is the policy that the run begins with; it is left alone."""
+
+    def __init__(self, start: Any, config: LearningConfig) -> None:
         self.config = config
-        self.model, self.reference = load_model(directory).double(), load_model(directory).double()
-        self.critic = SlowValueModel(directory)
+        self.model, self.reference = copy.deepcopy(start).double(), copy.deepcopy(start).double()
+        self.critic = SlowValueModel(start)
         self.optimizer, self.critic_optimizer = (
             torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=config.weight_decay)
             for model, rate in ((self.model, config.learning_rate), (self.critic, config.value_learning_rate))

@@ -1,5 +1,6 @@
 """Every algorithm: its whole update against one written out slowly, learning, and resuming."""
 
+import copy
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,7 +11,7 @@ import torch
 from gps_ray.config import LearningConfig, TrainConfig
 from gps_ray.learning.algorithms import ALGORITHMS, resolve_algorithm
 from gps_ray.learning.learner import Learner
-from gps_ray.model import load_model
+from gps_ray.model import load_model, load_weights_into
 from tests.unit.learning.rollouts import (
     ALL_WRONG,
     MIXED,
@@ -50,6 +51,12 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model"))
 
 
+@pytest.fixture(scope="module")
+def start(model_directory: Path) -> Any:
+    """The policy to start from; every test copies it."""
+    return load_model(model_directory)
+
+
 def _config(name: str, **changes: Any) -> LearningConfig:
     return LearningConfig.model_validate({"loss": name, "num_threads": 1, "learning_rate": 1e-3, **changes})
 
@@ -67,37 +74,37 @@ def test_the_config_and_the_table_name_the_same_algorithms() -> None:
 
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_an_update_matches_one_written_out_slowly(model_directory: Path, name: str, settings: str) -> None:
+def test_an_update_matches_one_written_out_slowly(model_directory: Path, start: Any, name: str, settings: str) -> None:
     changes = dict(SETTINGS[settings])
     if settings.startswith("kl the other way"):
         changes["use_kl_in_reward"] = not ALGORITHMS[name].kl_in_reward
     config = _config(name, microbatch_tokens=64, **changes)
-    learner, slow = make_learner(model_directory, config), SlowLearner(model_directory, config)
+    learner, slow = make_learner(model_directory, config), SlowLearner(start, config)
     metrics = _update(learner, GROUPS, 0)
     policy_losses, value_losses = slow.update(make_groups(GROUPS, 0))
     assert metrics["train/loss"] == pytest.approx(np.mean(policy_losses), abs=1e-5)
     assert ("train/value_loss" in metrics) == bool(value_losses)
     if value_losses:
         assert metrics["train/value_loss"] == pytest.approx(np.mean(value_losses), abs=1e-5)
-    expected, start = slow.model.state_dict(), load_model(model_directory).state_dict()
+    expected, before = slow.model.state_dict(), start.state_dict()
     for parameter, array in learner.weights().items():
         # Compare the steps: they are a thousand times smaller than the weights. Entries with next to no gradient may
         # differ by what AdamW makes of rounding, hence the share.
-        step, wanted = array - start[parameter].numpy(), (expected[parameter] - start[parameter]).numpy()
+        step, wanted = array - before[parameter].numpy(), (expected[parameter] - before[parameter]).numpy()
         assert np.isclose(step, wanted, atol=5e-5, rtol=2e-2).mean() > 0.98, parameter
         assert np.abs(wanted).max() > 5e-4, parameter
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_the_log_probs_of_rewarded_responses_rise(model_directory: Path, name: str) -> None:
+def test_the_log_probs_of_rewarded_responses_rise(model_directory: Path, start: Any, name: str) -> None:
     results = (MIXED, "rw", "wwr")
     learner = make_learner(model_directory, _config(name, kl_coefficient=1e-3, rollout_is="token"))
     groups = make_groups(results)
 
     def means() -> tuple[float, float]:
         """Mean log-prob of the right and of the wrong responses."""
-        model = load_model(model_directory)
-        model.load_state_dict({k: torch.tensor(v) for k, v in learner.weights().items()}, strict=False)
+        model = copy.deepcopy(start)
+        load_weights_into(model, learner.weights())
         found: dict[float, list[float]] = {0.0: [], 1.0: []}
         for rollout in (rollout for group in groups for rollout in group.rollouts):
             tokens = torch.tensor([[*rollout.prompt_tokens.tolist(), *rollout.response_tokens.tolist()]])

@@ -262,6 +262,16 @@ def test_a_loss_that_is_not_finite_is_an_error_and_no_step(model_directory: Path
     assert _same(before, learner.weights())
 
 
+def test_activation_checkpointing_changes_nothing_but_memory(model_directory: Path, tmp_path: Path) -> None:
+    groups = make_groups(GROUPS)
+    plain, recomputing = (_learner(model_directory, activation_checkpointing=flag) for flag in (False, True))
+    assert _update(plain, groups) == _update(recomputing, groups)
+    assert _same(plain.weights(), recomputing.weights())
+    recomputing.save(tmp_path / "learner")
+    plain.load(tmp_path / "learner")
+    assert _update(plain, groups) == _update(recomputing, groups)
+
+
 def test_a_step_that_is_not_finite_is_left_out_and_counted(model_directory: Path) -> None:
     good, bad = make_groups([MIXED], seed=1), make_groups([MIXED])
     bad[0].rollouts[0].sampled_logprobs[0] = -np.inf

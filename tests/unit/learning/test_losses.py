@@ -98,12 +98,25 @@ def test_on_policy_every_loss_has_the_gradient_of_reinforce(loss: PolicyLoss) ->
     tokens = _tokens(1)
     tokens = replace(tokens, old=tokens.policy.detach())
     lengths = tokens.mask.sum(1, keepdim=True)
-    # RLOO's and GSPO's unit is the response, so that a mean over its tokens undoes the copies.
+    # Every token carries RLOO's loss of the whole response; the mean over tokens undoes the copies.
     weights = {rloo_loss: 1 / lengths}.get(loss, torch.ones_like(lengths))
     result = loss(tokens, CLIP)
     (result.per_token * tokens.mask * weights).sum().backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(tokens.policy.grad, torch.where(tokens.mask, -tokens.advantages, 0.0))
     assert not result.is_clipped.any()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("gap", [-1e3, 1e3])
+def test_a_policy_far_from_the_old_one_gives_no_gradient_that_is_not_finite(loss: PolicyLoss, gap: float) -> None:
+    tokens = _tokens(0)
+    # The sign at which the clip holds: there a vanished or exploded ratio must leave no trace.
+    held = torch.full_like(tokens.advantages, 1.0 if gap > 0 else -1.0)
+    old = tokens.policy.detach() - (gap if loss is rloo_loss else math.copysign(50, gap))
+    result = loss(replace(tokens, old=old, advantages=held), CLIP)
+    (result.per_token * tokens.mask).sum().backward()  # type: ignore[no-untyped-call]
+    assert tokens.policy.grad is not None
+    assert torch.isfinite(tokens.policy.grad).all()
 
 
 KL: dict[KlPenalty, Callable[[float], float]] = {
