@@ -22,7 +22,7 @@ from tests.unit.learning.rollouts import ALL_RIGHT, ALL_WRONG, MIXED, ids, make_
 
 pytestmark = pytest.mark.ray
 
-# Ragged, with groups that need no forward pass and batches of fewer rows than workers.
+# Ragged, with groups that need no forward pass; in the last batch one mini-batch has nothing to train on.
 BATCHES = [make_groups([MIXED, ALL_WRONG, "rwwrw", "rw", ALL_RIGHT, MIXED], seed) for seed in range(9)]
 BATCHES.append(make_groups(["rww", ALL_WRONG], 9))
 TOLERANCE = 1e-5
