@@ -12,10 +12,11 @@ from gps_ray.cli import print_table, run_job, write_json
 # Each module has add_arguments(parser) and run(args) -> dict, whose "rows" are the table.
 BENCHMARKS = {
     "exchange": "actors.benchmarks.exchange",
-    "rollout": "gps_ray.benchmarks.rollout",
+    "rollout": "actors.benchmarks.rollout",
     "scaling": "actors.benchmarks.scaling",
     "selection": "gps_ray.benchmarks.selection",
     "step": "actors.benchmarks.step",
+    "weights": "actors.benchmarks.weights",
 }
 
 

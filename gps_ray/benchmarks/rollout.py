@@ -28,7 +28,7 @@ from gps_ray.rollout.torch_engine import TorchEngine, left_padded
 from gps_ray.tasks.countdown import Countdown
 from gps_ray.types import Prompt
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "bench_prompts", "check_sequences", "run"]
 
 # Tokens/s of the engine over those of transformers.generate, by number of sequences: (at least, aim).
 TARGETS = {256: (1.3, 1.6), 32: (1.6, 2.2)}
@@ -51,11 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     ``ratio`` is tokens/s over that of ``transformers.generate``; ``cpu_ratio`` the same per CPU-second, which other
     processes on the machine disturb less.
     """
-    for num_sequences in args.num_sequences:
-        if num_sequences < 1 or num_sequences % args.group_size:
-            raise ConfigError(
-                f"--num-sequences: {num_sequences} is not a multiple of --group-size {args.group_size}; change one"
-            )
+    check_sequences(args)
     with tempfile.TemporaryDirectory() as scratch:
         directory = args.model
         if directory is None:
@@ -82,7 +78,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _prompts(num: int) -> tuple[Prompt, ...]:
+def check_sequences(args: argparse.Namespace) -> None:
+    """Raise ConfigError where --num-sequences is not made of whole groups."""
+    for num_sequences in args.num_sequences:
+        if num_sequences < 1 or num_sequences % args.group_size:
+            raise ConfigError(
+                f"--num-sequences: {num_sequences} is not a multiple of --group-size {args.group_size}; change one"
+            )
+
+
+def bench_prompts(num: int) -> tuple[Prompt, ...]:
+    """Generated Countdown prompts, always the same."""
     # Pools below some size cannot hold every level; the prompts are a part of a larger one.
     config = CountdownConfig(num_pool_prompts=max(num, 64), num_evaluation_prompts=8, num_heldout_probe_prompts=8)
     return Countdown().generate(DataConfig(countdown=config)).pool[:num]
@@ -94,7 +100,7 @@ def _case(args: argparse.Namespace, engines: dict[str, TorchEngine], num_sequenc
         run_seed=0,
         stream="bench",
         step=0,
-        prompts=_prompts(num_prompts),
+        prompts=bench_prompts(num_prompts),
         num_rollouts=np.full(num_prompts, args.group_size, dtype=np.int32),
         temperature=1.0,
         max_response_tokens=args.response_tokens,

@@ -29,8 +29,8 @@ class PolicyLoader:
     def load_policy(self, weights: Mapping[str, Any] | None, file: str = "") -> None:
         """Load ``weights`` (name -> numpy array) or, in another process, those of a safetensors ``file``.
 
-        Raises ValueError naming the parameters that were not among them, and whatever vLLM raises for a name or a
-        shape that it does not know.
+        Raises ValueError naming parameters that got nothing, and whatever vLLM raises for a name or a shape that it
+        does not know. Where a part of a fused parameter is missing (q of qkv), only the probe after the load can tell.
         """
         model = self.model_runner.get_model()
         missing = {name for name, _ in model.named_parameters()}

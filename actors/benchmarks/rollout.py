@@ -1,0 +1,192 @@
+"""``jobs.bench rollout``: one engine in this process against transformers (``gps_ray.benchmarks.rollout``), or, with
+``--num-workers``, a pool of k rollout workers against k bare engines.
+
+Both are k processes with an engine each and run the same chunks with the same seeds, by turns. The bare engines are
+handed their share beforehand and give back a count; the pool dispatches chunk by chunk, scores the responses and puts
+outcomes and rollouts into the object store. What it loses is what the pool costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from actors.cluster import cluster_for
+from actors.deadlines import within
+from actors.rollout_pool import RayRolloutPool
+from actors.rollout_worker import WorkerSpec
+from gps_ray.benchmarks import rollout as in_process
+from gps_ray.config import ClusterConfig, EmbeddedModelConfig, RolloutConfig, TrainConfig
+from gps_ray.errors import ConfigError
+from gps_ray.model import make_embedded_model
+from gps_ray.rollout.chunk import ChunkRequest, build_engine, cut_chunks
+from gps_ray.rollout.engine import EngineRequest
+from gps_ray.tasks.countdown import Countdown
+from gps_ray.types import GenerateRequest, Prompt
+
+__all__ = ["add_arguments", "run"]
+
+# Tokens/s of the pool over those of as many bare engines: (at least, aim).
+TARGET = (0.9, 0.95)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    in_process.add_arguments(parser)
+    parser.add_argument("--engine", choices=["torch", "vllm"], default="torch", help="vllm: needs --num-workers")
+    parser.add_argument("--num-workers", type=int, default=0, help="k; 0 compares with transformers in this process")
+    parser.add_argument("--prompts-per-chunk", type=int, default=16, help="with --num-workers")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """One row per contestant and number of sequences; ``ratio`` is tokens/s over those of the bare engines."""
+    if args.num_workers == 0:
+        if args.engine != "torch":
+            raise ConfigError(f"--engine: {args.engine} is compared as a pool; set --num-workers")
+        return in_process.run(args)
+    in_process.check_sequences(args)
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = args.model
+        if directory is None:
+            directory = Path(scratch)
+            make_embedded_model(EmbeddedModelConfig(), Countdown().vocabulary(), directory)
+        rollout = RolloutConfig(
+            engine=args.engine,
+            num_workers=args.num_workers,
+            group_size=args.group_size,
+            prompts_per_chunk=args.prompts_per_chunk,
+            max_response_tokens=args.response_tokens,
+            num_threads=args.num_threads,
+        )
+        with cluster_for(TrainConfig(rollout=rollout, cluster=ClusterConfig(local_dashboard=False))):
+            spec = WorkerSpec(
+                rollout=rollout, model_directory=directory, dtype=args.dtype, task="countdown", run_seed=0
+            )
+            rows = asyncio.run(_compare(args, spec))
+    return {
+        "benchmark": "rollout",
+        "engine": args.engine,
+        "num_workers": args.num_workers,
+        "prompts_per_chunk": args.prompts_per_chunk,
+        "dtype": args.dtype,
+        "group_size": args.group_size,
+        "max_response_tokens": args.response_tokens,
+        "num_threads": args.num_threads,
+        "repeats": args.repeats,
+        "num_cpus": os.cpu_count(),
+        "rows": rows,
+    }
+
+
+class BareEngine:
+    """An engine in a process of its own, with nothing around it."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        import torch
+
+        torch.set_num_threads(spec.rollout.num_threads)
+        self._spec = spec
+        self._engine = build_engine(spec.rollout, spec.model_directory, spec.dtype)
+
+    def run(self, chunks: list[ChunkRequest]) -> tuple[int, float]:
+        """(tokens, CPU-seconds)."""
+        start, num_tokens = time.process_time(), 0
+        for chunk in chunks:
+            request = EngineRequest(
+                run_seed=self._spec.run_seed,
+                stream=chunk.stream,
+                step=chunk.step,
+                prompts=chunk.prompts,
+                num_rollouts=chunk.num_rollouts,
+                temperature=chunk.temperature,
+                max_response_tokens=self._spec.rollout.max_response_tokens,
+            )
+            groups = self._engine.generate(request)
+            num_tokens += sum(len(response.tokens) for group in groups for response in group.responses)
+        return num_tokens, time.process_time() - start
+
+
+async def _compare(args: argparse.Namespace, spec: WorkerSpec) -> list[dict[str, Any]]:
+    num_prompts = max(args.num_sequences) // args.group_size
+    prompts = {prompt.prompt_id: prompt for prompt in in_process.bench_prompts(num_prompts)}
+    bare = [ray.remote(BareEngine).options(num_cpus=0).remote(spec) for _ in range(args.num_workers)]
+    pool = RayRolloutPool("bench", spec, prompts)
+    try:
+        await pool.start()
+        await pool.serve_model_directory()
+        return [row for num in args.num_sequences for row in await _case(args, spec, prompts, num, bare, pool)]
+    finally:
+        pool.close()
+
+
+async def _case(
+    args: argparse.Namespace,
+    spec: WorkerSpec,
+    prompts: dict[str, Prompt],
+    num_sequences: int,
+    bare: list[Any],
+    pool: RayRolloutPool,
+) -> list[dict[str, Any]]:
+    num_prompts = num_sequences // args.group_size
+    speeds: dict[str, list[tuple[float, float]]] = {"bare engines": [], "pool": []}
+    for turn in range(args.repeats + 1):
+        request = GenerateRequest(
+            step=turn,
+            stream="bench",
+            prompt_ids=tuple(prompts)[:num_prompts],
+            num_rollouts=np.full(num_prompts, args.group_size, dtype=np.int32),
+            policy_version=0,
+            temperature=1.0,
+        )
+        chunks = cut_chunks(request, prompts, args.prompts_per_chunk)
+        for name, measured in (
+            ("bare engines", await _bare_turn(bare, chunks, spec)),
+            ("pool", await _pool_turn(pool, request)),
+        ):
+            # The first turn warms up, uncounted.
+            if turn:
+                speeds[name].append(measured)
+    medians = {name: np.median(values, axis=0) for name, values in speeds.items()}
+    rows: list[dict[str, Any]] = []
+    for name, values in speeds.items():
+        ratio, cpu_ratio = medians[name] / medians["bare engines"]
+        row: dict[str, Any] = {
+            "num_sequences": num_sequences,
+            "contestant": f"{args.num_workers} {name}" if name != "pool" else f"pool of {args.num_workers}",
+            "tokens_per_s": round(float(medians[name][0]), 1),
+            "ratio": round(float(ratio), 3),
+            "cpu_ratio": round(float(cpu_ratio), 3),
+            "tokens_per_s_by_turn": [round(value, 1) for value, _ in values],
+            "tokens_per_cpu_s_by_turn": [round(value, 1) for _, value in values],
+        }
+        if name == "pool":
+            row["ratio_at_least"], row["ratio_aim"] = TARGET
+        rows.append(row)
+    return rows
+
+
+async def _bare_turn(bare: list[Any], chunks: list[ChunkRequest], spec: WorkerSpec) -> tuple[float, float]:
+    """Tokens per second and per CPU-second."""
+    start = time.perf_counter()
+    # The first turn also waits for the engines to come up.
+    deadline_s = spec.rollout.start_deadline_s + spec.rollout.chunk_deadline_s
+    calls = [engine.run.remote(chunks[i :: len(bare)]) for i, engine in enumerate(bare)]
+    done = [await within(deadline_s, call, "a bare engine", "rollout.start_deadline_s") for call in calls]
+    seconds = time.perf_counter() - start
+    num_tokens = sum(num for num, _ in done)
+    return num_tokens / seconds, num_tokens / sum(cpu_s for _, cpu_s in done)
+
+
+async def _pool_turn(pool: RayRolloutPool, request: GenerateRequest) -> tuple[float, float]:
+    start = time.perf_counter()
+    headers = [chunk.header async for chunk in pool.generate(request)]
+    seconds = time.perf_counter() - start
+    num_tokens = sum(int(header.num_response_tokens.sum()) for header in headers)
+    return num_tokens / seconds, num_tokens / sum(header.cpu_s for header in headers)
