@@ -57,7 +57,7 @@ def test_side_by_side_or_one_by_one_the_runs_are_the_same(tmp_path: Path) -> Non
         end(job)
     resumed = run_job("compare", *arguments, "--seeds", "0,1", "--out", str(stopped), timeout_s=600)
     assert resumed.returncode == 0, resumed.stderr
-    assert "uniform" in resumed.stdout and "oracle (not charged)" in resumed.stdout
+    assert "oracle (not charged)" in resumed.stdout
     assert (stopped / "report.html").stat().st_size > 10_000
 
     serial = tmp_path / "serial"
@@ -80,5 +80,6 @@ def test_side_by_side_or_one_by_one_the_runs_are_the_same(tmp_path: Path) -> Non
 def test_a_wrong_selector_is_said_before_anything_starts(tmp_path: Path) -> None:
     job = run_job("compare", "--selectors", "uniform,best", *SMALL, "--out", str(tmp_path / "out"))
     assert job.returncode == 2
-    assert "selection.selector" in job.stderr and "best" in job.stderr
+    assert "selection.selector" in job.stderr
+    assert "best" in job.stderr
     assert not (tmp_path / "out").exists()
