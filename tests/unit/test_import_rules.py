@@ -30,7 +30,7 @@ def checkout(tmp_path: Path) -> Path:
     [
         ("gps_ray/loop.py", "import ray", "no ray"),
         ("gps_ray/types.py", "import actors.cluster", "jobs -> actors -> gps_ray"),
-        ("gps_ray/learning/advantages.py", "import gps_ray.selection.registry", "do not know each other"),
+        ("gps_ray/learning/rewards.py", "import gps_ray.selection.registry", "do not know each other"),
         ("gps_ray/predictor/interface.py", "import gps_ray.selection.interface", "does not know who uses it"),
         ("gps_ray/rollout/chunk.py", "import vllm", "vLLM only behind the engine seam"),
     ],

@@ -84,9 +84,11 @@ def test_candidates_leave_out_prompts_in_flight() -> None:
     assert oracle.candidates(_request(excluded=excluded)).tolist() == list(range(90, 100))
 
 
-def test_unknown_rates_are_predicted_as_one_half() -> None:
+def test_it_predicts_what_it_was_told_and_nothing_else() -> None:
     oracle = _oracle()
     oracle.reveal(np.array([3]), np.array([0.9]))
-    belief = oracle.predict(np.array([3, 4]), 1)
+    belief = oracle.predict(np.array([3]), 1)
     assert belief is not None
-    np.testing.assert_array_equal(belief.mean(), [0.9, 0.5])
+    np.testing.assert_array_equal(belief.mean(), [0.9])
+    # A guess in place of a rate would show as the oracle's mistake in a report.
+    assert oracle.predict(np.array([3, 4]), 1) is None
