@@ -185,9 +185,13 @@ def _start(model_directory: Path, rollout: RolloutConfig, dtype: str) -> Any:
     with _environment(environment(rollout)):
         # Seconds to import, and it reads its environment then.
         try:
-            from vllm import LLM
+            from vllm import LLM, SamplingParams
 
-            return LLM(**engine_arguments(model_directory, rollout, dtype))
+            llm = LLM(**engine_arguments(model_directory, rollout, dtype))
+            # Some refusals come only with the first token: a head dimension that the CPU's attention lacks.
+            first = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
+            llm.generate([{"prompt_token_ids": [0]}], first, use_tqdm=False)
+            return llm
         # vLLM raises what its layers raise: ValueError, RuntimeError, torch's own, AssertionError.
         except Exception as error:
             raise ModelError(
