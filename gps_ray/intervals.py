@@ -9,6 +9,7 @@ values in [0, 1], P(all N are 0) <= (1 - mean)^N, so means above 1 - 0.025^(1/N)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from scipy.stats import t as student_t
 
 from gps_ray.types import FloatArray
 
-__all__ = ["Estimate", "mean_estimate"]
+__all__ = ["Estimate", "finite_or_none", "json_estimate", "mean_estimate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,10 @@ class Estimate:
     low: float
     high: float
     num_units: int
+
+    def as_json(self) -> dict[str, float | None]:
+        """{mean, low, high}; None for an infinite bound."""
+        return {"mean": self.value, "low": finite_or_none(self.low), "high": finite_or_none(self.high)}
 
 
 def mean_estimate(values: FloatArray, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Estimate:
@@ -44,3 +49,17 @@ def mean_estimate(values: FloatArray, bounds: tuple[float, float] = (-np.inf, np
         return Estimate(value=mean, low=ends[0], high=ends[1], num_units=num)
     half = float(student_t.ppf(0.975, num - 1) * np.std(values, ddof=1) / np.sqrt(num))
     return Estimate(value=mean, low=max(mean - half, low), high=min(mean + half, high), num_units=num)
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """JSON knows neither NaN nor infinity."""
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+def json_estimate(values: Sequence[float | None]) -> dict[str, float | None]:
+    """{mean, low, high} of those values that are numbers, ready for JSON; None where there is none, or the bounds are
+    infinite because one value bounds nothing."""
+    known = [value for value in values if finite_or_none(value) is not None]
+    if not known:
+        return {"mean": None, "low": None, "high": None}
+    return mean_estimate(np.array(known, dtype=np.float64)).as_json()

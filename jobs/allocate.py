@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gps_ray.allocation.comparison import AllocationSettings, summarise, summary_rows
-from gps_ray.allocation.recorded import read_recorded
 from gps_ray.allocation.static import run_static
 from gps_ray.cli import print_table, run_job, write_json
 from gps_ray.config import SelectionConfig, load_config
+from gps_ray.recorded import read_recorded
 
 
 def _budgets(text: str) -> tuple[int, ...]:

@@ -11,13 +11,13 @@ import numpy as np
 from gps_ray.allocation.bins import fit_bins
 from gps_ray.allocation.gains import expected_gains, rate_gains
 from gps_ray.allocation.greedy import equal_order, sample_order
-from gps_ray.allocation.recorded import RecordedOutcomes
 from gps_ray.allocation.simulation import AllocationResult, measure, pass_table
 from gps_ray.errors import ConfigError, DataError
-from gps_ray.intervals import mean_estimate
+from gps_ray.intervals import json_estimate
 from gps_ray.keyed_random import generator
 from gps_ray.predictor.calibration import rank_correlation
 from gps_ray.predictor.interface import SuccessRateDistribution
+from gps_ray.recorded import RecordedOutcomes
 from gps_ray.types import FloatArray
 
 __all__ = ["ALLOCATORS", "AllocationSettings", "Comparison", "compare_allocators", "summarise", "summary_rows"]
@@ -107,21 +107,15 @@ def _spend(gains: Mapping[str, FloatArray], table: FloatArray, total: int, minim
 def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """Means over seeds (or runs) with 95 % intervals, ready for JSON: spearman, budgets / allocator / quantity."""
 
-    def estimate(values: Sequence[float]) -> dict[str, float | None]:
-        found = mean_estimate(np.array(values, dtype=np.float64))
-        # One seed bounds nothing, and JSON knows no infinity.
-        bounds = [bound if np.isfinite(bound) else None for bound in (found.low, found.high)]
-        return {"mean": found.value, "low": bounds[0], "high": bounds[1]}
-
     quantities = ("pass_rate", "points_gained", "samples_saved")
     return {
         "num_seeds": len(comparisons),
         "num_prompts": [comparison.num_prompts for comparison in comparisons],
-        "spearman": estimate([comparison.spearman for comparison in comparisons]),
+        "spearman": json_estimate([comparison.spearman for comparison in comparisons]),
         "budgets": {
             str(budget): {
                 name: {
-                    quantity: estimate([getattr(c.results[budget][name], quantity) for c in comparisons])
+                    quantity: json_estimate([getattr(c.results[budget][name], quantity) for c in comparisons])
                     for quantity in quantities
                 }
                 for name in ALLOCATORS

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gps_ray.allocation.recorded import RecordedOutcomes, read_recorded
 from gps_ray.config import FeaturesConfig
 from gps_ray.errors import DataError
 from gps_ray.outcome_files import read_outcomes
 from gps_ray.predictor.prompt_features import embed_texts
 from gps_ray.predictor.text_prior import TextPrior, fit_text_prior
+from gps_ray.recorded import RecordedOutcomes, added_up, read_recorded
 from gps_ray.run_folder import RunFolder
 from gps_ray.tables import OUTCOMES, outcomes_from_table
 
@@ -23,7 +22,7 @@ __all__ = ["prior_from_past", "read_past"]
 
 def prior_from_past(sources: Sequence[Path], features: FeaturesConfig) -> TextPrior:
     """Fit on all ``sources`` together (``read_past``). Raises DataError."""
-    past = _added_up([row for source in sources for row in _rows(read_past(source))])
+    past = added_up([row for source in sources for row in _rows(read_past(source))])
     return fit_text_prior(past.prompts, embed_texts(past.prompts, features), past.num_right, past.num_tried)
 
 
@@ -44,18 +43,8 @@ def read_past(source: Path) -> RecordedOutcomes:
     unknown = [outcome.prompt_id for outcome in outcomes if outcome.prompt_id not in text_of]
     if unknown:
         raise DataError(f"{source}: prompts.parquet lacks prompt {unknown[0]}, which stands in the outcome files")
-    return _added_up((text_of[o.prompt_id], o.num_right, o.num_tried) for o in outcomes if o.num_tried)
+    return added_up((text_of[o.prompt_id], o.num_right, o.num_tried) for o in outcomes if o.num_tried)
 
 
 def _rows(past: RecordedOutcomes) -> Iterable[tuple[str, int, int]]:
     return zip(past.prompts, past.num_right.tolist(), past.num_tried.tolist(), strict=True)
-
-
-def _added_up(rows: Iterable[tuple[str, int, int]]) -> RecordedOutcomes:
-    """(prompt, successes, rollouts) with the counts of equal prompts added up."""
-    counts: dict[str, tuple[int, int]] = {}
-    for prompt, num_right, num_tried in rows:
-        right, tried = counts.get(prompt, (0, 0))
-        counts[prompt] = (right + num_right, tried + num_tried)
-    table = np.array(list(counts.values()), dtype=np.int64).reshape(-1, 2)
-    return RecordedOutcomes(prompts=tuple(counts), num_right=table[:, 0], num_tried=table[:, 1])

@@ -23,8 +23,8 @@ from gps_ray.predictor.calibration import (
     rank_correlation,
     zero_variance_auc,
 )
-from gps_ray.predictor.interface import OutcomeBatch, PromptTable
-from gps_ray.replay.recorded import RecordedSeries
+from gps_ray.predictor.interface import PromptTable
+from gps_ray.recorded import RecordedSeries, outcome_batch
 from gps_ray.selection.interface import PromptSelector
 from gps_ray.selection.oracle import OracleSelector
 from gps_ray.selection.registry import build_selector
@@ -93,7 +93,7 @@ def replay(
         picks = _random_picks(seed, step, config.num_prompts, len(everything))
         if reveal == "selected":
             picks = _picks(selector, index, step, config.num_prompts, series.group_size)
-        selector.observe(_outcomes(series, picks, step))
+        selector.observe(outcome_batch(step, picks, series.num_right[picks, step], series.num_tried[picks]))
         curves["seconds"][step] = time.process_time() - started
         learnt = selector.metrics()
         for name in ("swap_test", "swap_test_signed"):
@@ -114,16 +114,6 @@ def _picks(selector: PromptSelector, index: PromptIndex, step: int, num_prompts:
         step=step, round=0, num_prompts=num_prompts, group_size=group_size, num_missing=num_prompts
     )
     return index.rows(selector.select(request).prompt_ids)
-
-
-def _outcomes(series: RecordedSeries, rows: IntArray, step: int) -> OutcomeBatch:
-    return OutcomeBatch(
-        step=step,
-        rows=rows,
-        num_right=series.num_right[rows, step].astype(np.int32),
-        num_tried=series.num_tried[rows].astype(np.int32),
-        mean_response_length=np.full(len(rows), np.nan, dtype=np.float32),
-    )
 
 
 def _judge(

@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from gps_ray.allocation.recorded import read_recorded
 from gps_ray.cli import write_json
 from gps_ray.config import SelectionConfig
 from gps_ray.errors import ConfigError
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.predictor.prompt_features import embed_texts
 from gps_ray.predictor.text_prior import fit_text_prior
+from gps_ray.recorded import RecordedSeries, read_recorded, read_series, without_overlap
 from gps_ray.replay.page import write_page
 from gps_ray.replay.protocol import batch_size, replay
-from gps_ray.replay.recorded import RecordedSeries, read_series, without_overlap
 from gps_ray.replay.static import static_data, static_figures
 from gps_ray.replay.summary import Summary, ceilings_over_time, estimate, summarise
 from gps_ray.selection.registry import resolve_selection

@@ -7,26 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gps_ray.allocation.recorded import RecordedOutcomes
 from gps_ray.config import FeaturesConfig, FusedConfig, SelectionConfig
 from gps_ray.errors import DataError
-from gps_ray.keyed_random import generator, seed_64
+from gps_ray.keyed_random import generator
 from gps_ray.predictor.calibration import predictor_quality
 from gps_ray.predictor.fused import FusedPredictor
-from gps_ray.predictor.interface import OutcomeBatch, Predictor, PromptTable, SuccessRateDistribution
+from gps_ray.predictor.interface import PromptTable, SuccessRateDistribution
 from gps_ray.predictor.prompt_features import embed_texts
 from gps_ray.predictor.text_prior import fit_text_prior
-from gps_ray.replay.recorded import normalised_text, without_overlap
+from gps_ray.recorded import RecordedOutcomes, held_out, normalised_text, teach, without_overlap
 from gps_ray.selection.registry import build_predictor, resolve_selection
-from gps_ray.types import FloatArray, IntArray
+from gps_ray.types import FloatArray
 
 __all__ = ["StaticData", "static_data", "static_figures"]
 
-_HELD_OUT_SHARE = 0.2
 _GROUP_SIZE = 8  # of the groups whose zero variance is predicted
-
-# Labels are shown to a predictor that learns step by step as so many groups per step, as a run would.
-_LABELS_PER_STEP = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +38,8 @@ def static_data(recorded: RecordedOutcomes, test: RecordedOutcomes | None, featu
     """Without ``test`` a fifth of the prompts is held out, by a hash of the normalised text; with it, prompts that
     stand in both are only tested. Raises DataError where one side is empty."""
     if test is None:
-        hashes = np.array([seed_64(0, "replay/held_out", prompt=normalised_text(p)) for p in recorded.prompts])
-        held_out = hashes < _HELD_OUT_SHARE * 2**63
-        learn, test = recorded.take(np.flatnonzero(~held_out)), recorded.take(np.flatnonzero(held_out))
+        apart = held_out([normalised_text(prompt) for prompt in recorded.prompts], "replay/held_out")
+        learn, test = recorded.take(np.flatnonzero(~apart)), recorded.take(np.flatnonzero(apart))
     else:
         learn = without_overlap(recorded, test.prompts)
     if not learn.prompts or not test.prompts:
@@ -94,26 +88,10 @@ def _observed(
     texts = (*labels.prompts, *data.test.prompts)
     table = _table(texts, np.concatenate([embeddings, data.test_embeddings]), len(labels.prompts))
     predictor = build_predictor(config, table, _GROUP_SIZE, seed)
-    num_steps = _observe(predictor, labels)
+    num_steps = teach(predictor, labels, np.arange(len(labels.prompts)))
     return predictor.predict(np.arange(len(labels.prompts), len(texts)), num_steps)
 
 
 def _table(texts: Sequence[str], embeddings: FloatArray, num_pool: int) -> PromptTable:
     ids = tuple(f"row-{row}" for row in range(len(texts)))
     return PromptTable(prompt_ids=ids, texts=tuple(texts), embeddings=embeddings, num_pool=num_pool)
-
-
-def _observe(predictor: Predictor, labels: RecordedOutcomes) -> int:
-    """Show the labels (the first rows of the table) step by step; returns the number of steps."""
-    parts: list[IntArray] = np.array_split(np.arange(len(labels.prompts)), -(-len(labels.prompts) // _LABELS_PER_STEP))
-    for step, part in enumerate(parts):
-        predictor.observe(
-            OutcomeBatch(
-                step=step,
-                rows=part,
-                num_right=labels.num_right[part].astype(np.int32),
-                num_tried=labels.num_tried[part].astype(np.int32),
-                mean_response_length=np.full(len(part), np.nan, dtype=np.float32),
-            )
-        )
-    return len(parts)

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from gps_ray.intervals import mean_estimate
+from gps_ray.intervals import finite_or_none, json_estimate
 from gps_ray.predictor.calibration import noise_ceiling
+from gps_ray.recorded import RecordedSeries
 from gps_ray.replay.protocol import ReplayRun
-from gps_ray.replay.recorded import RecordedSeries
 from gps_ray.types import FloatArray
 
 __all__ = [
@@ -85,13 +85,7 @@ _SHOWN = (
 
 def estimate(values: Sequence[float]) -> dict[str, Any]:
     """{mean, low, high, values} over the seeds that have a value; null where none has, or one seed bounds nothing."""
-    array = np.asarray(values, dtype=np.float64)
-    finite = array[np.isfinite(array)]
-    listed = [_number(value) for value in array]
-    if not len(finite):
-        return {"mean": None, "low": None, "high": None, "values": listed}
-    result = mean_estimate(finite)
-    return {"mean": result.value, "low": _number(result.low), "high": _number(result.high), "values": listed}
+    return {**json_estimate(values), "values": [finite_or_none(value) for value in values]}
 
 
 def summarise(runs: Sequence[ReplayRun], ceiling: FloatArray) -> Summary:
@@ -150,10 +144,6 @@ def _paired(seeds: Mapping[int, Mapping[str, float]], baseline: Mapping[int, Map
 def _mean(values: FloatArray) -> float:
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else float("nan")
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _cell(figure: Mapping[str, Any]) -> str:

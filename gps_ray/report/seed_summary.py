@@ -22,7 +22,7 @@ from gps_ray.comparison import (
     target_accuracy,
 )
 from gps_ray.errors import DataError
-from gps_ray.intervals import mean_estimate
+from gps_ray.intervals import finite_or_none, json_estimate
 from gps_ray.metrics import (
     COST_CPU_S,
     COST_ROLLOUTS,
@@ -84,7 +84,7 @@ def _selector(runs: Sequence[RunData], base: Sequence[RunData]) -> dict[str, Any
     base_accuracy = [_figures(run)["accuracy"] for run in base]
     return {
         "charged": "oracle" not in (run.config.get("selection", {}).get("selector") for run in runs),
-        "figures": {name: _estimate([one.get(name) for one in figures]) for name in names},
+        "figures": {name: _over_seeds([one.get(name) for one in figures]) for name in names},
         "ratio_to_baseline": ratios,
         "difference_to_baseline": {"accuracy": _difference(accuracy, base_accuracy), **equal},
         "curves": [
@@ -148,8 +148,8 @@ def _ratio(costs: Sequence[Crossing], base: Sequence[Crossing]) -> dict[str, Any
     ratio = paired_ratio(costs, base)
     return {
         "value": ratio.value,
-        "low": _finite(ratio.low),
-        "high": _finite(ratio.high),
+        "low": finite_or_none(ratio.low),
+        "high": finite_or_none(ratio.high),
         "num_censored": ratio.num_censored,
         **per_seed,
     }
@@ -170,30 +170,11 @@ def _at_equal_cost(runs: Sequence[RunData], base: Sequence[RunData], metric: str
 
 def _difference(values: Sequence[float | None], base: Sequence[float | None]) -> dict[str, Any]:
     left, right = np.array(values, np.float64), np.array(base, np.float64)
-    estimate = paired_difference(left, right)
-    return {
-        "mean": estimate.value,
-        "low": _finite(estimate.low),
-        "high": _finite(estimate.high),
-        "values": _rounded(left - right, 6),
-    }
+    return {**paired_difference(left, right).as_json(), "values": _rounded(left - right, 6)}
 
 
-def _estimate(values: Sequence[float | None]) -> dict[str, Any]:
-    known = np.array([value for value in values if value is not None], np.float64)
-    if not len(known):
-        return {"mean": None, "low": None, "high": None, "values": list(values)}
-    estimate = mean_estimate(known)
-    return {
-        "mean": estimate.value,
-        "low": _finite(estimate.low),
-        "high": _finite(estimate.high),
-        "values": list(values),
-    }
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
+    return {**json_estimate(values), "values": list(values)}
 
 
 def _rounded(values: Any, digits: int = 2) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gps_ray.intervals import mean_estimate
+from gps_ray.intervals import json_estimate, mean_estimate
 
 
 def test_student_interval_by_hand() -> None:
@@ -33,3 +33,9 @@ def test_nothing_right_is_no_proof_of_nothing() -> None:
     none, every = (mean_estimate(np.full(10, value), bounds=(0.0, 1.0)) for value in (0.0, 1.0))
     assert (none.low, none.high) == (0.0, pytest.approx(0.3084971))
     assert (every.low, every.high) == (pytest.approx(1 - 0.3084971), 1.0)
+
+
+def test_an_estimate_for_json_has_no_infinity_and_skips_what_is_not_there() -> None:
+    assert json_estimate([0.2, None, 0.4, float("nan")]) == mean_estimate(np.array([0.2, 0.4])).as_json()
+    assert json_estimate([0.3]) == {"mean": 0.3, "low": None, "high": None}
+    assert json_estimate([None]) == {"mean": None, "low": None, "high": None}

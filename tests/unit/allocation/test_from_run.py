@@ -10,12 +10,12 @@ import pytest
 
 from gps_ray.allocation.comparison import AllocationSettings
 from gps_ray.allocation.from_run import compare_on_run
-from gps_ray.allocation.recorded import RecordedOutcomes
 from gps_ray.config import FeaturesConfig, SelectionConfig
 from gps_ray.errors import DataError
 from gps_ray.keyed_random import generator
 from gps_ray.outcome_files import read_outcomes
 from gps_ray.predictor.prompt_features import build_prompt_table
+from gps_ray.recorded import RecordedOutcomes
 from gps_ray.selection.registry import build_selector
 from gps_ray.selector_service import SelectorService
 from gps_ray.tables import outcomes_to_table

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from gps_ray.allocation.comparison import ALLOCATORS, AllocationSettings, summarise, summary_rows
-from gps_ray.allocation.recorded import RecordedOutcomes, read_recorded, write_recorded
 from gps_ray.allocation.static import run_static, split_recorded
 from gps_ray.config import FeaturesConfig, SelectionConfig
 from gps_ray.errors import ConfigError, DataError
 from gps_ray.keyed_random import generator
+from gps_ray.recorded import RecordedOutcomes, read_recorded, write_recorded
 from gps_ray.types import FloatArray
 
 NUM_PROMPTS, NUM_TRIES = 600, 64

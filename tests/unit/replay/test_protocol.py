@@ -10,8 +10,8 @@ import pytest
 from gps_ray.config import SelectionConfig
 from gps_ray.errors import ConfigError
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
+from gps_ray.recorded import RecordedSeries, read_series
 from gps_ray.replay.protocol import CURVES, ReplayRun, batch_size, replay
-from gps_ray.replay.recorded import RecordedSeries, read_series
 from gps_ray.selection.registry import SELECTORS
 from gps_ray.selection.uniform import UniformSelector
 from gps_ray.types import IntArray

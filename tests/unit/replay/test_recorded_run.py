@@ -10,8 +10,8 @@ import pytest
 from gps_ray.config import FeaturesConfig, SelectionConfig
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.predictor.prompt_features import embed_texts
+from gps_ray.recorded import read_series
 from gps_ray.replay.protocol import batch_size, replay
-from gps_ray.replay.recorded import read_series
 from gps_ray.replay.summary import EARLY, LATE
 
 RECORDED = Path(__file__).parents[4] / "shared" / "data" / "success_trajectories.parquet"

@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from gps_ray.allocation.recorded import RecordedOutcomes, read_recorded
 from gps_ray.config import FeaturesConfig, SelectionConfig
 from gps_ray.errors import GpsRayError
-from gps_ray.replay.recorded import normalised_text
+from gps_ray.recorded import RecordedOutcomes, normalised_text, read_recorded
 from gps_ray.replay.static import static_data, static_figures
 from jobs.replay import main
 from tests.unit.replay.tables import NoFeatures, features, make_texts, write, write_series, write_static

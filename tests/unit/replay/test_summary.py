@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gps_ray.predictor.calibration import noise_ceiling
+from gps_ray.recorded import RecordedSeries
 from gps_ray.replay.protocol import CURVES, ReplayRun
-from gps_ray.replay.recorded import RecordedSeries
 from gps_ray.replay.summary import COLUMNS, ceilings_over_time, estimate, static_rows, summarise, table_rows
 
 NUM_POINTS = 44

@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gps_ray.allocation.recorded import RecordedOutcomes
 from gps_ray.errors import DataError
-from gps_ray.replay.recorded import NUM_POINTS, normalised_text, read_series, without_overlap
+from gps_ray.recorded import NUM_POINTS, RecordedOutcomes, normalised_text, read_series, without_overlap
 from tests.unit.replay.tables import write
 
 GOOD: dict[str, Any] = {"prompt": ["a", "b"], "successes": [[1, 2, 3], [0, 8, 4]], "rollouts_per_point": [8, 8]}
