@@ -14,7 +14,7 @@ from rich.table import Table
 
 from gps_ray.errors import GpsRayError
 
-__all__ = ["config_arguments", "print_table", "run_job", "write_json"]
+__all__ = ["config_arguments", "name_list", "number_list", "print_table", "run_job", "write_json"]
 
 
 def config_arguments(description: str) -> argparse.ArgumentParser:
@@ -24,6 +24,16 @@ def config_arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="show what would run, start nothing")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for instance run.num_steps=5")
     return parser
+
+
+def name_list(text: str) -> tuple[str, ...]:
+    """An argument of names with commas between."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def number_list(text: str) -> tuple[int, ...]:
+    """An argument of whole numbers with commas between."""
+    return tuple(int(part) for part in text.split(","))
 
 
 def run_job(main: Callable[[Sequence[str]], int]) -> None:

@@ -14,13 +14,9 @@ from pathlib import Path
 
 from gps_ray.allocation.comparison import AllocationSettings, summarise, summary_rows
 from gps_ray.allocation.static import run_static
-from gps_ray.cli import print_table, run_job, write_json
+from gps_ray.cli import number_list, print_table, run_job, write_json
 from gps_ray.config import SelectionConfig, load_config
 from gps_ray.recorded import read_recorded
-
-
-def _budgets(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -30,7 +26,7 @@ def _arguments() -> argparse.ArgumentParser:
     source.add_argument(
         "--run", type=Path, nargs="+", metavar="RUN_DIR", help="finished runs, for instance one per seed"
     )
-    parser.add_argument("--budgets", type=_budgets, default=(2, 4, 8), help="mean samples per prompt, e.g. 2,4,8")
+    parser.add_argument("--budgets", type=number_list, default=(2, 4, 8), help="mean samples per prompt, e.g. 2,4,8")
     parser.add_argument("--minimum", type=int, default=0, help="samples that every prompt gets")
     parser.add_argument("--maximum", type=int, default=64, help="samples that a prompt may get")
     parser.add_argument("--seeds", type=int, default=5, help="with --static: seeds 0 to N - 1")

@@ -7,53 +7,48 @@ Writes DIR/compare.json, DIR/report.html and a run folder DIR/SELECTOR/seed_N pe
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from actors.cluster import cluster_for
 from actors.comparing import run_comparison
 from actors.training import prepare
-from gps_ray.cli import config_arguments, print_table, run_job
+from gps_ray.cli import config_arguments, name_list, number_list, print_table, run_job
 from gps_ray.config import TrainConfig, load_config
+from gps_ray.errors import ConfigError
 from gps_ray.plan import comparison_config, describe, resolve
 from gps_ray.progress import NamedLines
 from gps_ray.report import SUMMARY_COLUMNS, summary_rows, write_seed_comparison
 
 
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names:
-        raise argparse.ArgumentTypeError("expected names with commas between, e.g. uniform,gps_fused")
-    return names
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(int(part) for part in text.split(",")))
-
-
 def main(argv: Sequence[str]) -> int:
     parser = config_arguments("Train under several selectors and seeds, and compare them paired by seed.")
-    parser.add_argument("--selectors", type=_names, required=True, metavar="A,B,...", help="e.g. uniform,ds,gps_fused")
-    parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2, 3, 4), metavar="0,1,...", help="default: 0 to 4")
+    parser.add_argument(
+        "--selectors", type=name_list, required=True, metavar="A,B,...", help="e.g. uniform,ds,gps_fused"
+    )
+    parser.add_argument("--seeds", type=number_list, default=(0, 1, 2, 3, 4), metavar="0,1,...", help="default: 0 to 4")
     parser.add_argument("--baseline", default=None, help="default: uniform if it is among them, else the first")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--serial", action="store_true", help="one run after the other, for wall-clock figures")
     args = parser.parse_args(argv)
     config = load_config(TrainConfig, args.config, args.overrides)
-    for selector in args.selectors:
+    # Each once: a run has one folder.
+    selectors, seeds = tuple(dict.fromkeys(args.selectors)), tuple(dict.fromkeys(args.seeds))
+    if not selectors:
+        raise ConfigError("--selectors: expected names with commas between, got none; for instance uniform,gps_fused")
+    for selector in selectors:
         resolve(comparison_config(config, selector, 0, args.out))  # what is wrong is said before anything starts
     # Not the resolved config goes on: it has the preset of one selector filled in.
     resolved, data = prepare(config)
     if args.dry_run:
         print(describe(resolved, data))
-        print(f"runs: {', '.join(args.selectors)} x seeds {', '.join(map(str, args.seeds))}, in {args.out}")
+        print(f"runs: {', '.join(selectors)} x seeds {', '.join(map(str, seeds))}, in {args.out}")
         return 0
-    default = "uniform" if "uniform" in args.selectors else args.selectors[0]
+    default = "uniform" if "uniform" in selectors else selectors[0]
     with cluster_for(config) as dashboard:
         if dashboard:
             print(f"dashboard: {dashboard}", flush=True)
-        folders = run_comparison(config, args.selectors, args.seeds, args.out, _lines, serial=args.serial)
+        folders = run_comparison(config, selectors, seeds, args.out, _lines, serial=args.serial)
     summary = write_seed_comparison(folders, args.out, args.baseline or default, serial=args.serial)
     print_table("accuracy in percent, against the baseline paired by seed", SUMMARY_COLUMNS, summary_rows(summary))
     print(f"report: {args.out / 'report.html'}, {args.out / 'compare.json'}")

@@ -16,30 +16,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gps_ray.cli import print_table, run_job
+from gps_ray.cli import name_list, number_list, print_table, run_job
 from gps_ray.config import SelectionConfig, load_config
 from gps_ray.replay.run import ReplayRequest, run_replay
 from gps_ray.replay.summary import COLUMNS, static_rows, table_rows
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Replay selectors against recorded success rates.")
     parser.add_argument("--outcomes", type=Path, metavar="FILE", help="prompt, successes (list), rollouts_per_point")
-    parser.add_argument("--selectors", type=_names, required=True, help="names, e.g. gps,gps_fused,beta_mean")
+    parser.add_argument("--selectors", type=name_list, required=True, help="names, e.g. gps,gps_fused,beta_mean")
     parser.add_argument("--batch-fraction", type=float, default=0.05, help="share of the pool per point in time")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to N - 1")
     parser.add_argument("--reveal", choices=("selected", "random"), default="selected")
     parser.add_argument("--prior", type=Path, metavar="FILE", help="prompt, successes, rollouts")
     parser.add_argument("--static", type=Path, metavar="FILE", help="prompt, successes, rollouts")
-    parser.add_argument("--labels", type=_numbers, default=(), help="with --static, e.g. 512,2048,8192")
+    parser.add_argument("--labels", type=number_list, default=(), help="with --static, e.g. 512,2048,8192")
     parser.add_argument("--test", type=Path, metavar="FILE", help="with --static: predict these prompts instead")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of selection, e.g. fused.num_features=128")

@@ -8,13 +8,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gps_ray.errors import DataError
+from gps_ray.metrics import EFFECTIVE_RATIO, VAL_PASS_1
 from gps_ray.report import comparison_figures, run_figures
-from gps_ray.report.render import EFFECTIVE_HOW, Row, Section, render, visible
+from gps_ray.report.render import EFFECTIVE_STEPS, EFFECTIVE_WHAT, Row, Section, render, visible
 from gps_ray.report.run_data import RunData, read_run
 from gps_ray.report.svg import colours
 from gps_ray.report.tables import COLUMNS, ONE_SEED_NOTE, ComparisonTable, compare
 
-__all__ = ["comparison_table", "named_runs", "write_comparison"]
+__all__ = ["comparison_table", "named_runs", "shared_sections", "write_comparison"]
 
 
 def comparison_table(
@@ -50,6 +51,8 @@ def write_comparison(
         "note": note,
         "warnings": warnings,
         "caption": table.caption,
+        "costs": "“>” marks a run that never got there and counts with its whole budget; (0.50×) is the ratio to the "
+        "baseline.",
         "columns": COLUMNS,
         "rows": [
             {
@@ -83,32 +86,22 @@ def _link(run_directory: Path, out: Path) -> str:
     return quote(os.path.relpath(report, out.parent)) if report.is_file() else ""
 
 
-def _comparison_sections(runs: Mapping[str, RunData], table: ComparisonTable) -> list[Section]:
+_OVER_SEEDS = "Mean of ten steps, over seeds with its 95 % interval."
+
+
+def shared_sections(runs: comparison_figures.NamedRuns) -> list[Section]:
+    """What a comparison shows of any runs, one per name or several: useful groups, reuse, predictors, cost."""
+    over_seeds = any(len(of_seeds) > 1 for of_seeds in runs.values())
     return [
-        Section(
-            anchor="accuracy",
-            title="Accuracy",
-            how="pass@1 on the held-out evaluation set against what it cost, each evaluation as measured.",
-            rows=[
-                Row(
-                    panels=[
-                        *comparison_figures.pass_rate_overlays(runs, table.target),
-                        *comparison_figures.final_panel(table),
-                    ],
-                    size="medium",
-                )
-            ],
-            empty="No evaluation yet.",
-        ),
         Section(
             anchor="effective",
             title="Effective groups and prompt reuse",
-            how=EFFECTIVE_HOW,
+            how=f"{EFFECTIVE_WHAT} {_OVER_SEEDS if over_seeds else EFFECTIVE_STEPS}",
             rows=[
                 Row(
                     panels=[
-                        *comparison_figures.effective_ratio_overlays(runs),
-                        *comparison_figures.reuse_overlays(runs),
+                        *comparison_figures.curves(runs, EFFECTIVE_RATIO, "effective groups", smooth=True),
+                        *comparison_figures.reuse_curves(runs),
                     ],
                     size="medium",
                 )
@@ -121,14 +114,34 @@ def _comparison_sections(runs: Mapping[str, RunData], table: ComparisonTable) ->
             how="Rank correlation on the two probe sets (only selectors that predict), and what each phase cost.",
             rows=[
                 Row(
-                    panels=[
-                        *comparison_figures.spearman_overlays(runs),
-                        *comparison_figures.cost_overlays(runs),
-                    ],
+                    panels=[*comparison_figures.probe_curves(runs), *comparison_figures.phase_costs(runs)],
                     size="medium",
                 )
             ],
         ),
+    ]
+
+
+def _comparison_sections(runs: Mapping[str, RunData], table: ComparisonTable) -> list[Section]:
+    alone = {name: [run] for name, run in runs.items()}
+    target = None if table.target is None else (table.target, "target")
+    return [
+        Section(
+            anchor="accuracy",
+            title="Accuracy",
+            how="pass@1 on the held-out evaluation set against what it cost, each evaluation as measured.",
+            rows=[
+                Row(
+                    panels=[
+                        *comparison_figures.curves(alone, VAL_PASS_1, "pass@1", level=target),
+                        *comparison_figures.final_panel(table),
+                    ],
+                    size="medium",
+                )
+            ],
+            empty="No evaluation yet.",
+        ),
+        *shared_sections(alone),
         Section(
             anchor="outcomes",
             title="Where the groups went",

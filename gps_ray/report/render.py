@@ -17,12 +17,11 @@ from markupsafe import Markup
 
 from gps_ray.errors import DataError
 
-__all__ = ["EFFECTIVE_HOW", "Row", "Section", "render", "visible"]
+__all__ = ["EFFECTIVE_STEPS", "EFFECTIVE_WHAT", "Row", "Section", "render", "visible"]
 
 MAX_CHARACTERS = 1200
-EFFECTIVE_HOW = (
-    "Share of groups whose rewards differ: only these carry a gradient. Pale: each step; strong: mean of ten steps."
-)
+EFFECTIVE_WHAT = "Share of groups whose rewards differ: only these carry a gradient."
+EFFECTIVE_STEPS = "Pale: each step; strong: mean of ten steps."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gps_ray.report import predictor_figures, run_figures
-from gps_ray.report.render import EFFECTIVE_HOW, Row, Section, render, visible
+from gps_ray.report.render import EFFECTIVE_STEPS, EFFECTIVE_WHAT, Row, Section, render, visible
 from gps_ray.report.run_data import RunData, SampleRow, read_run
 from gps_ray.report.tables import headlines
 
@@ -62,7 +62,7 @@ def _run_sections(run: RunData) -> list[Section]:
         Section(
             anchor="effective",
             title="Effective groups",
-            how=EFFECTIVE_HOW,
+            how=f"{EFFECTIVE_WHAT} {EFFECTIVE_STEPS}",
             rows=[
                 Row(panels=[*run_figures.effective_ratio_panels(run), *run_figures.group_panels(run)], size="medium")
             ],

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from gps_ray.cli import write_json
-from gps_ray.metrics import EFFECTIVE_RATIO, VAL_PASS_1
-from gps_ray.report import seed_figures
-from gps_ray.report.render import EFFECTIVE_HOW, Row, Section, render, visible
+from gps_ray.metrics import VAL_PASS_1
+from gps_ray.report import comparison_figures
+from gps_ray.report.comparison_report import shared_sections
+from gps_ray.report.render import Row, Section, render, visible
 from gps_ray.report.run_data import RunData, read_run
 from gps_ray.report.seed_summary import SUMMARY_COLUMNS, summarise_seeds, summary_rows
 from gps_ray.report.svg import colours
@@ -39,6 +40,7 @@ def _write_page(runs: Mapping[str, Sequence[RunData]], summary: Mapping[str, Any
         "warnings": notes,
         "caption": "Accuracy: pass@1 in percent, mean of the last three evaluations. Differences (points) and ratios "
         f"are against {summary['baseline']}, paired by seed, with 95 % intervals over {num_seeds} seeds.",
+        "costs": "“never” counts runs that did not get there and enter with their whole budget.",
         "columns": SUMMARY_COLUMNS,
         "rows": [
             {"cells": [visible(cell, 60) for cell in cells], "colour": palette[name], "link": ""}
@@ -54,7 +56,7 @@ def _sections(runs: Mapping[str, Sequence[RunData]], summary: Mapping[str, Any])
     ratios = [
         panel
         for cost, title in (("rollouts_to_target", "rollouts to target"), ("cpu_s_to_target", "CPU-seconds to target"))
-        for panel in seed_figures.ratio_panel(summary, cost, title)
+        for panel in comparison_figures.ratio_panel(summary, cost, title)
     ]
     return [
         Section(
@@ -69,27 +71,7 @@ def _sections(runs: Mapping[str, Sequence[RunData]], summary: Mapping[str, Any])
             anchor="accuracy",
             title="Accuracy",
             how="pass@1 on the held-out evaluation set: mean over seeds with its 95 % interval.",
-            rows=[Row(panels=seed_figures.curves(runs, VAL_PASS_1, "pass@1"), size="medium")],
+            rows=[Row(panels=comparison_figures.curves(runs, VAL_PASS_1, "pass@1"), size="medium")],
         ),
-        Section(
-            anchor="effective",
-            title="Effective groups and prompt reuse",
-            how=EFFECTIVE_HOW,
-            rows=[
-                Row(
-                    panels=[
-                        *seed_figures.curves(runs, EFFECTIVE_RATIO, "effective groups", smooth=True),
-                        *seed_figures.reuse_curves(runs),
-                    ],
-                    size="medium",
-                )
-            ],
-            empty="No step yet.",
-        ),
-        Section(
-            anchor="predictor",
-            title="Predictors and cost",
-            how="Rank correlation on the two probe sets (only selectors that predict), and what each phase cost.",
-            rows=[Row(panels=[*seed_figures.probe_curves(runs), *seed_figures.phase_costs(runs)], size="medium")],
-        ),
+        *shared_sections(runs),
     ]
