@@ -5,36 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import ray
 
-from actors.cluster import cluster_for
 from actors.rollout_pool import RayRolloutPool
 from actors.rollout_worker import WorkerSpec
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.errors import RolloutError
 from gps_ray.types import GenerateRequest, Prompt, PublishedWeights
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("cluster")]
 
 PROMPTS = {f"p{i:02d}": Prompt(prompt_id=f"p{i:02d}", text=f"text {i}", answer="right", task="t") for i in range(12)}
 
 
 def _config(*overrides: str) -> TrainConfig:
     base = ("rollout.engine=simulated", "rollout.prompts_per_chunk=1", "rollout.simulated.latency_s=0.5")
-    return load_config(
-        TrainConfig, None, (*base, "cluster.local_num_cpus=2", "cluster.local_dashboard=false", *overrides)
-    )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with cluster_for(_config()):
-        yield
+    return load_config(TrainConfig, None, (*base, *overrides))
 
 
 def _generate(config: TrainConfig, strike: signal.Signals | None) -> tuple[list[tuple[str, ...]], pa.Table, float]:

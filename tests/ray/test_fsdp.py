@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,17 @@ import torch
 from actors.learner_actor import RayLearner, spawn_learner
 from gps_ray.config import TrainConfig
 from gps_ray.errors import LearnerError
-from gps_ray.learning.learner import Learner
 from gps_ray.model import load_model, load_tokenizer
 from gps_ray.types import RolloutGroup, UpdateRequest
+from tests.learners import learner_of_run, update_request
 from tests.unit.learning.rollouts import ALL_RIGHT, ALL_WRONG, MIXED, ids, make_groups, make_model, make_tables
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 # Ragged, with groups that need no forward pass; in the last batch one mini-batch has nothing to train on.
 BATCHES = [make_groups([MIXED, ALL_WRONG, "rwwrw", "rw", ALL_RIGHT, MIXED], seed) for seed in range(9)]
 BATCHES.append(make_groups(["rww", ALL_WRONG], 9))
 TOLERANCE = 1e-5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=200 << 20,
-        log_to_driver=False,
-        logging_level="warning",
-    )
-    yield
-    ray.shutdown()
 
 
 def _config(**learning: Any) -> TrainConfig:
@@ -48,21 +33,8 @@ def _config(**learning: Any) -> TrainConfig:
     return TrainConfig.model_validate({"learning": settings})
 
 
-def _alone(directory: Path, config: TrainConfig) -> Learner:
-    return Learner(
-        directory,
-        config.learning,
-        dtype=config.model.dtype,
-        temperature=config.rollout.temperature,
-        max_response_tokens=config.rollout.max_response_tokens,
-        num_steps=config.run.num_steps,
-    )
-
-
 async def _update(learner: RayLearner, groups: list[RolloutGroup]) -> dict[str, float]:
-    tables = tuple(ray.put(table) for table in make_tables(groups))
-    result = await learner.update(UpdateRequest(step=1, rollouts=tables, admitted=ids(groups)))
-    return dict(result.metrics)
+    return dict((await learner.update(update_request(groups))).metrics)
 
 
 def _assert_close(one: dict[str, float], other: dict[str, float]) -> None:
@@ -75,7 +47,7 @@ def _assert_close(one: dict[str, float], other: dict[str, float]) -> None:
 @pytest.mark.timeout(900)
 def test_two_workers_give_the_losses_of_one_and_resume_bit_for_bit(tmp_path: Path) -> None:
     directory, config = make_model(tmp_path / "model"), _config()
-    alone = _alone(directory, config)
+    alone = learner_of_run(directory, config)
 
     async def test() -> None:
         learner = spawn_learner("fsdp/whole", config, directory, tmp_path / "ray_train")
@@ -122,7 +94,7 @@ def test_two_workers_share_value_model_and_reference_policy(tmp_path: Path) -> N
         lr_scheduler_type="linear",
         lr_warmup_steps=2,
     )
-    alone = _alone(directory, config)
+    alone = learner_of_run(directory, config)
 
     async def test() -> None:
         learner = spawn_learner("fsdp/ppo", config, directory, tmp_path / "ray_train")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from actors.learner_actor import spawn_learner
 from gps_ray.config import TrainConfig
 from gps_ray.errors import DeadlineError, LearnerError
 from gps_ray.learning.learner import Learner
-from gps_ray.types import RolloutGroup, UpdateRequest
+from gps_ray.types import UpdateRequest
+from tests.learners import learner_of_run, update_request
 from tests.processes import wait_for
 from tests.unit.learning.rollouts import ALL_WRONG, MIXED, ids, make_groups, make_model, make_tables
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 BATCHES = [make_groups([MIXED, ALL_WRONG, MIXED, "rw"], seed) for seed in range(4)]
 
@@ -31,39 +32,8 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=200 << 20,
-        log_to_driver=False,
-        logging_level="warning",
-    )
-    yield
-    ray.shutdown()
-
-
 def _config(**learning: Any) -> TrainConfig:
     return TrainConfig.model_validate({"learning": {"num_threads": 1, **learning}})
-
-
-def _request(groups: list[RolloutGroup], step: int = 1) -> UpdateRequest:
-    return UpdateRequest(
-        step=step, rollouts=tuple(ray.put(table) for table in make_tables(groups)), admitted=ids(groups)
-    )
-
-
-def _in_process(directory: Path, config: TrainConfig) -> Learner:
-    return Learner(
-        directory,
-        config.learning,
-        dtype=config.model.dtype,
-        temperature=config.rollout.temperature,
-        max_response_tokens=config.rollout.max_response_tokens,
-        num_steps=config.run.num_steps,
-    )
 
 
 def _assert_same(weights: dict[str, Any], learner: Learner) -> None:
@@ -87,7 +57,7 @@ def _is_gone(pid: int) -> bool:
 
 def test_updates_equal_those_in_process_and_resume_goes_on_bit_for_bit(model_directory: Path, tmp_path: Path) -> None:
     config = _config()
-    expected = _in_process(model_directory, config)
+    expected = learner_of_run(model_directory, config)
 
     async def test() -> None:
         learner = spawn_learner("equal/learner", config, model_directory, tmp_path / "ray_train")
@@ -99,7 +69,7 @@ def test_updates_equal_those_in_process_and_resume_goes_on_bit_for_bit(model_dir
         assert np.array_equal(first.probe_tokens, tokens)
         assert np.array_equal(first.probe_logprobs, logprobs)
         for groups in BATCHES[:2]:
-            result = await learner.update(_request(groups))
+            result = await learner.update(update_request(groups))
             in_process = expected.update(make_tables(groups), ids(groups))
             assert result.metrics == in_process.metrics
             assert result.policy_version == in_process.policy_version
@@ -116,7 +86,7 @@ def test_updates_equal_those_in_process_and_resume_goes_on_bit_for_bit(model_dir
         resumed = spawn_learner("equal/resumed", config, model_directory, tmp_path / "ray_train")
         assert (await resumed.start(tmp_path / "checkpoint")).policy_version == 2
         for groups in BATCHES[2:]:
-            result = await resumed.update(_request(groups))
+            result = await resumed.update(update_request(groups))
             assert result.metrics == expected.update(make_tables(groups), ids(groups)).metrics
         _assert_same(ray.get((await resumed.publish()).weights), expected)
         await resumed.close()
@@ -132,13 +102,13 @@ def test_a_lost_or_failing_train_worker_is_an_error_and_the_actor_can_begin_anew
         status = await learner.start()
         os.kill(status.worker_pid, signal.SIGKILL)
         with pytest.raises(LearnerError, match=r"attempt 1 ended: the train worker was lost"):
-            await asyncio.wait_for(learner.update(_request(BATCHES[0])), 60)
+            await asyncio.wait_for(learner.update(update_request(BATCHES[0])), 60)
         with pytest.raises(LearnerError, match="the train worker was lost"):
             await learner.publish()
 
         again = await learner.start()
         assert again.worker_pid != status.worker_pid
-        assert (await learner.update(_request(BATCHES[0]))).policy_version == 1
+        assert (await learner.update(update_request(BATCHES[0]))).policy_version == 1
         with pytest.raises(LearnerError, match=r"attempt 2 ended.*the first is nowhere") as caught:
             await learner.update(UpdateRequest(step=2, rollouts=(), admitted=("nowhere",)))
         assert "\n" not in str(caught.value)
@@ -152,7 +122,7 @@ def test_the_actors_death_ends_its_train_workers(model_directory: Path, tmp_path
         learner = spawn_learner("dead/learner", _config(), model_directory, tmp_path / "ray_train")
         status = await learner.start()
         assert ray.available_resources()["CPU"] == 1
-        asked = asyncio.ensure_future(learner.update(_request(BATCHES[0])))
+        asked = asyncio.ensure_future(learner.update(update_request(BATCHES[0])))
         await asyncio.sleep(0)
         ray.kill(ray.get_actor("dead/learner"))
         with pytest.raises(LearnerError, match="the learner actor died"):
@@ -178,7 +148,7 @@ def test_without_a_model_folder_the_policy_is_simulated(tmp_path: Path) -> None:
     async def test() -> None:
         learner = spawn_learner("simulated/learner", _config(), None, tmp_path / "ray_train")
         await learner.start()
-        result = await learner.update(_request(BATCHES[0]))
+        result = await learner.update(update_request(BATCHES[0]))
         assert result.policy_version == 1
         assert result.metrics["train/num_groups_trained"] == 3
         published = await learner.publish()
