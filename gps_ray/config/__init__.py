@@ -1,0 +1,49 @@
+"""The configuration: one frozen model per component; an unknown key is an error.
+
+A component gets its own section, never the whole config. Field descriptions are the reference documentation.
+"""
+
+from gps_ray.config.data import ArithmeticConfig, CountdownConfig, DataConfig
+from gps_ray.config.learning import LearningConfig
+from gps_ray.config.policy import EmbeddedModelConfig, ModelConfig, WarmStartConfig
+from gps_ray.config.rollout import RolloutConfig, SimulatedConfig, VllmConfig
+from gps_ray.config.run import CheckpointConfig, ClusterConfig, EvaluationConfig, RunConfig, TrainConfig
+from gps_ray.config.section import Section, load_config
+from gps_ray.config.selection import (
+    BetaCountsConfig,
+    DpsConfig,
+    FeaturesConfig,
+    FusedConfig,
+    GresoConfig,
+    PclConfig,
+    PpmConfig,
+    SelectionConfig,
+)
+
+__all__ = [
+    "ArithmeticConfig",
+    "BetaCountsConfig",
+    "CheckpointConfig",
+    "ClusterConfig",
+    "CountdownConfig",
+    "DataConfig",
+    "DpsConfig",
+    "EmbeddedModelConfig",
+    "EvaluationConfig",
+    "FeaturesConfig",
+    "FusedConfig",
+    "GresoConfig",
+    "LearningConfig",
+    "ModelConfig",
+    "PclConfig",
+    "PpmConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "Section",
+    "SelectionConfig",
+    "SimulatedConfig",
+    "TrainConfig",
+    "VllmConfig",
+    "WarmStartConfig",
+    "load_config",
+]

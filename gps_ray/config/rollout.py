@@ -1,0 +1,93 @@
+"""Who makes the rollouts, and how."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from gps_ray.config.section import Section
+
+__all__ = ["RolloutConfig", "SimulatedConfig", "VllmConfig"]
+
+
+class SimulatedConfig(Section):
+    """The simulated engine: success rates that are known and drift, for tests and for scale.
+
+    sigmoid(initial_logit_mean + initial_logit_std * x + (drift_per_version + drift_std * y) * policy_version), with
+    standard normal x and y per prompt; a share of x's variance is a sum over the words of the prompt.
+    """
+
+    seed: int = Field(0, ge=0, description="Seed of the success rates, apart from run.seed: all runs share them.")
+    initial_logit_mean: float = -1.0
+    initial_logit_std: float = Field(2.0, ge=0)
+    text_share: float = Field(
+        0.5, ge=0, le=1, description="Share of the logit's variance that the words of the prompt decide."
+    )
+    drift_per_version: float = Field(0.02, ge=0, description="Added to every prompt's logit per policy version.")
+    drift_std: float = Field(0.0, ge=0, description="Standard deviation of that drift over the prompts.")
+    latency_s: float = Field(0.0, ge=0, description="Seconds slept per chunk.")
+    update_latency_s: float = Field(0.0, ge=0, description="Seconds that the simulated learner sleeps per update.")
+    response_tokens: int = Field(8, ge=1, description="Tokens of every simulated response.")
+
+
+class VllmConfig(Section):
+    """The vLLM engine of one rollout worker. Its memory is bounded here: weights + KV cache + one batch."""
+
+    max_model_len: int | None = Field(
+        None, ge=1, description="Longest prompt + response, in tokens; null: as long as the model allows."
+    )
+    kv_cache_memory_bytes: int | None = Field(
+        256 << 20,
+        ge=1 << 20,
+        description="KV cache per tensor-parallel rank; on a GPU null leaves it to gpu_memory_utilization.",
+    )
+    gpu_memory_utilization: float = Field(
+        0.8, gt=0, le=1, description="Share of a GPU that vLLM may take where kv_cache_memory_bytes is null."
+    )
+    max_num_seqs: int = Field(256, ge=1, description="Responses generated at a time; more wait.")
+    max_num_batched_tokens: int = Field(4096, ge=1, description="Tokens of one forward pass.")
+    tensor_parallel_size: int = Field(
+        1, ge=1, description="Ranks that share one model; rollout.num_{cpus,gpus}_per_worker are each rank's."
+    )
+    enable_prefix_caching: bool = Field(True, description="Compute a prompt's common prefix once per weights.")
+    enforce_eager: bool = Field(True, description="False compiles and captures: a minute per start, quicker on GPU.")
+
+
+class RolloutConfig(Section):
+    """The rollout-worker pool."""
+
+    engine: Literal["torch", "vllm", "simulated"] = Field(
+        "torch", description="torch and vllm sample from the policy; simulated answers with known success rates."
+    )
+    num_workers: int = Field(2, ge=1)
+    group_size: int = Field(8, ge=1, description="G: rollouts per prompt.")
+    prompts_per_chunk: int = Field(
+        16, ge=1, description="Prompts that share an engine batch: part of the result, not of timing."
+    )
+    max_response_tokens: int = Field(12, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    num_threads: int = Field(1, ge=1, description="Torch threads per worker.")
+    num_cpus_per_worker: float = Field(0.5, ge=0)
+    num_gpus_per_worker: float = Field(0.0, ge=0)
+    chunk_deadline_s: float = Field(
+        300, gt=0, description="A chunk not back by then is given up and its worker restarted."
+    )
+    start_deadline_s: float = Field(300, gt=0)
+    max_chunk_attempts: int = Field(3, ge=1)
+    probe_tolerance: float = Field(
+        1e-3, gt=0, description="Largest |log-prob difference| engine - learner after a weight load."
+    )
+    verify_deadline_s: float = Field(
+        10.0, gt=0, description="A verifier of your own that takes longer is stopped; its response counts as failed."
+    )
+    verify_memory_bytes: int = Field(
+        2 << 30, ge=64 << 20, description="Memory a verifier of your own may take beyond what it starts with."
+    )
+    simulated: SimulatedConfig = Field(default_factory=SimulatedConfig)
+    vllm: VllmConfig = Field(default_factory=VllmConfig)
+
+    @property
+    def num_ranks_per_worker(self) -> int:
+        """Processes that compute in one worker, each with num_cpus_per_worker and num_gpus_per_worker."""
+        return self.vllm.tensor_parallel_size if self.engine == "vllm" else 1

@@ -1,0 +1,104 @@
+"""One training run: all sections together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from gps_ray.config.data import DataConfig
+from gps_ray.config.learning import LearningConfig
+from gps_ray.config.policy import ModelConfig, WarmStartConfig
+from gps_ray.config.rollout import RolloutConfig
+from gps_ray.config.section import Section
+from gps_ray.config.selection import SelectionConfig
+
+__all__ = ["CheckpointConfig", "ClusterConfig", "EvaluationConfig", "RunConfig", "TrainConfig"]
+
+
+class RunConfig(Section):
+    """The run as a whole."""
+
+    directory: Path = Field(Path("runs/default"), description="Run folder; everything the run writes lies in it.")
+    seed: int = Field(0, ge=0, description="Run seed: every draw is keyed by it.")
+    num_steps: int = Field(90, ge=1, description="Optimizer steps of the policy.")
+    max_policy_lag: int = Field(
+        0, ge=0, description="Rollouts may run ahead of the learner by so many policy versions; 0: in step with it."
+    )
+    sample_every_steps: int = Field(10, ge=1, description="Keep readable responses every so many steps.")
+
+
+class EvaluationConfig(Section):
+    """Evaluation of the policy and of the predictor; its rollouts enter neither history nor training."""
+
+    every_steps: int = Field(10, ge=1, description="Evaluate every so many steps, before the first and after the last.")
+    rollouts_per_prompt: int = Field(
+        4, ge=1, description="Rollouts per evaluation prompt; pass@k is reported for k = 1, 2, 4, ... up to it."
+    )
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature of evaluation and probes.")
+    num_probe_prompts: int = Field(256, ge=0, description="Size of the pool probe; 0 switches both probes off.")
+    probe_rollouts: int = Field(16, ge=1, description="Rollouts per probe prompt.")
+    probe_every_steps: int = Field(
+        30, ge=1, description="Probes are measured at the evaluations that fall on a multiple of this, and at the last."
+    )
+
+
+class CheckpointConfig(Section):
+    """Checkpoints of learner, selector, history and loop, committed together by one manifest."""
+
+    every_steps: int = Field(10, ge=1)
+    keep_last: int = Field(2, ge=1)
+
+
+class ClusterConfig(Section):
+    """Where the actors live."""
+
+    address: str | None = Field(
+        None, description="Ray address; null joins the job's cluster if there is one, else starts a local one."
+    )
+    local_num_cpus: int | None = Field(
+        None, ge=1, description="CPUs a local cluster offers; null: as many as the machine has."
+    )
+    local_dashboard: bool = Field(True, description="A local cluster serves Ray's dashboard on 127.0.0.1.")
+    object_store_memory_bytes: int = Field(256 << 20, ge=80 << 20, description="Object store of a local cluster.")
+
+
+class TrainConfig(Section):
+    """One training run."""
+
+    run: RunConfig = Field(default_factory=RunConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    warm_start: WarmStartConfig = Field(default_factory=WarmStartConfig)
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+    selection: SelectionConfig = Field(default_factory=SelectionConfig)
+    learning: LearningConfig = Field(default_factory=LearningConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+
+    @model_validator(mode="after")
+    def _possible(self) -> TrainConfig:
+        if self.rollout.group_size < 2 and self.learning.needs_groups:
+            raise ValueError(
+                f"rollout.group_size: {self.learning.loss} compares the rollouts of a prompt and needs at least 2, got "
+                f"{self.rollout.group_size}; set rollout.group_size, or learning.loss to ppo or reinforce_pp"
+            )
+        if self.run.max_policy_lag > 0 and self.selection.selector == "oracle":
+            raise ValueError(
+                "run.max_policy_lag: the oracle has to see what the newest weights can do, got a lag of "
+                f"{self.run.max_policy_lag}; set run.max_policy_lag=0 or another selection.selector"
+            )
+        num_pool = self.data.num_generated_prompts
+        if num_pool is not None:
+            if self.selection.num_prompts > num_pool:
+                raise ValueError(
+                    f"selection.num_prompts: {self.selection.num_prompts} prompts per step do not fit a pool of "
+                    f"{num_pool}; lower selection.num_prompts or raise data.{self.data.task}.num_pool_prompts"
+                )
+            if self.evaluation.num_probe_prompts > num_pool:
+                raise ValueError(
+                    f"evaluation.num_probe_prompts: a pool probe of {self.evaluation.num_probe_prompts} does not fit a "
+                    f"pool of {num_pool}; lower evaluation.num_probe_prompts"
+                )
+        return self

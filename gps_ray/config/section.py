@@ -1,0 +1,76 @@
+"""The base of every section, and how a config is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gps_ray.errors import ConfigError
+
+__all__ = ["Section", "load_config"]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and no key that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+C = TypeVar("C", bound=Section)
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    node = tree
+    for depth, name in enumerate(parents):
+        child = node.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise ConfigError(
+                f"{dotted}: {'.'.join(parents[: depth + 1])} is a value, not a section; remove one of the two"
+            )
+        node = child
+    node[last] = value
+
+
+def _explain(error: ValidationError, section: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known: Any = section
+        for part in first["loc"][:-1]:
+            known = known.model_fields[str(part)].annotation
+        return f"{key}: unknown key; known here: {', '.join(known.model_fields)}"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":  # from a section's own check, which names the key inside the section
+        return f"{key}.{message}" if key else message
+    return f"{key}: {message}, got {first['input']!r}; change {key}"
+
+
+def load_config(section: type[C], file: Path | None, overrides: Sequence[str] = ()) -> C:
+    """Read a YAML file, lay ``key.path=value`` overrides over it (values are YAML) and validate.
+
+    Raises ConfigError with one line that names the key and the remedy.
+    """
+    tree: Any = {}
+    if file is not None:
+        try:
+            tree = yaml.safe_load(file.read_text()) or {}
+        except OSError as error:
+            raise ConfigError(f"--config: cannot read {file}: {error.strerror}; give an existing YAML file") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--config: {file} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--config: {file} must hold sections (a mapping), got {type(tree).__name__}")
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"expected key=value, got {override!r}; write for instance run.num_steps=5")
+        _set(tree, key, yaml.safe_load(value))
+    try:
+        return section.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, section)) from error

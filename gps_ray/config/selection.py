@@ -1,0 +1,181 @@
+"""Which prompts next: predictors, rivals and the selection itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from gps_ray.config.section import Section
+
+__all__ = [
+    "BetaCountsConfig",
+    "DpsConfig",
+    "FeaturesConfig",
+    "FusedConfig",
+    "GresoConfig",
+    "PclConfig",
+    "PpmConfig",
+    "SelectionConfig",
+]
+
+
+class FeaturesConfig(Section):
+    """Prompt features for predictor and diversity."""
+
+    provider: str = Field("wordllama", description="'wordllama', or an import path 'package.module:Class'.")
+    dimension: Literal[64, 128, 256] = 256
+    cache_directory: Path = Field(Path("runs/features"), description="Features by hash of provider and texts.")
+
+
+class PpmConfig(Section):
+    """The prompt predictive model (GPS, arXiv 2602.01970). The paper gives few of these values; the others are ours."""
+
+    model_dim: int = Field(64, ge=8)
+    num_layers: int = Field(1, ge=1, description="Transformer layers of each of the two encoders")
+    num_heads: int = Field(4, ge=1)
+    decoder_hidden: int = Field(128, ge=8)
+    latent_dim: int = Field(16, ge=1, description="Z")
+    min_latent_std: float = Field(0.1, gt=0, lt=1, description="Smallest standard deviation of z")
+    rate_scale: float | None = Field(
+        None,
+        gt=0,
+        description="Scale of the (centred) success rate among the E features of a token; null: sqrt(E), so that it "
+        "weighs as much as they do together. At 1 the latent carried almost nothing (swap test).",
+    )
+    num_latent_draws: int = Field(16, ge=1, description="M: draws of z per prediction")
+    learning_rate: float = Field(1.5e-3, gt=0)
+    kl_weight: float = Field(1.0, ge=0, description="beta")
+    replay_steps: int = Field(32, ge=1, description="Steps replayed per update; 1 is the paper's newest batch only.")
+    updates_per_step: int = Field(1, ge=1, description="K: passes over the replay per step")
+    pairs_per_update: int = Field(2, ge=1, description="Replayed pairs per gradient step of Adam")
+    prior: Literal["history", "standard"] = Field(
+        "history", description="standard replaces the prior by N(0, I) (ablation)."
+    )
+    use_latent: bool = Field(True, description="False forces z = 0 (ablation).")
+
+
+class BetaCountsConfig(Section):
+    """Discounted Beta counts per prompt, the predictor of mopps (arXiv 2507.04632) and beta_mean."""
+
+    discount: float = Field(
+        0.9, ge=0, le=1, description="lam: what a visit keeps of the counts; mopps 0.5 Countdown, 1.0 maths."
+    )
+    prior_right: float = Field(1.0, gt=0, description="a0")
+    prior_wrong: float = Field(1.0, gt=0, description="b0")
+
+
+class DpsConfig(Section):
+    """DPS (arXiv 2603.10887): a three-state Markov chain per prompt."""
+
+    discount: float = Field(
+        0.5, ge=0, le=1, description="lam: what a step keeps of the transition counts; 0.5 Countdown, 0.7 maths."
+    )
+    prior_count: float = Field(1.0, gt=0, description="alpha0: Dirichlet pseudo-count of every transition.")
+
+
+class GresoConfig(Section):
+    """GRESO (arXiv 2506.02177): skip prompts whose recent groups had zero variance, with adapted probabilities."""
+
+    start_probability: float = Field(0.5, gt=0, lt=1, description="p_easy and p_hard at the start.")
+    min_survival: float = Field(0.01, gt=0, le=1, description="Least probability of not being skipped.")
+    probability_step: float = Field(0.01, ge=0, lt=1, description="Change of p_easy and p_hard per step.")
+    min_probability: float = Field(0.05, gt=0, lt=1)
+    max_probability: float = Field(0.95, gt=0, lt=1)
+    target_easy: float = Field(0.083, ge=0, le=1, description="Wanted share of all-right groups among the rolled out.")
+    target_hard: float = Field(0.167, ge=0, le=1, description="Wanted share of all-wrong groups.")
+    safety_factor: float = Field(1.25, ge=1, description="Oversampling of the later rounds of a step.")
+
+
+class PclConfig(Section):
+    """PCL (arXiv 2510.01135): a value model of the prompt. The paper's is a language model; the sizes here are ours."""
+
+    hidden_dim: int = Field(256, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    updates_per_step: int = Field(
+        4, ge=1, description="Gradient steps on the newest batch; from random weights one per step learns too slowly."
+    )
+
+
+class FusedConfig(Section):
+    """gps_fused's predictor: a shared model of the prompt plus an effect of every prompt's own, in logits.
+
+    Variances are prior variances in squared logits, drifts their growth per step. On recorded GRPO runs the quality is
+    flat within a factor of two around every default.
+    """
+
+    text_prior: Path | None = Field(
+        None, description="Folder written by jobs.pretrain_predictor; null: nothing is known before the first outcome."
+    )
+    feature_map: str = Field(
+        "text_kernels", description="'text_kernels', or an import path 'package.module:function' of a FeatureMap."
+    )
+    num_features: int = Field(256, ge=1, description="D: leading eigenfunctions kept of the sum of the text kernels.")
+    num_landmarks: int = Field(1024, ge=2, description="Prompts of the pool that the eigenfunctions are taken from.")
+    embedding_variance: float = Field(0.6, ge=0, description="Kernel on the prompt embedding; 0 switches it off.")
+    words_variance: float = Field(0.6, ge=0, description="Kernel on words and pairs of words (hashed TF-IDF).")
+    notation_variance: float = Field(0.6, ge=0, description="Kernel on lengths, notation and the numbers in the text.")
+    length_variance: float = Field(0.6, ge=0, description="Kernel on the lengths alone.")
+    length_slope_variance: float = Field(0.3, ge=0, description="Linear term in the log of the text's length.")
+    prior_slope_variance: float = Field(0.25, ge=0, description="Slope of the text prior, around 1.")
+    text_share_with_prior: float = Field(
+        0.25, ge=0, description="Share of the kernels' variances that is left where a text prior already speaks."
+    )
+    level_variance: float = Field(2.0, gt=0, description="Global level, around a success rate of 1/2.")
+    prompt_variance: float = Field(5.0, gt=0, description="What the text leaves open about a prompt.")
+    level_drift: float = Field(0.02, ge=0, description="Random walk of the global level.")
+    slope_drift: float = Field(5e-4, ge=0, description="Random walk of the linear terms.")
+    text_drift: float = Field(
+        0.002, ge=0, description="Random walk of the leading features, as a share of their prior variance."
+    )
+    num_drifting: int = Field(32, ge=0, description="Features with a drift of their own.")
+    prompt_drift: float = Field(0.01, ge=0, description="Slow change of every prompt's own effect.")
+    own_record: bool = Field(
+        True, description="False keeps no prompt's own effect: its outcomes teach the shared part alone (ablation)."
+    )
+
+
+class SelectionConfig(Section):
+    """Which prompts next."""
+
+    selector: str = Field("gps", description="uniform, gps, gps_paper, ... or an import path 'package.module:factory'.")
+    predictor: str | None = Field(
+        None, description="ppm, ... or an import path 'package.module:factory'; null: the selector's own."
+    )
+    acquisition: str | None = Field(
+        None,
+        description="nearest_half, useful_group, ... or an import path 'package.module:function'; null: the selector's "
+        "own.",
+    )
+    num_prompts: int = Field(32, ge=1, description="B: prompts per step.")
+    candidate_multiple: int | None = Field(
+        8, ge=1, description="Candidates are this many times B, at random; null: the whole pool."
+    )
+    diversity_within: float = Field(0.04, ge=0, description="lambda of the dispersion within the batch.")
+    diversity_recent: float = Field(0.04, ge=0, description="lambda of the distance from recent batches.")
+    num_recent_batches: int = Field(4, ge=0, description="Batches the second term looks back on.")
+    random_share: float = Field(
+        0.0, ge=0, le=1, description="Share of B filled at random, to keep the predictor calibrated."
+    )
+    admission: Literal["keep_all", "useful_only"] | None = Field(
+        None,
+        description="useful_only trains only on groups with 0 < k < G and asks for further rounds until it has B of "
+        "them; null: as the selector's paper has it (useful_only for ds and greso, keep_all for the others).",
+    )
+    max_rounds: int | None = Field(
+        None,
+        ge=1,
+        description="Rounds of selection per step at most; null: 1 for keep_all, 10 for useful_only (the papers use "
+        "10 for Countdown and 4 for maths).",
+    )
+    num_threads: int = Field(1, ge=1, description="Torch threads of the selector.")
+    deadline_s: float = Field(300, gt=0)
+    ppm: PpmConfig = Field(default_factory=PpmConfig)
+    beta_counts: BetaCountsConfig = Field(default_factory=BetaCountsConfig)
+    dps: DpsConfig = Field(default_factory=DpsConfig)
+    greso: GresoConfig = Field(default_factory=GresoConfig)
+    pcl: PclConfig = Field(default_factory=PclConfig)
+    fused: FusedConfig = Field(default_factory=FusedConfig)
+    features: FeaturesConfig = Field(default_factory=FeaturesConfig)
