@@ -14,6 +14,7 @@ from actors.rollout_worker import WorkerSpec
 from actors.selector_actor import spawn_selector
 from actors.warm_start_trainer import ensure_model
 from gps_ray.checkpoint import CheckpointStore, Manifest, check_same_run
+from gps_ray.concurrency import together
 from gps_ray.config import TrainConfig
 from gps_ray.errors import ConfigError
 from gps_ray.loop import LoopParts, ProgressSink, TrainingLoop
@@ -107,7 +108,7 @@ async def train(
     pool = RayRolloutPool(name, spec, prompts)
     learner = spawn_learner(f"{name}/learner", config, model_directory, folder.root / "ray_train")
     try:
-        await asyncio.gather(pool.start(), learner.start(resume_from=None if found is None else found[0] / "learner"))
+        await together(pool.start(), learner.start(resume_from=None if found is None else found[0] / "learner"))
         parts = LoopParts(
             selector=selector,
             pool=pool,

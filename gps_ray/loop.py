@@ -10,7 +10,6 @@ the selection and sorted by it before anyone learns from them.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -161,7 +160,7 @@ class TrainingLoop:
         """Learn from the step's rollouts, tell the selector, write everything down."""
         self._phase("update")
         # A selection depends on the selector's state after observe, never on the new weights: it overlaps.
-        updated, observed = await asyncio.gather(self._learn(record, ahead), self._observe(record, ahead))
+        updated, observed = await together(self._learn(record, ahead), self._observe(record, ahead))
         self._steps_done = record.step
         now = time.perf_counter()
         self._add("cost/wall_s", now - self._mark)
@@ -366,7 +365,7 @@ class TrainingLoop:
         self._phase("checkpoint")
         parts = self._parts
         path = parts.store.begin(self._steps_done)
-        await asyncio.gather(parts.learner.save(path / "learner"), parts.selector.save(path / "selector"))
+        await together(parts.learner.save(path / "learner"), parts.selector.save(path / "selector"))
         manifest = Manifest(
             num_steps_done=self._steps_done,
             counters=self._counters,

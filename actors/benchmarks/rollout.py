@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,12 +22,10 @@ from actors.deadlines import within
 from actors.rollout_pool import RayRolloutPool
 from actors.rollout_worker import WorkerSpec
 from gps_ray.benchmarks import rollout as in_process
-from gps_ray.config import ClusterConfig, EmbeddedModelConfig, RolloutConfig, TrainConfig
+from gps_ray.config import ClusterConfig, RolloutConfig, TrainConfig
 from gps_ray.errors import ConfigError
-from gps_ray.model import make_embedded_model
 from gps_ray.rollout.chunk import ChunkRequest, build_engine, cut_chunks
 from gps_ray.rollout.engine import EngineRequest
-from gps_ray.tasks.countdown import Countdown
 from gps_ray.types import GenerateRequest, Prompt
 
 __all__ = ["add_arguments", "run"]
@@ -52,11 +48,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             raise ConfigError(f"--engine: {args.engine} is compared as a pool; set --num-workers")
         return in_process.run(args)
     in_process.check_sequences(args)
-    with tempfile.TemporaryDirectory() as scratch:
-        directory = args.model
-        if directory is None:
-            directory = Path(scratch)
-            make_embedded_model(EmbeddedModelConfig(), Countdown().vocabulary(), directory)
+    with in_process.model_folder(args) as directory:
         rollout = RolloutConfig(
             engine=args.engine,
             num_workers=args.num_workers,
@@ -153,23 +145,12 @@ async def _case(
             # The first turn warms up, uncounted.
             if turn:
                 speeds[name].append(measured)
-    medians = {name: np.median(values, axis=0) for name, values in speeds.items()}
-    rows: list[dict[str, Any]] = []
-    for name, values in speeds.items():
-        ratio, cpu_ratio = medians[name] / medians["bare engines"]
-        row: dict[str, Any] = {
-            "num_sequences": num_sequences,
-            "contestant": f"{args.num_workers} {name}" if name != "pool" else f"pool of {args.num_workers}",
-            "tokens_per_s": round(float(medians[name][0]), 1),
-            "ratio": round(float(ratio), 3),
-            "cpu_ratio": round(float(cpu_ratio), 3),
-            "tokens_per_s_by_turn": [round(value, 1) for value, _ in values],
-            "tokens_per_cpu_s_by_turn": [round(value, 1) for _, value in values],
-        }
-        if name == "pool":
-            row["ratio_at_least"], row["ratio_aim"] = TARGET
-        rows.append(row)
-    return rows
+    columns = in_process.speed_columns(speeds, "bare engines")
+    bare_row = {"contestant": f"{args.num_workers} bare engines", **columns["bare engines"]}
+    at_least, aim = TARGET
+    pool_row = {"contestant": f"pool of {args.num_workers}", **columns["pool"]}
+    pool_row |= {"ratio_at_least": at_least, "ratio_aim": aim}
+    return [{"num_sequences": num_sequences, **row} for row in (bare_row, pool_row)]
 
 
 async def _bare_turn(bare: list[Any], chunks: list[ChunkRequest], spec: WorkerSpec) -> tuple[float, float]:

@@ -11,7 +11,8 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from gps_ray.rollout.torch_engine import TorchEngine, left_padded
 from gps_ray.tasks.countdown import Countdown
 from gps_ray.types import Prompt
 
-__all__ = ["add_arguments", "bench_prompts", "check_sequences", "run"]
+__all__ = ["add_arguments", "bench_prompts", "check_sequences", "model_folder", "run", "speed_columns"]
 
 # Tokens/s of the engine over those of transformers.generate, by number of sequences: (at least, aim).
 TARGETS = {256: (1.3, 1.6), 32: (1.6, 2.2)}
@@ -52,11 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     processes on the machine disturb less.
     """
     check_sequences(args)
-    with tempfile.TemporaryDirectory() as scratch:
-        directory = args.model
-        if directory is None:
-            directory = Path(scratch)
-            make_embedded_model(EmbeddedModelConfig(), Countdown().vocabulary(), directory)
+    with model_folder(args) as directory:
         engines = {
             "torch": TorchEngine(directory, dtype=args.dtype, num_threads=args.num_threads),
             "torch, generic step": TorchEngine(
@@ -87,6 +84,31 @@ def check_sequences(args: argparse.Namespace) -> None:
             )
 
 
+@contextmanager
+def model_folder(args: argparse.Namespace) -> Iterator[Path]:
+    """--model, or a folder with the embedded model, gone afterwards."""
+    with tempfile.TemporaryDirectory() as scratch:
+        if args.model is None:
+            make_embedded_model(EmbeddedModelConfig(), Countdown().vocabulary(), Path(scratch))
+        yield args.model or Path(scratch)
+
+
+def speed_columns(speeds: Mapping[str, Sequence[tuple[float, float]]], baseline: str) -> dict[str, dict[str, Any]]:
+    """Columns of every contestant's row, from its (tokens per second, tokens per CPU-second) of every turn."""
+    medians = {name: np.median(turns, axis=0) for name, turns in speeds.items()}
+    columns: dict[str, dict[str, Any]] = {}
+    for name, turns in speeds.items():
+        ratio, cpu_ratio = medians[name] / medians[baseline]
+        columns[name] = {
+            "tokens_per_s": round(float(medians[name][0]), 1),
+            "ratio": round(float(ratio), 3),
+            "cpu_ratio": round(float(cpu_ratio), 3),
+            "tokens_per_s_by_turn": [round(value, 1) for value, _ in turns],
+            "tokens_per_cpu_s_by_turn": [round(value, 1) for _, value in turns],
+        }
+    return columns
+
+
 def bench_prompts(num: int) -> tuple[Prompt, ...]:
     """Generated Countdown prompts, always the same."""
     # Pools below some size cannot hold every level; the prompts are a part of a larger one.
@@ -109,22 +131,10 @@ def _case(args: argparse.Namespace, engines: dict[str, TorchEngine], num_sequenc
     contestants: dict[str, Callable[[], int]] = {"transformers.generate": _baseline(reference, request)}
     for name, engine in engines.items():
         contestants[name] = _engine_turn(engine, request)
-    speeds = _by_turns(contestants, args.repeats)
-    # Per contestant: median tokens per second, and per CPU-second.
-    medians = {name: np.median(values, axis=0) for name, values in speeds.items()}
     at_least, aim = TARGETS.get(num_sequences, (None, None))
     rows = []
-    for name in contestants:
-        ratio, cpu_ratio = medians[name] / medians["transformers.generate"]
-        row: dict[str, Any] = {
-            "num_sequences": num_sequences,
-            "engine": name,
-            "tokens_per_s": round(float(medians[name][0]), 1),
-            "ratio": round(float(ratio), 3),
-            "cpu_ratio": round(float(cpu_ratio), 3),
-            "tokens_per_s_by_turn": [round(value, 1) for value, _ in speeds[name]],
-            "tokens_per_cpu_s_by_turn": [round(value, 1) for _, value in speeds[name]],
-        }
+    for name, columns in speed_columns(_by_turns(contestants, args.repeats), "transformers.generate").items():
+        row: dict[str, Any] = {"num_sequences": num_sequences, "engine": name, **columns}
         if name in engines:
             groups = engines[name].generate(request)
             row["ratio_at_least"], row["ratio_aim"] = at_least, aim

@@ -46,9 +46,8 @@ class TrueRatePredictor:
         return rates
 
     def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution:
-        """Unknown rates are taken as 1/2."""
-        rates = self.rates(rows, step)
-        return PointBelief(np.where(np.isnan(rates), 0.5, rates))
+        """NaN where unknown: whoever asks for a prediction checks ``rates`` first."""
+        return PointBelief(self.rates(rows, step))
 
     def informed(self) -> bool:
         return True

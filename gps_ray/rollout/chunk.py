@@ -95,7 +95,8 @@ def build_engine(rollout: RolloutConfig, model_directory: Path | None, dtype: st
         return VllmEngine(model_directory, rollout, dtype=dtype)
     from gps_ray.rollout.torch_engine import TorchEngine
 
-    return TorchEngine(model_directory, dtype=dtype, num_threads=rollout.num_threads)
+    device = "cuda" if rollout.num_gpus_per_worker else "cpu"
+    return TorchEngine(model_directory, dtype=dtype, num_threads=rollout.num_threads, device=device)
 
 
 def _judge(task: Task, engine: RolloutEngine, config: RolloutConfig) -> Task:

@@ -12,14 +12,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gps_ray.learning.advantages.gae import generalised_advantages
+
 __all__ = ["discounted_returns"]
 
 
 def discounted_returns(token_rewards: Tensor, mask: Tensor, gamma: float) -> Tensor:
-    """Returns [M, K] of token_rewards [M, K]; the response tokens of a row (mask) stand together. 0 elsewhere."""
-    returns = torch.zeros_like(token_rewards)
-    following = torch.zeros_like(token_rewards[:, 0])
-    for k in range(token_rewards.shape[1] - 1, -1, -1):
-        following = torch.where(mask[:, k], token_rewards[:, k] + gamma * following, 0.0)
-        returns[:, k] = following
-    return returns
+    """Returns [M, K] of token_rewards [M, K]; the response tokens of a row (mask) stand together. 0 elsewhere.
+
+    They are the generalised advantages without a value and with lambda = 1.
+    """
+    no_values = torch.zeros_like(token_rewards)
+    return generalised_advantages(token_rewards, no_values, mask, gamma=gamma, lam=1.0)[0]
