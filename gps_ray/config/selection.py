@@ -149,6 +149,12 @@ class SelectionConfig(Section):
         description="nearest_half, useful_group, ... or an import path 'package.module:function'; null: the selector's "
         "own.",
     )
+    sampling_exponent: float | None = Field(
+        None,
+        gt=0,
+        description="Prompts are drawn with probability ~ score ** this instead of taken by rank; null: by rank. Needs "
+        "an acquisition whose scores are not negative (useful_group).",
+    )
     num_prompts: int = Field(32, ge=1, description="B: prompts per step.")
     candidate_multiple: int | None = Field(
         8, ge=1, description="Candidates are this many times B, at random; null: the whole pool."

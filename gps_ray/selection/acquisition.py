@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gps_ray.errors import ConfigError
 from gps_ray.predictor.interface import SuccessRateDistribution
 from gps_ray.types import FloatArray
 
@@ -18,6 +19,7 @@ __all__ = [
     "THRESHOLD",
     "Acquisition",
     "nearest_half",
+    "sampled",
     "thompson_nearest_half",
     "thompson_threshold",
     "useful_group",
@@ -30,6 +32,9 @@ Acquisition = Callable[[SuccessRateDistribution, int, np.random.Generator], Floa
 
 # Joint draws where an expectation has no closed form: standard error at most .5 / sqrt(128) = .044 per prompt.
 NUM_DRAWS = 128
+
+# What a score of 0 counts as where prompts are drawn by their scores.
+_SMALLEST_SCORE = 1e-6
 
 # Success rates that MoPPS's threshold rule accepts.
 THRESHOLD = (0.3, 0.7)
@@ -68,6 +73,30 @@ def with_random_ties(acquisition: Acquisition) -> Acquisition:
         return scores + 1e-9 * rng.random(len(scores))
 
     return shuffled
+
+
+def sampled(acquisition: Acquisition, exponent: float) -> Acquisition:
+    """Prompts drawn without replacement with probability ~ score ** exponent, in place of the best by rank.
+
+    As scores: exponent * log(score) plus Gumbel noise, whose top B are such a draw (Gumbel top-k, arXiv 1903.06059),
+    all divided by the exponent, so that the diversity terms weigh against a relative gain of the score. Large exponents
+    approach the ranking. A ranking takes everything from whichever kind of prompt has the best odds, however small its
+    lead; a draw gives every kind its share, and what is trained on now and then is not forgotten.
+
+    Raises ConfigError where a score is negative: only probabilities, like those of ``useful_group``, can be drawn by.
+    """
+
+    def drawn(belief: SuccessRateDistribution, group_size: int, rng: np.random.Generator) -> FloatArray:
+        scores = acquisition(belief, group_size, rng)
+        if scores.min(initial=0.0) < 0:
+            raise ConfigError(
+                "selection.sampling_exponent: prompts can be drawn only by scores of 0 and more, got "
+                f"{scores.min():.3g}; set selection.acquisition=useful_group, or selection.sampling_exponent=null"
+            )
+        keys: FloatArray = np.log(np.maximum(scores, _SMALLEST_SCORE)) + rng.gumbel(size=len(scores)) / exponent
+        return keys
+
+    return drawn
 
 
 def thompson_nearest_half(belief: SuccessRateDistribution, group_size: int, rng: np.random.Generator) -> FloatArray:

@@ -15,7 +15,7 @@ from gps_ray.import_path import load_object
 from gps_ray.predictor.beta_counts import BetaCountsPredictor
 from gps_ray.predictor.interface import Predictor, PromptTable
 from gps_ray.predictor.markov_state import MarkovStatePredictor
-from gps_ray.selection.acquisition import ACQUISITIONS, Acquisition
+from gps_ray.selection.acquisition import ACQUISITIONS, Acquisition, sampled
 from gps_ray.selection.greso import GresoSelector
 from gps_ray.selection.interface import PromptSelector
 from gps_ray.selection.oracle import OracleSelector
@@ -139,9 +139,16 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         "ppm.replay_steps": 1,
         "ppm.pairs_per_update": 1,
     },
-    # Our own answer: shared text model, own record and drift in one belief. A quarter of random slots and random
-    # candidates keep the loop "predict, choose, learn from the chosen" from narrowing to a few hundred prompts.
-    "gps_fused": {"predictor": "fused", "acquisition": "useful_group", "candidate_multiple": 8, "random_share": 0.25},
+    # Our own answer: shared text model, own record and drift in one belief. Drawing by the score, random candidates and
+    # an eighth of random slots keep the loop "predict, choose, learn from the chosen" from narrowing to one kind of
+    # prompt: by rank it took whatever level had the best odds, and forgot the others (docs/comparison.md).
+    "gps_fused": {
+        "predictor": "fused",
+        "acquisition": "useful_group",
+        "sampling_exponent": 6.0,
+        "candidate_multiple": 8,
+        "random_share": 0.125,
+    },
     # arXiv 2507.04632: the B of 8B candidates whose draws are nearest to 1/2, or lie in [0.3, 0.7]. lam = 0.5 is the
     # paper's for Countdown; set selection.beta_counts.discount=1.0 for maths.
     "mopps": {**_MOPPS, "acquisition": "thompson_nearest_half"},
@@ -215,7 +222,7 @@ def build_predictor(config: SelectionConfig, table: PromptTable, group_size: int
 def _acquisition(config: SelectionConfig) -> Acquisition:
     name = _required(config.acquisition, "selection.acquisition", config)
     acquisition: Acquisition = _lookup(ACQUISITIONS, name, "selection.acquisition")
-    return acquisition
+    return acquisition if config.sampling_exponent is None else sampled(acquisition, config.sampling_exponent)
 
 
 def _required(name: str | None, key: str, config: SelectionConfig) -> str:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import betaln
 
+from gps_ray.errors import ConfigError
 from gps_ray.keyed_random import generator
-from gps_ray.selection.acquisition import ACQUISITIONS, nearest_half, useful_group, useful_probability
+from gps_ray.selection.acquisition import ACQUISITIONS, nearest_half, sampled, useful_group, useful_probability
 from gps_ray.types import FloatArray
 
 
@@ -60,6 +61,39 @@ def test_useful_group_takes_the_closed_form_and_else_comes_close_to_it() -> None
     np.testing.assert_allclose(drawn, exact, atol=0.1)
     assert np.argsort(-drawn).tolist() == np.argsort(-exact).tolist()
     assert exact[0] > exact[1], "the same mean, but the unknown prompt is often all right or all wrong"
+
+
+def _best(exponent: float, num: int, step: int) -> list[int]:
+    scores = sampled(useful_group, exponent)(ClosedBelief(A, B), 8, generator(0, "test", step))
+    return np.argsort(-scores)[:num].tolist()
+
+
+def test_sampled_prompts_are_drawn_by_a_power_of_their_score() -> None:
+    weights = ClosedBelief(A, B).expected_useful(8) ** 2
+    expected = weights / weights.sum()
+    firsts = [_best(2.0, 2, step) for step in range(4000)]
+    shares = np.bincount([first for first, _ in firsts], minlength=4) / 4000
+    np.testing.assert_allclose(shares, expected, atol=0.03)
+    # Without replacement: after prompt 0 the second is drawn from the others.
+    seconds = np.bincount([second for first, second in firsts if first == 0], minlength=4)
+    np.testing.assert_allclose(seconds / seconds.sum(), np.r_[0, expected[1:]] / (1 - expected[0]), atol=0.04)
+
+
+def test_a_large_exponent_ranks_and_a_score_of_zero_comes_last() -> None:
+    by_rank = np.argsort(-ClosedBelief(A, B).expected_useful(8)).tolist()
+    assert _best(1e6, 4, 0) == by_rank
+
+    def certain(belief: object, group_size: int, rng: np.random.Generator) -> FloatArray:
+        return np.array([0.0, 0.5, 0.0, 0.5])
+
+    scores = sampled(certain, 4.0)(BetaBelief(A, B), 8, generator(0, "test"))
+    assert np.isfinite(scores).all()
+    assert set(np.argsort(-scores)[:2]) == {1, 3}
+
+
+def test_negative_scores_cannot_be_drawn_by() -> None:
+    with pytest.raises(ConfigError, match=r"selection\.sampling_exponent: .* set selection\.acquisition=useful_group"):
+        sampled(nearest_half, 4.0)(BetaBelief(A, B), 8, generator(0, "test"))
 
 
 @pytest.mark.parametrize("name", sorted(ACQUISITIONS))
