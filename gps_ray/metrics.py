@@ -62,6 +62,7 @@ EFFECTIVE_RATIO_CHOSEN = _metric(
     "selection/effective_group_ratio_chosen", "share", "the same over slots filled by the selector's score"
 )
 EFFECTIVE_RATIO_RANDOM = _metric("selection/effective_group_ratio_random", "share", "the same over random slots")
+LARGEST_GROUP = _metric("selection/largest_group", "rollouts", "most rollouts asked for one prompt")
 ZERO_VARIANCE_RIGHT = _metric("selection/num_zero_variance_right", "groups", "groups with every verdict right")
 ZERO_VARIANCE_WRONG = _metric("selection/num_zero_variance_wrong", "groups", "groups with every verdict wrong")
 PREDICTION_BIAS = _metric(
@@ -161,6 +162,7 @@ def step_metrics(
         NUM_ADMITTED: len(admitted),
         NUM_ROUNDS: len(selections),
         NUM_CANDIDATES: sum(selection.num_candidates for selection in selections),
+        LARGEST_GROUP: max((int(s.num_rollouts.max(initial=0)) for s in selections), default=0),
         NUM_ROLLOUTS: num_rollouts,
         NUM_TOKENS: int(tokens.sum()),
         NUM_FAILED_ROLLOUTS: int(failed.sum()),

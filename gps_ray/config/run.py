@@ -84,6 +84,12 @@ class TrainConfig(Section):
                 f"rollout.group_size: {self.learning.loss} compares the rollouts of a prompt and needs at least 2, got "
                 f"{self.rollout.group_size}; set rollout.group_size, or learning.loss to ppo or reinforce_pp"
             )
+        sizes = self.selection.group_size_range
+        if sizes is not None and not sizes[0] <= self.rollout.group_size <= sizes[1]:
+            raise ValueError(
+                f"selection.group_size_range: expected bounds around rollout.group_size = {self.rollout.group_size}, "
+                f"got {list(sizes)}; change one of the two"
+            )
         if self.run.max_policy_lag > 0 and self.selection.selector == "oracle":
             raise ValueError(
                 "run.max_policy_lag: the oracle has to see what the newest weights can do, got a lag of "

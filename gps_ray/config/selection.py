@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gps_ray.config.section import Section
 
@@ -165,6 +165,11 @@ class SelectionConfig(Section):
     random_share: float = Field(
         0.0, ge=0, le=1, description="Share of B filled at random, to keep the predictor calibrated."
     )
+    group_size_range: tuple[int, int] | None = Field(
+        None,
+        description="[fewest, most] rollouts of a prompt, rollout.group_size on average: shared out by what a further "
+        "rollout adds to the chance of a useful group. Needs a predictor; null: rollout.group_size for every prompt.",
+    )
     admission: Literal["keep_all", "useful_only"] | None = Field(
         None,
         description="useful_only trains only on groups with 0 < k < G and asks for further rounds until it has B of "
@@ -185,3 +190,11 @@ class SelectionConfig(Section):
     pcl: PclConfig = Field(default_factory=PclConfig)
     fused: FusedConfig = Field(default_factory=FusedConfig)
     features: FeaturesConfig = Field(default_factory=FeaturesConfig)
+
+    @model_validator(mode="after")
+    def _possible(self) -> SelectionConfig:
+        if self.group_size_range is not None and not 2 <= self.group_size_range[0] <= self.group_size_range[1]:
+            raise ValueError(
+                f"group_size_range: expected [fewest, most] with 2 <= fewest <= most, got {list(self.group_size_range)}"
+            )
+        return self

@@ -5,7 +5,7 @@ An acquisition sees only the predictive distribution, so that any of them goes w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -18,6 +18,7 @@ __all__ = [
     "NUM_DRAWS",
     "THRESHOLD",
     "Acquisition",
+    "expected_useful",
     "nearest_half",
     "sampled",
     "thompson_nearest_half",
@@ -45,6 +46,21 @@ def useful_probability(rate: FloatArray, group_size: int) -> FloatArray:
     return 1.0 - rate**group_size - (1.0 - rate) ** group_size
 
 
+def expected_useful(
+    belief: SuccessRateDistribution, group_sizes: Iterable[int], rng: np.random.Generator
+) -> FloatArray:
+    """E[1 - g^G - (1 - g)^G] under the whole belief for several G: [K, N] for K group sizes.
+
+    Taken from the belief's own ``expected_useful(group_size)`` [N] where it has that method (a closed form), else as
+    the mean over ``NUM_DRAWS`` joint draws of ``rng``, the same for every G.
+    """
+    closed_form = getattr(belief, "expected_useful", None)
+    if closed_form is not None:
+        return np.array([closed_form(size) for size in group_sizes], dtype=np.float64)
+    draws = belief.sample(NUM_DRAWS, rng)
+    return np.array([useful_probability(draws, size).mean(axis=0) for size in group_sizes])
+
+
 def nearest_half(belief: SuccessRateDistribution, group_size: int, rng: np.random.Generator) -> FloatArray:
     """u = -(E[g] - 1/2)^2 (GPS, arXiv 2602.01970): the mean alone, blind to uncertainty."""
     score: FloatArray = -((belief.mean() - 0.5) ** 2)
@@ -52,15 +68,8 @@ def nearest_half(belief: SuccessRateDistribution, group_size: int, rng: np.rando
 
 
 def useful_group(belief: SuccessRateDistribution, group_size: int, rng: np.random.Generator) -> FloatArray:
-    """u = E[1 - g^G - (1 - g)^G] under the whole belief: the expected probability of a useful group.
-
-    Taken from the belief's own ``expected_useful(group_size)`` [N] where it has that method (a closed form), else as
-    the mean over ``NUM_DRAWS`` joint draws of ``rng``.
-    """
-    closed_form = getattr(belief, "expected_useful", None)
-    if closed_form is not None:
-        return np.asarray(closed_form(group_size), dtype=np.float64)
-    score: FloatArray = useful_probability(belief.sample(NUM_DRAWS, rng), group_size).mean(axis=0)
+    """u = E[1 - g^G - (1 - g)^G] under the whole belief: the expected probability of a useful group."""
+    score: FloatArray = expected_useful(belief, (group_size,), rng)[0]
     return score
 
 

@@ -196,6 +196,11 @@ def resolve_selection(config: SelectionConfig) -> SelectionConfig:
         _lookup(PREDICTORS, resolved.predictor, "selection.predictor")
     if resolved.acquisition is not None:
         _lookup(ACQUISITIONS, resolved.acquisition, "selection.acquisition")
+    if resolved.group_size_range is not None and SELECTORS.get(resolved.selector) in (_uniform, _greso):
+        raise ConfigError(
+            f"selection.group_size_range: selector {resolved.selector!r} predicts nothing to share rollouts out by; "
+            "set selection.group_size_range=null or another selection.selector"
+        )
     return resolved
 
 

@@ -13,6 +13,7 @@ from gps_ray.keyed_random import generator
 from gps_ray.predictor.interface import OutcomeBatch, Predictor, PromptTable, SuccessRateDistribution
 from gps_ray.selection.acquisition import Acquisition
 from gps_ray.selection.batch_composer import compose_batch
+from gps_ray.selection.group_sizes import group_sizes
 from gps_ray.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, SlotKind, State
 
 __all__ = ["Informed", "PredictiveSelector"]
@@ -45,7 +46,8 @@ class PredictiveSelector:
     Candidates are the pool without ``request.excluded``: all of it, or ``config.candidate_multiple`` times the batch,
     drawn by (run_seed, "selector/candidates", step, round). ``config.random_share`` of the slots are drawn first,
     evenly from the pool, so that they are an unbiased look at it; the diversity terms count them as members. The very
-    first batch is uniform unless the predictor is ``Informed``.
+    first batch is uniform unless the predictor is ``Informed``. With ``config.group_size_range`` the rollouts of the
+    batch are shared out where they are worth most.
 
     ``select`` changes nothing: recent batches, reuse counts and the predictor all move in ``observe``.
     """
@@ -76,7 +78,8 @@ class PredictiveSelector:
         if not self._informed():
             rows = self._draw("selector/first", request, free, num_prompts)
             unknown = np.full(num_prompts, np.nan)
-            return self._selection(request, rows, num_prompts, unknown, unknown, len(free), started)
+            equal = np.full(num_prompts, request.group_size, dtype=np.int32)
+            return self._selection(request, rows, equal, num_prompts, unknown, unknown, len(free), started)
 
         random_rows, candidates = self._looked_at(request, free, num_prompts)
         num_random = len(random_rows)
@@ -90,12 +93,21 @@ class PredictiveSelector:
         return self._selection(
             request,
             rows[picks],
+            self._group_sizes(request, rows[picks]),
             num_random,
             np.asarray(belief.mean(), dtype=np.float64)[picks],
             np.sqrt(np.asarray(belief.variance(), dtype=np.float64)[picks]),
             len(candidates),
             started,
         )
+
+    def _group_sizes(self, request: SelectionRequest, rows: IntArray) -> IntArray:
+        """Rollouts of every prompt of the batch; request.group_size on average, whatever is worth more."""
+        bounds = self._config.group_size_range
+        if bounds is None:
+            return np.full(len(rows), request.group_size, dtype=np.int32)
+        rng = generator(self._run_seed, "selector/group_sizes", request.step, rollout=request.round)
+        return group_sizes(self._predictor.predict(rows, request.step), len(rows) * request.group_size, *bounds, rng)
 
     def _informed(self) -> bool:
         if isinstance(self._predictor, Informed) and self._predictor.informed():
@@ -143,6 +155,7 @@ class PredictiveSelector:
         self,
         request: SelectionRequest,
         rows: IntArray,
+        num_rollouts: IntArray,
         num_random: int,
         mean: FloatArray,
         std: FloatArray,
@@ -155,7 +168,7 @@ class PredictiveSelector:
             step=request.step,
             round=request.round,
             prompt_ids=tuple(self._table.prompt_ids[row] for row in rows),
-            num_rollouts=np.full(len(rows), request.group_size, dtype=np.int32),
+            num_rollouts=num_rollouts,
             predicted_mean=mean,
             predicted_std=std,
             slot_kind=slot_kind,

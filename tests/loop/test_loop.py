@@ -135,6 +135,26 @@ def test_dynamic_sampling_trains_on_useful_groups_and_charges_all(tmp_path: Path
     assert len({(row["step"], row["prompt_id"]) for row in rows}) == len(rows)
 
 
+def test_a_selector_may_share_out_the_rollouts_of_a_step(tmp_path: Path) -> None:
+    overrides = ("selection.selector=gps_fused", "selection.group_size_range=[2, 24]")
+    run = Run(simulated_config(tmp_path / "run", *overrides))
+    last = run()
+    groups: dict[int, list[int]] = {}
+    for row in _rows(run):
+        groups.setdefault(row["step"], []).append(len(row["rewards"]))
+    assert set(groups.pop(1)) == {8}, "nothing is known before the first step"
+    assert all(sum(sizes) == 8 * 8 and min(sizes) >= 2 for sizes in groups.values())
+    assert any(len(set(sizes)) > 2 for sizes in groups.values())
+    assert last["selection/largest_group"] == max(groups[6])
+
+    config = simulated_config(tmp_path / "killed", *overrides)
+    with pytest.raises(Killed):
+        Run(config, kill_at=len(run.points) // 2)()
+    resumed = Run(config, resume=True)
+    resumed()
+    assert _result(resumed) == _result(run)
+
+
 def test_the_oracle_is_told_its_candidates_rates_and_charged_apart(tmp_path: Path) -> None:
     selector = "selection.selector=oracle"
     runs = {

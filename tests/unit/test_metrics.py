@@ -70,6 +70,7 @@ def test_one_step_by_hand() -> None:
             "selection/effective_group_ratio": 2 / 4,
             "selection/effective_group_ratio_chosen": 2 / 3,
             "selection/effective_group_ratio_random": 0.0,
+            "selection/largest_group": 4,
             "selection/num_zero_variance_right": 1,
             "selection/num_zero_variance_wrong": 1,
             "selection/prediction_bias": ((0.5 - 0.5) + (0.75 - 1.0) + (0.25 - 0.0)) / 3,

@@ -1,0 +1,85 @@
+"""Rollouts shared out by what they add to the chance of a useful group."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from gps_ray.config import SelectionConfig, TrainConfig, load_config
+from gps_ray.errors import ConfigError
+from gps_ray.keyed_random import generator
+from gps_ray.predictor.beta_belief import BetaBelief
+from gps_ray.predictor.point_belief import PointBelief
+from gps_ray.selection.acquisition import expected_useful
+from gps_ray.selection.group_sizes import group_sizes, useful_gains
+from gps_ray.selection.registry import resolve_selection
+from gps_ray.types import FloatArray
+
+
+class DrawnBelief:
+    """Two equally likely rates per prompt, without a closed form."""
+
+    def __init__(self, low: FloatArray, high: FloatArray) -> None:
+        self.low, self.high = low, high
+
+    def mean(self) -> FloatArray:
+        return (self.low + self.high) / 2
+
+    def variance(self) -> FloatArray:
+        return (self.high - self.low) ** 2 / 4
+
+    def sample(self, num_draws: int, rng: np.random.Generator) -> FloatArray:
+        return np.where(rng.random((num_draws, 1)) < 0.5, self.low, self.high)
+
+
+BELIEFS = [
+    PointBelief(np.array([0.5, 0.1, 0.0, 0.9])),
+    BetaBelief(np.array([1.0, 1.0, 20.0, 0.5]), np.array([1.0, 7.0, 20.0, 9.0])),
+    DrawnBelief(np.array([0.0, 0.4, 0.05, 0.5]), np.array([0.2, 0.6, 0.95, 0.5])),
+]
+
+
+@pytest.mark.parametrize("belief", BELIEFS)
+def test_the_total_is_kept_and_no_other_sharing_is_better(belief: BetaBelief) -> None:
+    sizes = group_sizes(belief, 16, 2, 8, generator(0, "test"))
+    assert sizes.dtype == np.int32
+    assert sizes.sum() == 16
+    useful = expected_useful(belief, range(2, 9), generator(0, "test"))
+    values = {
+        shares: sum(useful[n - 2, i] for i, n in enumerate(shares))
+        for shares in itertools.product(range(2, 9), repeat=4)
+        if sum(shares) == 16
+    }
+    assert values[tuple(sizes.tolist())] == pytest.approx(max(values.values()), abs=1e-12)
+
+
+def test_gains_add_up_to_the_probability_of_a_useful_group() -> None:
+    belief = BELIEFS[1]
+    gains = useful_gains(belief, 6, generator(0, "test"))
+    np.testing.assert_allclose(gains.sum(axis=1), belief.expected_useful(6))  # type: ignore[union-attr]
+    assert (np.diff(gains, axis=1) <= 1e-12).all()
+
+
+def test_a_seldom_solved_prompt_gets_more_than_an_even_one_and_a_hopeless_one_the_least() -> None:
+    even, seldom, hopeless = group_sizes(PointBelief(np.array([0.5, 0.1, 0.0])), 24, 2, 16, generator(0, "test"))
+    assert hopeless == 2
+    assert 2 < even < seldom
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["selection.group_size_range=[1, 8]"], r"selection\.group_size_range: .* 2 <= fewest <= most, got \[1, 8\]"),
+        (["selection.group_size_range=[9, 16]"], r"bounds around rollout\.group_size = 8, got \[9, 16\]"),
+    ],
+)
+def test_impossible_bounds_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainConfig, None, overrides)
+
+
+def test_a_selector_that_predicts_nothing_cannot_share_out() -> None:
+    with pytest.raises(ConfigError, match="'uniform' predicts nothing"):
+        resolve_selection(SelectionConfig(selector="uniform", group_size_range=(2, 16)))
