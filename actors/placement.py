@@ -24,10 +24,14 @@ def rank_group(config: RolloutConfig) -> PlacementGroup | None:
 
 
 def worker_options(config: RolloutConfig, group: PlacementGroup | None) -> dict[str, Any]:
-    """What Ray is asked for one worker. In a group the worker itself takes no GPU: vLLM starts its ranks in the
-    bundles, a GPU each."""
+    """What Ray is asked for one worker: workers of one rank are spread over the nodes. In a group the worker itself
+    takes no GPU: vLLM starts its ranks in the bundles, a GPU each."""
     if group is None:
-        return {"num_cpus": config.num_cpus_per_worker, "num_gpus": config.num_gpus_per_worker}
+        return {
+            "num_cpus": config.num_cpus_per_worker,
+            "num_gpus": config.num_gpus_per_worker,
+            "scheduling_strategy": "SPREAD",
+        }
     strategy = PlacementGroupSchedulingStrategy(
         group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
     )

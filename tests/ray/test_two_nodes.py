@@ -1,0 +1,86 @@
+"""The same run on two Ray nodes, a rollout worker on each, and on one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+from ray._private.state import actors
+from ray.cluster_utils import Cluster
+
+from actors.training import prepare, run_training
+from gps_ray.config import TrainConfig, load_config
+from gps_ray.metrics import read_metrics
+from tests.processes import SMALL_RUN
+
+pytestmark = pytest.mark.ray
+
+SETTINGS = (
+    *SMALL_RUN,
+    "run.num_steps=4",
+    "selection.selector=gps_fused",
+    "rollout.num_workers=2",
+    "rollout.num_cpus_per_worker=0.5",
+    "learning.num_cpus_per_worker=0.5",
+    "evaluation.every_steps=4",
+    "checkpoint.every_steps=2",
+)
+
+
+@contextmanager
+def _nodes(*num_cpus: int) -> Iterator[None]:
+    """A cluster of nodes with so many CPUs each, all on this machine, and this process connected to it."""
+    cluster = Cluster()
+    try:
+        for count in num_cpus:
+            cluster.add_node(num_cpus=count, object_store_memory=100 << 20, include_dashboard=False)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+class WorkerNodes:
+    """Notes, step by step, which nodes the live rollout workers are on."""
+
+    def __init__(self) -> None:
+        self.seen: list[set[str]] = []
+
+    def phase(self, name: str) -> None:
+        pass
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        alive = [actor for actor in actors().values() if actor["State"] == "ALIVE"]
+        self.seen.append({a["Address"]["NodeID"] for a in alive if "rollout-worker" in a["Name"]})
+
+
+def _run(directory: Path, cache: Path, nodes: tuple[int, ...]) -> tuple[list[Any], list[dict[str, float]], WorkerNodes]:
+    """Outcomes step by step, metrics, and where the workers were."""
+    places = (f"run.directory={directory}", f"warm_start.cache_directory={cache / 'warm'}")
+    overrides = (*SETTINGS, *places, f"selection.features.cache_directory={cache / 'features'}")
+    worker_nodes = WorkerNodes()
+    with _nodes(*nodes):
+        config, data = prepare(load_config(TrainConfig, None, overrides))
+        run_training(config, data, sinks=(worker_nodes,))
+    outcomes = [pq.read_table(file).to_pylist() for file in sorted((directory / "outcomes").glob("*.parquet"))]
+    return outcomes, read_metrics(directory / "metrics.jsonl"), worker_nodes
+
+
+@pytest.mark.timeout(900)
+def test_two_nodes_select_and_learn_as_one(tmp_path: Path) -> None:
+    one, one_metrics, one_nodes = _run(tmp_path / "one", tmp_path, (2,))
+    two, two_metrics, two_nodes = _run(tmp_path / "two", tmp_path, (1, 1))
+    assert {len(nodes) for nodes in one_nodes.seen} == {1}
+    assert {len(nodes) for nodes in two_nodes.seen} == {2}, "a rollout worker on each node"
+    assert len(one) == 4
+    assert one == two
+    for name in ("train/loss", "train/grad_norm", "val/pass@1", "predictor/pool_probe_spearman"):
+        values = [[row.get(name) for row in rows] for rows in (one_metrics, two_metrics)]
+        assert values[0] == values[1], name
+        assert any(value is not None for value in values[0]), name
