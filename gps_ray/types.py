@@ -3,8 +3,8 @@
 Legend of axes, used in all docstrings of the project:
 
 ====  =================================  ====  ===========================
-B     prompts of one batch               M     packed rows
-N     candidates (or rows of a table)    L     tokens of a packed row
+B     prompts of one batch               M     responses in a pass
+N     candidates (or rows of a table)    L     tokens of a line
 G     rollouts of one group              S     draws
 P     prompt tokens                      E     features of a prompt
 T     response tokens                    Z     latent dimensions

@@ -86,6 +86,12 @@ class LearningConfig(Section):
         0.0, ge=0, description="GPUs that Ray reserves per train worker; above 0 it trains on the GPU."
     )
     microbatch_tokens: int = Field(16_384, ge=1, description="Tokens (with padding) per forward pass and worker.")
+    max_shared_prompt_tokens: int = Field(
+        512,
+        ge=0,
+        description="Rollouts of a prompt are packed behind one copy of it, in lines of at most so many tokens; 0: each "
+        "has its own copy. Models with sliding windows, or layers that are no attention, always have copies.",
+    )
     start_deadline_s: float = Field(300, gt=0, description="The train worker must be up by then.")
     update_deadline_s: float = Field(600, gt=0, description="An update, a save or an export must be done by then.")
 

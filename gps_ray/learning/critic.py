@@ -23,13 +23,12 @@ class Critic(nn.Module):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens [M, L] -> the value [M, L, 1] after each of them. No view: FSDP2 hangs a hook on it."""
-        values: Tensor = self.value_head(self.backbone(input_ids=tokens, use_cache=False).last_hidden_state)
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """The value [R, L, 1] after each token of the batch's lines. No view: FSDP2 hangs a hook on it."""
+        values: Tensor = self.value_head(self.backbone(**batch.inputs()).last_hidden_state)
         return values
 
 
 def token_values(critic: nn.Module, batch: PackedBatch) -> Tensor:
-    """The value [M, K] float32 before each of the batch's targets."""
-    values: Tensor = critic(batch.tokens)[:, -batch.num_logits :, 0]
-    return values.float()
+    """The value [M, T] float32 before each of the batch's targets."""
+    return batch.at_targets(critic(batch)[:, -batch.num_logits :])[..., 0].float()

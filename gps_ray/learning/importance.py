@@ -26,7 +26,7 @@ __all__ = ["ImportanceWeights", "importance_weights"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportanceWeights:
-    """weights and untruncated [M, K], 1 off the mask; untruncated up to exp(MAX_LOG_RATIO)."""
+    """weights and untruncated [M, T], 1 off the mask; untruncated up to exp(MAX_LOG_RATIO)."""
 
     weights: Tensor
     untruncated: Tensor
@@ -35,7 +35,7 @@ class ImportanceWeights:
 def importance_weights(
     old: Tensor, sampled: Tensor, mask: Tensor, level: Literal["token", "sequence"], threshold: float
 ) -> ImportanceWeights:
-    """Of log-probs and mask [M, K]; no gradients."""
+    """Of log-probs and mask [M, T]; no gradients."""
     log_ratio = torch.where(mask, old - sampled, 0.0).detach()
     if level == "sequence":
         log_ratio = torch.where(mask, log_ratio.sum(1, keepdim=True), 0.0)

@@ -26,7 +26,7 @@ from gps_ray.learning.dcp import load_shards, save_shards
 from gps_ray.learning.determinism import deterministic
 from gps_ray.learning.groups import TrainGroup, count_metrics, number_rows, train_groups
 from gps_ray.learning.importance import importance_weights
-from gps_ray.learning.logprobs import token_logprobs
+from gps_ray.learning.logprobs import can_share_prompts, token_logprobs
 from gps_ray.learning.losses.interface import PolicyTokens
 from gps_ray.learning.losses.kl import kl_estimate
 from gps_ray.learning.losses.value import value_loss
@@ -72,7 +72,9 @@ class Learner:
         self._num_steps = config.total_training_steps or num_steps
         self._algorithm, self._penalty = resolve_algorithm(config, max_response_tokens)
         self._ranks = Ranks.current(train_device(config))
-        self._model = self._placed(load_model(model_directory))
+        policy = load_model(model_directory)
+        self._max_shared_tokens = config.max_shared_prompt_tokens if can_share_prompts(policy) else 0
+        self._model = self._placed(policy)
         self._reference = None
         if config.kl_coefficient:
             self._reference = self._placed(load_model(model_directory).requires_grad_(False))
@@ -134,6 +136,7 @@ class Learner:
                 mode=self._algorithm.aggregation,
                 max_response_tokens=self._max_response_tokens,
                 max_tokens=self._config.microbatch_tokens,
+                max_shared_tokens=self._max_shared_tokens,
                 ranks=self._ranks,
             )
             if mini_batch is not None:
@@ -226,7 +229,7 @@ class Learner:
         tokens = generator(0, "learning/weight_probe").integers(0, vocabulary, PROBE_TOKENS).astype(np.int32)
         row = Row(prompt_tokens=tokens[:1], response_tokens=tokens[1:])
         with torch.no_grad(), deterministic(self._config.num_threads), self._autocast():
-            (batch,) = pack([row], PROBE_TOKENS)
+            (batch,) = pack([(row,)], PROBE_TOKENS)
             logprobs, _ = token_logprobs(self._model, batch.to(self._ranks.device), 1.0)
         return tokens, logprobs.cpu()[batch.mask].numpy()
 

@@ -9,14 +9,32 @@ from torch import Tensor
 
 from gps_ray.learning.packing import PackedBatch
 
-__all__ = ["token_logprobs"]
+__all__ = ["can_share_prompts", "token_logprobs"]
+
+# Attention functions of transformers that take a mask of any form.
+_MASKED_ATTENTION = ("sdpa", "eager")
+
+
+def can_share_prompts(model: Any) -> bool:
+    """Does this model attend to what a mask of [R, 1, L, L] lets it see, and to nothing else? Sliding windows put a mask
+    of their own over it, and layers without attention (state-space, linear) read every token before them."""
+    config = model.config.get_text_config()
+    layers = getattr(config, "layer_types", None) or ("full_attention",)
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return (
+        config._attn_implementation in _MASKED_ATTENTION
+        and set(layers) == {"full_attention"}
+        and window is None
+        and model._supports_sdpa
+        and not getattr(model, "_is_stateful", False)
+    )
 
 
 def token_logprobs(model: Any, batch: PackedBatch, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probs [M, K] of the batch's targets, and the full log-softmax [M, K, vocabulary], at ``temperature``.
+    """Log-probs [M, T] of the batch's targets, and the full log-softmax [M, T, vocabulary], at ``temperature``.
 
     Goes through the model's own ``forward``, so that any causal LM of transformers works, sharded or not.
     """
-    logits = model(input_ids=batch.tokens, logits_to_keep=batch.num_logits, use_cache=False).logits
+    logits = batch.at_targets(model(**batch.inputs(), logits_to_keep=batch.num_logits).logits)
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
     return logprobs.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1), logprobs

@@ -16,7 +16,7 @@ from gps_ray.learning.algorithms import Algorithm
 from gps_ray.learning.groups import TrainGroup
 from gps_ray.learning.importance import ImportanceWeights
 from gps_ray.learning.losses.kl import kl_estimate
-from gps_ray.learning.packing import PackedBatch, blank_batch, pack, split_rows
+from gps_ray.learning.packing import PackedBatch, blank_batch, lines_of, pack, split_lines
 from gps_ray.learning.ranks import Ranks
 
 __all__ = ["MicroBatch", "MiniBatch", "RewardKl", "fill_advantages", "make_minibatch"]
@@ -24,7 +24,7 @@ __all__ = ["MicroBatch", "MiniBatch", "RewardKl", "fill_advantages", "make_minib
 
 @dataclass(slots=True, kw_only=True)
 class MicroBatch:
-    """One forward pass. All [M, K] on its device, as the models saw it before the update: ``old`` are the old policy's
+    """One forward pass. All [M, T] on its device, as the models saw it before the update: ``old`` are the old policy's
     log-probs; ``reference``, ``importance`` and ``old_values`` are there where the algorithm asks for them.
     ``row_weights`` [M, 1] of the aggregation; ``advantages`` and ``value_targets`` come last."""
 
@@ -55,16 +55,19 @@ def make_minibatch(
     mode: AggregationMode,
     max_response_tokens: int,
     max_tokens: int,
+    max_shared_tokens: int,
     ranks: Ranks,
 ) -> MiniBatch | None:
     """Of ``groups``, all of which count in the divisor, those ``trained`` are packed into micro-batches of at most
-    ``max_tokens`` tokens. Every rank computes all shares, so nothing is sent. None where there is nothing to train."""
+    ``max_tokens`` tokens, their prompts shared in lines of at most ``max_shared_tokens``. Every rank computes all
+    shares, so nothing is sent. None where there is nothing to train."""
     rows = [row for group in trained for row in group.rows if len(row.response_tokens)]
     if not rows:
         return None
-    shares = [pack(share, max_tokens) for share in split_rows(rows, ranks.size)]
+    lines = lines_of(rows, max_shared_tokens)
+    shares = [pack(share, max_tokens) for share in split_lines(lines, ranks.size)]
     own = shares[ranks.rank]
-    own += [blank_batch(rows[0])] * (max(map(len, shares)) - len(own))
+    own += [blank_batch(lines[0])] * (max(map(len, shares)) - len(own))
     return MiniBatch(
         micro_batches=[_micro_batch(batch.to(ranks.device), mode) for batch in own],
         denominator=denominator([n for group in groups for n in group.lengths], mode, max_response_tokens),

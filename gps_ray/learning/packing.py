@@ -1,21 +1,27 @@
 """Rollouts into padded micro-batches of a bounded number of tokens.
 
-Rows are ordered by length, so that a micro-batch pads little and computes few logits that nobody reads. Padding goes
-to the right: under a causal mask a token never sees what stands behind it, so no attention mask is needed and the
-backbone may use its fast causal kernel.
+A *line* is a prompt with one or more of its responses behind it. The rollouts of a group have their prompt in common, so
+a line that holds several computes it once: G * (P + T) tokens become P + G * T. Each response sees the prompt and itself,
+and stands at the positions it had alone (a tree with one branching; the shared-prefix form of Liu et al., "Prefix
+Grouper", arXiv 2506.05433, with a mask in place of split attention calls).
+
+Lines are ordered by length, so that a micro-batch pads little and computes few logits that nobody reads. Padding goes
+to the right. Where every line holds one response, a causal mask says all there is to say: no attention mask is needed
+and the backbone may use its fast causal kernel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gps_ray.types import FloatArray, IntArray
 
-__all__ = ["PackedBatch", "Row", "blank_batch", "pack", "split_rows"]
+__all__ = ["Line", "PackedBatch", "Row", "blank_batch", "lines_of", "pack", "split_lines"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +35,26 @@ class Row:
     number: int = -1
 
 
+# Rows of one prompt that stand behind one copy of it.
+Line = tuple[Row, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedBatch:
     """One forward pass. Internal to the learner: it never crosses a process boundary.
 
-    tokens [M, L] int64. Only the last ``num_logits`` = K positions of each row are needed: entry (m, k) of the arrays
-    [M, K] belongs to position L - K + k, whose logits predict ``targets``. ``mask`` is True where the target is a
-    response token; ``sampled_logprobs`` is 0 elsewhere; ``numbers`` [M] int64 are those of the rows.
+    What the model reads: tokens [R, L] int64 of R lines; with shared prompts also positions [R, L] int64 and attention
+    [R, 1, L, L] bool (query, key), else None. Logits are needed at the last ``num_logits`` = K places of each line;
+    ``sources`` [M, T] int64 are the places (line * K + k) that predict ``targets`` [M, T], one row per response. ``mask``
+    [M, T] is True on response tokens, from the left; ``sampled_logprobs`` [M, T] is 0 elsewhere; ``numbers`` [M] int64
+    are those of the rows.
     """
 
     tokens: Tensor
+    positions: Tensor | None
+    attention: Tensor | None
     num_logits: int
+    sources: Tensor
     targets: Tensor
     mask: Tensor
     sampled_logprobs: Tensor
@@ -50,84 +65,132 @@ class PackedBatch:
         """Response tokens."""
         return int(self.mask.sum())
 
+    def inputs(self) -> dict[str, Tensor | bool | None]:
+        """What the backbone of a transformers model is called with."""
+        return {
+            "input_ids": self.tokens,
+            "position_ids": self.positions,
+            "attention_mask": self.attention,
+            "use_cache": False,
+        }
+
+    def at_targets(self, outputs: Tensor) -> Tensor:
+        """Outputs [R, K, ...] of the last K places of each line -> [M, T, ...] where the targets are predicted."""
+        return outputs.flatten(0, 1)[self.sources]
+
     def to(self, device: torch.device) -> PackedBatch:
-        return PackedBatch(
-            tokens=self.tokens.to(device),
-            num_logits=self.num_logits,
-            targets=self.targets.to(device),
-            mask=self.mask.to(device),
-            sampled_logprobs=self.sampled_logprobs.to(device),
-            numbers=self.numbers.to(device),
-        )
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return PackedBatch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()})
 
 
-def _length(row: Row) -> int:
-    return len(row.prompt_tokens) + len(row.response_tokens)
+def lines_of(rows: Sequence[Row], max_shared_tokens: int = 0) -> list[Line]:
+    """The rows in lines, in the order in which their prompts first come.
+
+    Rows of equal prompts share a line as long as it has at most ``max_shared_tokens`` tokens; 0: every row alone. The
+    mask of a shared line costs L bytes per token, so lines must not grow without end.
+    """
+    by_prompt: dict[bytes, list[list[Row]]] = {}
+    lines: list[list[Row]] = []
+    for row in rows:
+        of_prompt = by_prompt.setdefault(np.asarray(row.prompt_tokens, dtype=np.int64).tobytes(), [])
+        if not of_prompt or _length((*of_prompt[-1], row)) > max_shared_tokens:
+            of_prompt.append([])
+            lines.append(of_prompt[-1])
+        of_prompt[-1].append(row)
+    return [tuple(line) for line in lines]
 
 
-def _assemble(rows: Sequence[Row]) -> PackedBatch:
-    length = max(_length(row) for row in rows)
-    first = min(len(row.prompt_tokens) for row in rows) - 1
-    num_logits = length - first
-    tokens = torch.zeros((len(rows), length), dtype=torch.int64)
-    targets = torch.zeros((len(rows), num_logits), dtype=torch.int64)
-    mask = torch.zeros((len(rows), num_logits), dtype=torch.bool)
-    sampled = torch.zeros((len(rows), num_logits), dtype=torch.float32)
-    for m, row in enumerate(rows):
-        num_prompt, num_response = len(row.prompt_tokens), len(row.response_tokens)
-        response = torch.tensor(row.response_tokens, dtype=torch.int64)
-        tokens[m, :num_prompt] = torch.tensor(row.prompt_tokens, dtype=torch.int64)
-        tokens[m, num_prompt : num_prompt + num_response] = response
-        # The logits at position P - 1 + t predict response token t.
-        place = slice(num_prompt - 1 - first, num_prompt - 1 - first + num_response)
-        targets[m, place] = response
-        mask[m, place] = True
-        if row.sampled_logprobs is not None:
-            sampled[m, place] = torch.tensor(row.sampled_logprobs, dtype=torch.float32)
+def _length(line: Sequence[Row]) -> int:
+    """Tokens of a line. The last token of a response predicts nothing and is left out."""
+    return len(line[0].prompt_tokens) + sum(len(row.response_tokens) - 1 for row in line)
+
+
+def _assemble(lines: Sequence[Line]) -> PackedBatch:
+    length = max(map(_length, lines))
+    first = min(len(line[0].prompt_tokens) for line in lines) - 1
+    rows = [row for line in lines for row in line]
+    longest = max(len(row.response_tokens) for row in rows)
+    tokens, positions, segments = (np.zeros((len(lines), length), dtype=np.int64) for _ in range(3))
+    segments[:] = -1  # padding; 0 is the prompt, i the i-th response
+    sources, targets = (np.zeros((len(rows), longest), dtype=np.int64) for _ in range(2))
+    mask = np.zeros((len(rows), longest), dtype=np.bool_)
+    sampled = np.zeros((len(rows), longest), dtype=np.float32)
+    m = 0
+    for r, line in enumerate(lines):
+        num_prompt = len(line[0].prompt_tokens)
+        tokens[r, :num_prompt] = line[0].prompt_tokens
+        positions[r, :num_prompt] = np.arange(num_prompt)
+        segments[r, :num_prompt] = 0
+        begin = num_prompt
+        for i, row in enumerate(line, start=1):
+            num_response = len(row.response_tokens)
+            place = slice(begin, begin + num_response - 1)
+            tokens[r, place] = row.response_tokens[:-1]
+            positions[r, place] = np.arange(num_prompt, num_prompt + num_response - 1)
+            segments[r, place] = i
+            # The prompt's last token predicts the first of every response.
+            predicting = np.concatenate([[num_prompt - 1], np.arange(place.start, place.stop)])
+            sources[m, :num_response] = r * (length - first) + predicting - first
+            targets[m, :num_response] = row.response_tokens
+            mask[m, :num_response] = True
+            if row.sampled_logprobs is not None:
+                sampled[m, :num_response] = row.sampled_logprobs
+            begin, m = place.stop, m + 1
+    shared = any(len(line) > 1 for line in lines)
     return PackedBatch(
-        tokens=tokens,
-        num_logits=num_logits,
-        targets=targets,
-        mask=mask,
-        sampled_logprobs=sampled,
+        tokens=torch.from_numpy(tokens),
+        positions=torch.from_numpy(positions) if shared else None,
+        attention=_attention(torch.from_numpy(segments)) if shared else None,
+        num_logits=length - first,
+        sources=torch.from_numpy(sources),
+        targets=torch.from_numpy(targets),
+        mask=torch.from_numpy(mask),
+        sampled_logprobs=torch.from_numpy(sampled),
         numbers=torch.tensor([row.number for row in rows], dtype=torch.int64),
     )
 
 
-def pack(rows: Sequence[Row], max_tokens: int) -> list[PackedBatch]:
-    """Micro-batches of at most ``max_tokens`` tokens each, padding counted; a longer row stands alone.
+def _attention(segments: Tensor) -> Tensor:
+    """[R, 1, L, L]: a token sees what stands before it in the prompt and in its own response, and itself (padding must
+    see something, or its softmax is NaN)."""
+    query, key = segments[:, None, :, None], segments[:, None, None, :]
+    return ((key == 0) | (key == query)) & torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool).tril()
 
-    The result depends on the rows and their order only: equal lengths keep their order.
+
+def pack(lines: Sequence[Line], max_tokens: int) -> list[PackedBatch]:
+    """Micro-batches of at most ``max_tokens`` tokens each, padding counted; a longer line stands alone.
+
+    The result depends on the lines and their order only: equal lengths keep their order.
     """
     batches: list[PackedBatch] = []
-    current: list[Row] = []
+    current: list[Line] = []
     longest = 0
-    for row in sorted(rows, key=lambda row: (len(row.prompt_tokens), len(row.response_tokens))):
-        longest = max(longest, _length(row))
+    for line in sorted(lines, key=lambda line: (len(line[0].prompt_tokens), _length(line))):
+        longest = max(longest, _length(line))
         if current and longest * (len(current) + 1) > max_tokens:
             batches.append(_assemble(current))
-            current, longest = [], _length(row)
-        current.append(row)
+            current, longest = [], _length(line)
+        current.append(line)
     if current:
         batches.append(_assemble(current))
     return batches
 
 
-def split_rows(rows: Sequence[Row], num_parts: int) -> list[list[Row]]:
-    """The rows in ``num_parts`` parts of about equally many tokens, each in the given order.
+def split_lines(lines: Sequence[Line], num_parts: int) -> list[list[Line]]:
+    """The lines in ``num_parts`` parts of about equally many tokens, each in the given order.
 
-    Longest first, each to the part with the fewest tokens so far: at most one row's length apart.
+    Longest first, each to the part with the fewest tokens so far: at most one line's length apart.
     """
     parts: list[list[int]] = [[] for _ in range(num_parts)]
     sizes = [0] * num_parts
-    for i in sorted(range(len(rows)), key=lambda i: -_length(rows[i])):
+    for i in sorted(range(len(lines)), key=lambda i: -_length(lines[i])):
         part = sizes.index(min(sizes))
         parts[part].append(i)
-        sizes[part] += _length(rows[i])
-    return [[rows[i] for i in sorted(part)] for part in parts]
+        sizes[part] += _length(lines[i])
+    return [[lines[i] for i in sorted(part)] for part in parts]
 
 
-def blank_batch(row: Row) -> PackedBatch:
+def blank_batch(line: Line) -> PackedBatch:
     """A forward pass that counts for nothing: ranks that share a model must all make equally many."""
-    batch = _assemble([row])
+    batch = _assemble([line])
     return replace(batch, mask=torch.zeros_like(batch.mask), sampled_logprobs=torch.zeros_like(batch.sampled_logprobs))

@@ -26,7 +26,7 @@ from gps_ray.errors import LearnerError
 from gps_ray.keyed_random import generator
 from gps_ray.learning.determinism import deterministic
 from gps_ray.learning.logprobs import token_logprobs
-from gps_ray.learning.packing import Row, pack
+from gps_ray.learning.packing import Row, lines_of, pack
 from gps_ray.model import encode_prompt, load_model, load_tokenizer, stop_token_ids
 
 __all__ = ["Progress", "WarmStartResult", "train_warm_start"]
@@ -137,7 +137,7 @@ def _step(
 ) -> float:
     model.zero_grad(set_to_none=True)
     loss = 0.0
-    for part in pack(batch, max_tokens):
+    for part in pack(lines_of(batch), max_tokens):
         logprobs, _ = token_logprobs(model, part, temperature=1.0)
         share = -(logprobs * part.mask).sum() / num_tokens
         share.backward()  # type: ignore[no-untyped-call]

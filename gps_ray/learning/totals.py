@@ -53,7 +53,7 @@ class Totals:
         kl: Tensor | None,
         importance: ImportanceWeights | None,
     ) -> None:
-        """One micro-batch; logprobs [M, K, vocabulary]."""
+        """One micro-batch; logprobs [M, T, vocabulary]."""
         mask = tokens.mask
         self._add("num_tokens", mask.sum())
         self._add("train/entropy", (-(logprobs.exp() * logprobs).sum(-1) * mask).sum())

@@ -20,7 +20,7 @@ __all__ = ["batch_normalised"]
 def batch_normalised(
     advantages: Sequence[Tensor], masks: Sequence[Tensor], sum_over_ranks: Callable[[Tensor], Tensor]
 ) -> list[Tensor]:
-    """Each micro-batch's advantages [M, K], normalised over all of them; 0 off the mask.
+    """Each micro-batch's advantages [M, T], normalised over all of them; 0 off the mask.
 
     Two passes, in float64: a variance as a difference of sums would lose what equal rewards leave of it.
     """

@@ -20,7 +20,7 @@ __all__ = ["generalised_advantages"]
 def generalised_advantages(
     token_rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and value targets, both [M, K], of token_rewards and values [M, K]; the response tokens of a row
+    """Advantages and value targets, both [M, T], of token_rewards and values [M, T]; the response tokens of a row
     (mask) stand together. 0 elsewhere."""
     advantages = torch.zeros_like(token_rewards)
     following = torch.zeros_like(token_rewards[:, 0])

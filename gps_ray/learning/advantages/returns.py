@@ -18,7 +18,7 @@ __all__ = ["discounted_returns"]
 
 
 def discounted_returns(token_rewards: Tensor, mask: Tensor, gamma: float) -> Tensor:
-    """Returns [M, K] of token_rewards [M, K]; the response tokens of a row (mask) stand together. 0 elsewhere.
+    """Returns [M, T] of token_rewards [M, T]; the response tokens of a row (mask) stand together. 0 elsewhere.
 
     They are the generalised advantages without a value and with lambda = 1.
     """

@@ -25,7 +25,7 @@ def clipped_loss(tokens: PolicyTokens, clip: ClipRange) -> TokenLoss:
 
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: ClipRange) -> TokenLoss:
-    """L of any ratio that broadcasts to advantages [M, K]; clipped where the maximum took the clipped branch, hence no
+    """L of any ratio that broadcasts to advantages [M, T]; clipped where the maximum took the clipped branch, hence no
     gradient."""
     clipped = clip.clip(ratio)
     weight = -advantages

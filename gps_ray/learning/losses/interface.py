@@ -17,7 +17,7 @@ MAX_LOG_RATIO = 20.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyTokens:
     """A micro-batch: log-probs under the policy (gradients flow here only) and under the old policy, advantages, and
-    the mask, True on response tokens. All [M, K]."""
+    the mask, True on response tokens. All [M, T]."""
 
     policy: Tensor
     old: Tensor
@@ -25,7 +25,7 @@ class PolicyTokens:
     mask: Tensor
 
     def log_ratio(self) -> Tensor:
-        """policy - old [M, K], 0 off the mask: padding holds arbitrary numbers, and an inf times 0 would be NaN."""
+        """policy - old [M, T], 0 off the mask: padding holds arbitrary numbers, and an inf times 0 would be NaN."""
         return torch.where(self.mask, self.policy - self.old, 0.0)
 
 
@@ -42,7 +42,7 @@ class ClipRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLoss:
-    """per_token [M, K]: finite everywhere, whatever padding holds; is_clipped [M, K] bool: the clip cut the gradient
+    """per_token [M, T]: finite everywhere, whatever padding holds; is_clipped [M, T] bool: the clip cut the gradient
     (or, where a loss keeps it, the weight)."""
 
     per_token: Tensor

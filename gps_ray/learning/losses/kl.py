@@ -23,7 +23,7 @@ KlPenalty = Literal["k1", "k2", "k3"]
 
 
 def kl_estimate(policy: Tensor, reference: Tensor, mask: Tensor, kind: KlPenalty) -> Tensor:
-    """[M, K], 0 off the mask; gradients flow through ``policy``."""
+    """[M, T], 0 off the mask; gradients flow through ``policy``."""
     gap = torch.where(mask, reference - policy, 0.0)
     if kind == "k1":
         return -gap

@@ -16,6 +16,6 @@ __all__ = ["value_loss"]
 
 
 def value_loss(values: Tensor, old_values: Tensor, targets: Tensor, clip: float) -> Tensor:
-    """The loss of each token [M, K]; gradients flow through ``values`` only."""
+    """The loss of each token [M, T]; gradients flow through ``values`` only."""
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     return 0.5 * torch.maximum((values - targets) ** 2, (clipped - targets) ** 2)

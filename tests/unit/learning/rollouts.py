@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +22,8 @@ MAX_RESPONSE_TOKENS = 8
 MIXED, ALL_RIGHT, ALL_WRONG, WITH_FAILURE, ONE_LEFT = "rwwr", "rrrr", "wwww", "rfw", "rff"
 
 
-def make_model(directory: Path) -> Path:
-    config = EmbeddedModelConfig(hidden_size=32, num_layers=2, num_heads=2, intermediate_size=48)
+def make_model(directory: Path, family: Literal["llama", "qwen3"] = "llama") -> Path:
+    config = EmbeddedModelConfig(family=family, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=48)
     make_embedded_model(config, WORDS, directory)
     return directory
 

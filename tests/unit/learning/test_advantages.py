@@ -43,7 +43,7 @@ def test_groups_without_variance_give_exactly_zero(advantages: object) -> None:
 
 
 def _tokens(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rewards, values and mask [M, K]: each row's response somewhere in the middle, garbage around it."""
+    """Rewards, values and mask [M, T]: each row's response somewhere in the middle, garbage around it."""
     rng = np.random.default_rng(seed)
     mask = np.zeros((4, 9), dtype=bool)
     for row, (first, length) in enumerate([(0, 9), (2, 4), (8, 1), (3, 6)]):

@@ -42,7 +42,7 @@ def _surrogate(ratio: float, advantage: float) -> tuple[float, bool]:
 
 
 def _by_loop(tokens: PolicyTokens, loss: PolicyLoss) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [M, K], the gradient by hand of the losses' sum, and what was clipped."""
+    """Loss [M, T], the gradient by hand of the losses' sum, and what was clipped."""
     policy = tokens.policy.detach()
     value, gradient, clipped = torch.zeros_like(policy), torch.zeros_like(policy), torch.zeros_like(tokens.mask)
     for i in range(ROWS):

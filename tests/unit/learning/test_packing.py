@@ -1,45 +1,70 @@
+from pathlib import Path
+from typing import Any, Literal
+
 import numpy as np
+import pytest
 import torch
+from transformers import AutoModelForCausalLM, MistralConfig
 
-from gps_ray.learning.packing import PackedBatch, Row, blank_batch, pack, split_rows
+from gps_ray.learning.logprobs import can_share_prompts, token_logprobs
+from gps_ray.learning.packing import Line, PackedBatch, Row, blank_batch, lines_of, pack, split_lines
+from gps_ray.model import load_model
+from tests.unit.learning.rollouts import VOCABULARY, make_model
 
 
-def _rows(seed: int, num_rows: int = 40) -> list[Row]:
+def _rows(seed: int, num_prompts: int = 40, group_size: int = 1) -> list[Row]:
     rng = np.random.default_rng(seed)
-    rows = []
-    for i in range(num_rows):
-        num_response = int(rng.integers(1, 9))
-        rows.append(
-            Row(
-                prompt_tokens=rng.integers(3, 99, rng.integers(1, 12)).astype(np.int32),
-                response_tokens=rng.integers(3, 99, num_response).astype(np.int32),
-                sampled_logprobs=rng.normal(size=num_response).astype(np.float32),
-                number=i,
+    rows: list[Row] = []
+    for _ in range(num_prompts):
+        prompt = rng.integers(3, VOCABULARY, rng.integers(1, 12)).astype(np.int32)
+        for _ in range(group_size):
+            num_response = int(rng.integers(1, 9))
+            rows.append(
+                Row(
+                    prompt_tokens=prompt,
+                    response_tokens=rng.integers(3, VOCABULARY, num_response).astype(np.int32),
+                    sampled_logprobs=rng.normal(size=num_response).astype(np.float32),
+                    number=len(rows),
+                )
             )
-        )
     return rows
 
 
+def _length(line: Line) -> int:
+    return len(line[0].prompt_tokens) + sum(len(row.response_tokens) - 1 for row in line)
+
+
+def _context(batch: PackedBatch, place: int) -> list[int]:
+    """What the token at a source place sees, in order of position, by the documented meaning of the arrays alone."""
+    line, k = divmod(place, batch.num_logits)
+    length = batch.tokens.shape[1]
+    query = length - batch.num_logits + k
+    if batch.attention is None or batch.positions is None:
+        return batch.tokens[line, : query + 1].tolist()
+    seen = torch.nonzero(batch.attention[line, 0, query]).flatten()
+    assert batch.positions[line, seen].tolist() == list(range(len(seen)))
+    return batch.tokens[line, seen].tolist()
+
+
 def _unpack(batch: PackedBatch) -> list[tuple[list[int], list[int], list[float], int]]:
-    """Read every row back from the packed arrays by their documented meaning alone."""
-    num_rows, length = batch.tokens.shape
+    """Prompt, response, log-probs and number of every row."""
     found = []
-    for m in range(num_rows):
-        positions = [length - batch.num_logits + k for k in range(batch.num_logits) if batch.mask[m, k]]
-        # Response tokens are the successors of the positions whose logits are used, without a gap.
-        assert positions == list(range(positions[0], positions[0] + len(positions)))
-        successors = [int(batch.tokens[m, p + 1]) for p in positions]
-        assert successors == batch.targets[m][batch.mask[m]].tolist()
-        prompt = batch.tokens[m, : positions[0] + 1].tolist()
-        assert (batch.tokens[m, positions[-1] + 2 :] == 0).all()
-        found.append((prompt, successors, batch.sampled_logprobs[m][batch.mask[m]].tolist(), int(batch.numbers[m])))
+    for m in range(len(batch.numbers)):
+        width = int(batch.mask[m].sum())
+        assert batch.mask[m, :width].all()
+        targets = batch.targets[m, :width].tolist()
+        contexts = [_context(batch, int(place)) for place in batch.sources[m, :width]]
+        # Every target is predicted from the prompt and the response so far, and from nothing else.
+        assert contexts == [contexts[0] + targets[:t] for t in range(width)]
+        found.append((contexts[0], targets, batch.sampled_logprobs[m, :width].tolist(), int(batch.numbers[m])))
     assert (batch.sampled_logprobs[~batch.mask] == 0).all()
     return found
 
 
-def test_every_row_comes_back_whole_exactly_once() -> None:
-    rows = _rows(0)
-    batches = pack(rows, 100)
+@pytest.mark.parametrize("max_shared_tokens", [0, 20, 512])
+def test_every_row_comes_back_whole_exactly_once(max_shared_tokens: int) -> None:
+    rows = _rows(0, num_prompts=10, group_size=4)
+    batches = pack(lines_of(rows, max_shared_tokens), 100)
     found = sorted((row for batch in batches for row in _unpack(batch)), key=lambda row: row[3])
     assert found == [
         (r.prompt_tokens.tolist(), r.response_tokens.tolist(), list(map(float, r.sampled_logprobs)), r.number)  # type: ignore[arg-type]
@@ -48,50 +73,98 @@ def test_every_row_comes_back_whole_exactly_once() -> None:
     assert sum(batch.num_tokens for batch in batches) == sum(len(row.response_tokens) for row in rows)
 
 
-def test_a_micro_batch_stays_within_its_tokens_unless_one_row_is_longer() -> None:
-    rows = _rows(1)
-    for max_tokens in (5, 20, 64, 10_000):
-        batches = pack(rows, max_tokens)
-        assert all(batch.tokens.numel() <= max_tokens or len(batch.tokens) == 1 for batch in batches)
-    assert len(pack(rows, 10_000)) == 1
-    assert len(pack(rows, 1)) == len(rows)
+def test_rows_of_one_prompt_share_lines_of_a_bounded_length() -> None:
+    rows = _rows(1, num_prompts=6, group_size=8)
+    assert [len(line) for line in lines_of(rows)] == [1] * 48
+    assert [len(line) for line in lines_of(rows, 512)] == [8] * 6
+    lines = lines_of(rows, 24)
+    assert all(_length(line) <= 24 or len(line) == 1 for line in lines)
+    assert 6 < len(lines) < 48
+    assert sorted(row.number for line in lines for row in line) == list(range(48))
+    assert all(len({row.prompt_tokens.tobytes() for row in line}) == 1 for line in lines)
+
+
+def test_a_prompt_that_comes_again_joins_its_line() -> None:
+    first, second = _rows(2, num_prompts=2, group_size=2)[:2], _rows(2, num_prompts=2, group_size=2)[2:]
+    lines = lines_of([first[0], second[0], first[1], second[1]], 512)
+    assert [[row.number for row in line] for line in lines] == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_shared_prompt_changes_no_log_prob_and_no_gradient(tmp_path: Path, family: Literal["llama", "qwen3"]) -> None:
+    model = load_model(make_model(tmp_path, family))
+    assert can_share_prompts(model)
+    rows = _rows(3, num_prompts=5, group_size=6)
+    found, gradients = [], []
+    for max_shared_tokens in (0, 30, 512):
+        model.zero_grad()
+        logprobs = np.zeros((len(rows), 8))
+        for batch in pack(lines_of(rows, max_shared_tokens), 200):
+            values, _ = token_logprobs(model, batch, 0.8)
+            (values * batch.mask * batch.sampled_logprobs).sum().backward()  # type: ignore[no-untyped-call]
+            logprobs[batch.numbers.numpy(), : values.shape[1]] = (values * batch.mask).detach().numpy()
+        found.append(logprobs)
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    for logprobs, gradient in zip(found[1:], gradients[1:], strict=True):
+        np.testing.assert_allclose(logprobs, found[0], atol=2e-6)
+        torch.testing.assert_close(gradient, gradients[0], atol=2e-5, rtol=1e-4)
+
+
+def test_models_whose_attention_obeys_no_mask_of_ours_share_nothing() -> None:
+    def mistral(sliding_window: int | None) -> Any:
+        config = MistralConfig(
+            vocab_size=32, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=2, sliding_window=sliding_window,
+        )  # fmt: skip
+        return AutoModelForCausalLM.from_config(config)
+
+    assert can_share_prompts(mistral(None))
+    assert not can_share_prompts(mistral(16))
+
+
+def test_a_micro_batch_stays_within_its_tokens_unless_one_line_is_longer() -> None:
+    rows = _rows(4, group_size=2)
+    for max_shared_tokens in (0, 512):
+        lines = lines_of(rows, max_shared_tokens)
+        for max_tokens in (5, 20, 64, 10_000):
+            batches = pack(lines, max_tokens)
+            assert all(batch.tokens.numel() <= max_tokens or len(batch.tokens) == 1 for batch in batches)
+        assert len(pack(lines, 10_000)) == 1
+        assert len(pack(lines, 1)) == len(lines)
     assert pack([], 10) == []
 
 
 def test_sorting_by_length_pads_less_than_the_given_order() -> None:
-    rows = _rows(2, 200)
-    padded = sum(batch.tokens.numel() for batch in pack(rows, 300))
-    unsorted = sum(sum(b.tokens.numel() for b in pack(rows[i : i + 15], 10_000)) for i in range(0, 200, 15))
-    needed = sum(len(row.prompt_tokens) + len(row.response_tokens) for row in rows)
-    assert needed <= padded < unsorted
+    lines = lines_of(_rows(5, 200))
+    padded = sum(batch.tokens.numel() for batch in pack(lines, 300))
+    unsorted = sum(sum(b.tokens.numel() for b in pack(lines[i : i + 15], 10_000)) for i in range(0, 200, 15))
+    assert sum(map(_length, lines)) <= padded < unsorted
 
 
 def test_the_result_is_a_function_of_the_rows_and_ties_keep_their_order() -> None:
-    rows = _rows(3)
-    first, second = pack(rows, 64), pack(rows, 64)
-    for a, b in zip(first, second, strict=True):
+    lines = lines_of(_rows(6, group_size=3), 40)
+    for a, b in zip(pack(lines, 64), pack(lines, 64), strict=True):
         assert torch.equal(a.tokens, b.tokens)
         assert torch.equal(a.numbers, b.numbers)
-    same = [Row(prompt_tokens=np.array([5]), response_tokens=np.array([6]), number=i) for i in range(9)]
-    assert torch.cat([batch.numbers for batch in pack(same, 6)]).tolist() == list(range(9))
+    same = [(Row(prompt_tokens=np.array([5]), response_tokens=np.array([6]), number=i),) for i in range(9)]
+    assert torch.cat([batch.numbers for batch in pack(same, 3)]).tolist() == list(range(9))
 
 
-def test_rows_are_split_into_parts_of_about_equally_many_tokens() -> None:
-    rows = _rows(4, 41)
-    lengths = [len(row.prompt_tokens) + len(row.response_tokens) for row in rows]
-    assert split_rows(rows, 1) == [rows]
+def test_lines_are_split_into_parts_of_about_equally_many_tokens() -> None:
+    lines = lines_of(_rows(7, 41))
+    assert split_lines(lines, 1) == [lines]
     for num_parts in (2, 3, 5):
-        parts = split_rows(rows, num_parts)
-        numbers = [[row.number for row in part] for part in parts]
+        parts = split_lines(lines, num_parts)
+        numbers = [[line[0].number for line in part] for part in parts]
         assert sorted(number for part in numbers for number in part) == list(range(41))
         assert all(part == sorted(part) for part in numbers)
-        sizes = [sum(lengths[number] for number in part) for part in numbers]
-        assert max(sizes) - min(sizes) <= max(lengths)
-    assert [len(part) for part in split_rows(rows[:1], 3)] == [1, 0, 0]
+        sizes = [sum(map(_length, part)) for part in parts]
+        assert max(sizes) - min(sizes) <= max(map(_length, lines))
+    assert [len(part) for part in split_lines(lines[:1], 3)] == [1, 0, 0]
 
 
 def test_a_blank_batch_counts_for_nothing() -> None:
-    batch = blank_batch(_rows(5)[0])
+    batch = blank_batch(lines_of(_rows(8))[0])
     assert batch.num_tokens == 0
     assert (batch.sampled_logprobs == 0).all()
     assert batch.tokens.numel() > 0
