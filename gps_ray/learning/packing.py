@@ -1,9 +1,9 @@
 """Rollouts into padded micro-batches of a bounded number of tokens.
 
-A *line* is a prompt with one or more of its responses behind it. The rollouts of a group have their prompt in common, so
-a line that holds several computes it once: G * (P + T) tokens become P + G * T. Each response sees the prompt and itself,
-and stands at the positions it had alone (a tree with one branching; the shared-prefix form of Liu et al., "Prefix
-Grouper", arXiv 2506.05433, with a mask in place of split attention calls).
+A *line* is a prompt with one or more of its responses behind it. The rollouts of a group have their prompt in common,
+so a line that holds several computes it once: G * (P + T) tokens become P + G * T. Each response sees the prompt and
+itself, and stands at the positions it had alone (the shared prefix of Liu et al., "Prefix Grouper", arXiv 2506.05433,
+with a mask in place of split attention calls).
 
 Lines are ordered by length, so that a micro-batch pads little and computes few logits that nobody reads. Padding goes
 to the right. Where every line holds one response, a causal mask says all there is to say: no attention mask is needed
@@ -45,9 +45,9 @@ class PackedBatch:
 
     What the model reads: tokens [R, L] int64 of R lines; with shared prompts also positions [R, L] int64 and attention
     [R, 1, L, L] bool (query, key), else None. Logits are needed at the last ``num_logits`` = K places of each line;
-    ``sources`` [M, T] int64 are the places (line * K + k) that predict ``targets`` [M, T], one row per response. ``mask``
-    [M, T] is True on response tokens, from the left; ``sampled_logprobs`` [M, T] is 0 elsewhere; ``numbers`` [M] int64
-    are those of the rows.
+    ``sources`` [M, T] int64 are the places (line * K + k) that predict ``targets`` [M, T], one row per response.
+    ``mask`` [M, T] is True on response tokens, from the left; ``sampled_logprobs`` [M, T] is 0 elsewhere; ``numbers``
+    [M] int64 are those of the rows.
     """
 
     tokens: Tensor

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import ray
 from ray._private.state import actors
@@ -60,15 +58,17 @@ class WorkerNodes:
         self.seen.append({a["Address"]["NodeID"] for a in alive if "rollout-worker" in a["Name"]})
 
 
-def _run(directory: Path, cache: Path, nodes: tuple[int, ...]) -> tuple[list[Any], list[dict[str, float]], WorkerNodes]:
-    """Outcomes step by step, metrics, and where the workers were."""
+def _run(
+    directory: Path, cache: Path, nodes: tuple[int, ...]
+) -> tuple[list[bytes], list[dict[str, float]], WorkerNodes]:
+    """Outcome files step by step, metrics, and where the workers were."""
     places = (f"run.directory={directory}", f"warm_start.cache_directory={cache / 'warm'}")
     overrides = (*SETTINGS, *places, f"selection.features.cache_directory={cache / 'features'}")
     worker_nodes = WorkerNodes()
     with _nodes(*nodes):
         config, data = prepare(load_config(TrainConfig, None, overrides))
         run_training(config, data, sinks=(worker_nodes,))
-    outcomes = [pq.read_table(file).to_pylist() for file in sorted((directory / "outcomes").glob("*.parquet"))]
+    outcomes = [file.read_bytes() for file in sorted((directory / "outcomes").glob("*.parquet"))]
     return outcomes, read_metrics(directory / "metrics.jsonl"), worker_nodes
 
 
