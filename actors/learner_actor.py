@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ CLOSE_S = 20.0  # for the train workers to leave in peace
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerSpec:
     """All that a learner is made of. Without a model folder it simulates the policy, as the simulated engine does.
-    ``storage_directory`` is Ray Train's own folder; nothing of ours lies there."""
+    ``storage_directory`` is Ray Train's own folder; nothing of ours lies there. ``num_device_snapshots`` above 0:
+    published weights stay on the GPU, that many versions of them."""
 
     run_name: str
     learning: LearningConfig
@@ -47,6 +49,7 @@ class LearnerSpec:
     num_steps: int
     simulated_update_s: float
     storage_directory: Path
+    num_device_snapshots: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,7 @@ def train_loop(settings: dict[str, Any]) -> None:
 
     try:
         learner = _build_learner(settings["spec"], settings["resume_from"])
+        weights = _published_weights(settings["spec"], learner)
         status = LearnerStatus(
             policy_version=learner.policy_version,
             worker_pid=os.getpid(),
@@ -83,7 +87,7 @@ def train_loop(settings: dict[str, Any]) -> None:
             if message.kind is Kind.CLOSE:
                 return
             if message.kind is not Kind.IDLE:
-                complete(message.sequence, _serve(learner, message))
+                complete(message.sequence, _serve(learner, weights, message))
     except Exception as error:
         # Said here, the caller has the reason at once; Ray Train would take its time and give a page of traceback.
         with contextlib.suppress(RayError):  # the mailbox may be what died
@@ -117,7 +121,20 @@ def _build_learner(spec: LearnerSpec, resume_from: Path | None) -> Any:
     return learner
 
 
-def _serve(learner: Any, message: Message) -> Any:
+def _published_weights(spec: LearnerSpec, learner: Any) -> Callable[[], Mapping[str, Any]]:
+    """What a publish hands to the engines: arrays, or where they lie on the GPU."""
+    if not spec.num_device_snapshots:
+        weights: Callable[[], Mapping[str, Any]] = learner.weights
+        return weights
+    import torch
+
+    from gps_ray.learning.device_snapshots import DeviceSnapshots
+
+    snapshots = DeviceSnapshots(spec.num_device_snapshots, getattr(torch, spec.dtype))
+    return lambda: snapshots.publish(learner.device_weights())
+
+
+def _serve(learner: Any, weights: Callable[[], Mapping[str, Any]], message: Message) -> Any:
     if message.kind is Kind.UPDATE:
         request: UpdateRequest = message.payload
         return learner.update(ray.get(list(request.rollouts)), request.admitted)
@@ -125,7 +142,7 @@ def _serve(learner: Any, message: Message) -> Any:
         tokens, logprobs = learner.probe()
         return PublishedWeights(
             policy_version=learner.policy_version,
-            weights=learner.weights(),
+            weights=weights(),
             probe_tokens=tokens,
             probe_logprobs=logprobs,
         )
@@ -281,6 +298,7 @@ class RayLearner:
 
 def spawn_learner(name: str, config: TrainConfig, model_directory: Path | None, storage_directory: Path) -> RayLearner:
     """Start the actor under a readable name; it only waits and reserves no CPU."""
+    on_device = config.rollout.vllm.weight_transfer == "ipc"
     spec = LearnerSpec(
         run_name=name.replace("/", "-"),
         learning=config.learning,
@@ -291,6 +309,7 @@ def spawn_learner(name: str, config: TrainConfig, model_directory: Path | None, 
         num_steps=config.run.num_steps,
         simulated_update_s=config.rollout.simulated.update_latency_s,
         storage_directory=storage_directory.absolute(),
+        num_device_snapshots=config.run.num_live_versions if on_device else 0,
     )
     actor = ray.remote(LearnerActor).options(name=name, num_cpus=0).remote(spec)
     return RayLearner(actor, config.learning)

@@ -24,13 +24,14 @@ def rank_group(config: RolloutConfig) -> PlacementGroup | None:
 
 
 def worker_options(config: RolloutConfig, group: PlacementGroup | None) -> dict[str, Any]:
-    """What Ray is asked for one worker: workers of one rank are spread over the nodes. In a group the worker itself
+    """What Ray is asked for one worker: workers of one rank are spread over the nodes, except where they must share the
+    learner's GPU (Ray fills a GPU that is taken in part before it begins another). In a group the worker itself
     takes no GPU: vLLM starts its ranks in the bundles, a GPU each."""
     if group is None:
         return {
             "num_cpus": config.num_cpus_per_worker,
             "num_gpus": config.num_gpus_per_worker,
-            "scheduling_strategy": "SPREAD",
+            "scheduling_strategy": "DEFAULT" if config.vllm.weight_transfer == "ipc" else "SPREAD",
         }
     strategy = PlacementGroupSchedulingStrategy(
         group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True

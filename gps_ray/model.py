@@ -43,6 +43,7 @@ __all__ = [
     "load_weights_into",
     "make_embedded_model",
     "stop_token_ids",
+    "tied_names",
     "weights_from_state_dict",
     "weights_of",
 ]
@@ -213,7 +214,7 @@ def stop_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     raise ModelError("model.path: no end-of-sequence token in generation_config.json, config.json or the tokenizer")
 
 
-def _tied_names(model: Any) -> frozenset[str]:
+def tied_names(model: Any) -> frozenset[str]:
     """Names that are only another name of a parameter (lm_head.weight of tied embeddings)."""
     return frozenset(model.all_tied_weights_keys)
 
@@ -233,7 +234,7 @@ def weights_from_state_dict(
 
 def weights_of(model: Any) -> dict[str, np.ndarray[Any, Any]]:
     """All parameters by their Hugging Face names, as copies (``weights_from_state_dict``)."""
-    return weights_from_state_dict(model.state_dict(), _tied_names(model))
+    return weights_from_state_dict(model.state_dict(), tied_names(model))
 
 
 @torch.no_grad()
@@ -242,7 +243,7 @@ def load_weights_into(model: Any, weights: Mapping[str, Any]) -> None:
 
     Raises ModelError naming a missing, unexpected or mismatched parameter; nothing is changed then.
     """
-    parameters = {name: tensor for name, tensor in model.state_dict().items() if name not in _tied_names(model)}
+    parameters = {name: tensor for name, tensor in model.state_dict().items() if name not in tied_names(model)}
     problems = [f"missing {name}" for name in sorted(parameters.keys() - weights.keys())]
     problems += [f"unexpected {name}" for name in sorted(weights.keys() - parameters.keys())]
     problems += [

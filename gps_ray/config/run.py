@@ -27,6 +27,15 @@ class RunConfig(Section):
     )
     sample_every_steps: int = Field(10, ge=1, description="Keep readable responses every so many steps.")
 
+    @property
+    def num_live_versions(self) -> int:
+        """Versions of the policy that some engine may still read when one is published, itself included.
+
+        When version v is published, the rollouts of step v are done: the engines have loaded version v - 1 - lag. A
+        restarted one loads that again, and v - lag .. v - 1 may still wait for their turn.
+        """
+        return self.max_policy_lag + 2
+
 
 class EvaluationConfig(Section):
     """Evaluation of the policy and of the predictor; its rollouts enter neither history nor training."""
@@ -95,6 +104,8 @@ class TrainConfig(Section):
                 "run.max_policy_lag: the oracle has to see what the newest weights can do, got a lag of "
                 f"{self.run.max_policy_lag}; set run.max_policy_lag=0 or another selection.selector"
             )
+        if self.rollout.vllm.weight_transfer == "ipc":
+            _check_ipc(self.rollout, self.learning)
         num_pool = self.data.num_generated_prompts
         if num_pool is not None:
             if self.selection.num_prompts > num_pool:
@@ -108,3 +119,31 @@ class TrainConfig(Section):
                     f"pool of {num_pool}; lower evaluation.num_probe_prompts"
                 )
         return self
+
+
+def _check_ipc(rollout: RolloutConfig, learning: LearningConfig) -> None:
+    """CUDA IPC reaches memory of the engine's own GPU: the learner and all engines, of one rank each, must share it."""
+    remedy = "or set rollout.vllm.weight_transfer=object_store"
+    if rollout.engine != "vllm":
+        raise ValueError(f"rollout.vllm.weight_transfer: ipc needs rollout.engine=vllm, got {rollout.engine}; {remedy}")
+    for key, value in (
+        ("rollout.num_gpus_per_worker", rollout.num_gpus_per_worker),
+        ("learning.num_gpus_per_worker", learning.num_gpus_per_worker),
+    ):
+        if value == 0:
+            raise ValueError(f"rollout.vllm.weight_transfer: ipc needs a GPU, got {key}=0; set {key}, {remedy}")
+    for key, count in (
+        ("learning.num_workers", learning.num_workers),
+        ("rollout.vllm.tensor_parallel_size", rollout.vllm.tensor_parallel_size),
+    ):
+        if count > 1:
+            raise ValueError(
+                f"rollout.vllm.weight_transfer: with ipc everything is on one GPU, got {key}={count}; set {key}=1, "
+                f"{remedy}"
+            )
+    total = learning.num_gpus_per_worker + rollout.num_workers * rollout.num_gpus_per_worker
+    if total > 1 + 1e-9:
+        raise ValueError(
+            f"rollout.vllm.weight_transfer: with ipc learner and workers share one GPU, got {total:g} GPUs "
+            f"(learning.num_gpus_per_worker + rollout.num_workers x rollout.num_gpus_per_worker); lower them, {remedy}"
+        )

@@ -34,7 +34,7 @@ from gps_ray.learning.minibatch import MicroBatch, MiniBatch, RewardKl, fill_adv
 from gps_ray.learning.packing import Row, pack
 from gps_ray.learning.ranks import Ranks
 from gps_ray.learning.schedule import learning_rate_factor
-from gps_ray.learning.sharding import full_weights, place, train_device
+from gps_ray.learning.sharding import device_weights, full_weights, place, train_device
 from gps_ray.learning.stepping import GuardedOptimizer, SkipCounter
 from gps_ray.learning.totals import Totals
 from gps_ray.model import load_model, load_tokenizer, load_weights_into
@@ -219,6 +219,10 @@ class Learner:
     def weights(self) -> dict[str, np.ndarray[Any, Any]]:
         """All parameters by their Hugging Face names, as float32 copies; on rank 0, the others get none."""
         return full_weights(self._model, self._ranks)
+
+    def device_weights(self) -> dict[str, torch.Tensor]:
+        """The parameters themselves, on their device; only of a learner of one rank."""
+        return device_weights(self._model)
 
     def probe(self) -> tuple[IntArray, FloatArray]:
         """A fixed text, tokens [T] int32, and its log-probs [T - 1] float32 at temperature 1.

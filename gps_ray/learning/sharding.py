@@ -15,9 +15,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from gps_ray.config import LearningConfig
 from gps_ray.errors import LearnerError
 from gps_ray.learning.ranks import Ranks
-from gps_ray.model import weights_from_state_dict, weights_of
+from gps_ray.model import tied_names, weights_from_state_dict, weights_of
 
-__all__ = ["clip_gradients", "full_weights", "place", "train_device"]
+__all__ = ["clip_gradients", "device_weights", "full_weights", "place", "train_device"]
 
 
 def train_device(config: LearningConfig) -> torch.device:
@@ -74,3 +74,9 @@ def full_weights(model: Any, ranks: Ranks) -> dict[str, Any]:
         return weights_of(model)
     whole: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     return weights_from_state_dict(whole, frozenset(model.all_tied_weights_keys))
+
+
+def device_weights(model: Any) -> dict[str, Tensor]:
+    """All parameters of a model that is whole on this rank, where they are, not copied; names as ``full_weights``."""
+    state: dict[str, Tensor] = model.state_dict()
+    return {name: state[name].detach() for name in sorted(state.keys() - tied_names(model))}

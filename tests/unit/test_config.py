@@ -72,3 +72,40 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, expected
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     assert "cannot read" in _refused(file=tmp_path / "none.yaml")
+
+
+IPC = (
+    "rollout.engine=vllm",
+    "rollout.vllm.weight_transfer=ipc",
+    "rollout.num_workers=2",
+    "rollout.num_gpus_per_worker=0.25",
+    "learning.num_gpus_per_worker=0.5",
+)
+
+
+def test_ipc_takes_a_learner_and_workers_on_one_gpu() -> None:
+    assert load_config(TrainConfig, None, IPC).rollout.vllm.weight_transfer == "ipc"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("rollout.engine=torch", "needs rollout.engine=vllm, got torch"),
+        ("rollout.num_gpus_per_worker=0", "set rollout.num_gpus_per_worker"),
+        ("learning.num_gpus_per_worker=0", "set learning.num_gpus_per_worker"),
+        ("learning.num_workers=2", "set learning.num_workers=1"),
+        ("rollout.vllm.tensor_parallel_size=2", "set rollout.vllm.tensor_parallel_size=1"),
+        ("rollout.num_workers=3", "got 1.25 GPUs"),
+    ],
+)
+def test_ipc_that_cannot_work_is_refused(override: str, expected: str) -> None:
+    message = _refused(*IPC, override)
+    assert message.startswith("rollout.vllm.weight_transfer: ")
+    assert expected in message
+    assert "rollout.vllm.weight_transfer=object_store" in message
+
+
+def test_nccl_is_refused_with_what_to_set() -> None:
+    message = _refused(*IPC, "rollout.vllm.weight_transfer=nccl")
+    assert message.startswith("rollout.vllm.weight_transfer: weights do not go by NCCL yet")
+    assert "rollout.vllm.weight_transfer=object_store" in message
