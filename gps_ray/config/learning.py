@@ -89,8 +89,8 @@ class LearningConfig(Section):
     max_shared_prompt_tokens: int = Field(
         512,
         ge=0,
-        description="Rollouts of a prompt are packed behind one copy of it, in lines of at most so many tokens; 0: a copy "
-        "for each. Models with sliding windows, or with layers that are no attention, always have copies.",
+        description="Rollouts of a prompt are packed behind one copy of it, in lines of at most so many tokens; 0: a "
+        "copy for each. Models with sliding windows, or with layers that are no attention, always have copies.",
     )
     start_deadline_s: float = Field(300, gt=0, description="The train worker must be up by then.")
     update_deadline_s: float = Field(600, gt=0, description="An update, a save or an export must be done by then.")

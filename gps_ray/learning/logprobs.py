@@ -16,8 +16,8 @@ _MASKED_ATTENTION = ("sdpa", "eager")
 
 
 def can_share_prompts(model: Any) -> bool:
-    """Does this model attend to what a mask [R, 1, L, L] lets it see, and to nothing else? Sliding windows put a mask of
-    their own over it, and layers without attention (state-space, linear) read every token before them."""
+    """Does this model attend to what a mask [R, 1, L, L] lets it see, and to nothing else? Sliding windows put a mask
+    of their own over it, and layers without attention (state-space, linear) read every token before them."""
     config = model.config.get_text_config()
     layers = getattr(config, "layer_types", None) or ("full_attention",)
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None

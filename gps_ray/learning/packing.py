@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,8 +80,9 @@ class PackedBatch:
         return outputs.flatten(0, 1)[self.sources]
 
     def to(self, device: torch.device) -> PackedBatch:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return PackedBatch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()})
+        tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return replace(self, **moved)
 
 
 def lines_of(rows: Sequence[Row], max_shared_tokens: int = 0) -> list[Line]:
