@@ -16,6 +16,7 @@ BENCHMARKS = {
     "scaling": "actors.benchmarks.scaling",
     "selection": "gps_ray.benchmarks.selection",
     "step": "actors.benchmarks.step",
+    "update": "gps_ray.benchmarks.update",
     "weights": "actors.benchmarks.weights",
 }
 
