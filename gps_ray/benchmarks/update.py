@@ -1,7 +1,7 @@
 """``jobs.bench update``: an update with prompts shared by the rollouts of a group, and one with a copy for each.
 
-Both learners start from the same model, take the same groups by turns, and must give the same losses. Tokens are random:
-an update costs the same whatever they say.
+Both learners start from the same model, take the same groups by turns, and must give the same losses. Tokens are
+random: an update costs the same whatever they say.
 """
 
 from __future__ import annotations
