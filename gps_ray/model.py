@@ -147,9 +147,15 @@ def load_model(directory: Path, dtype: str = "float32") -> Any:
     """The causal LM of a local Hugging Face folder, in evaluation mode, on the CPU.
 
     Raises ModelError (one line naming model.path) where the folder is missing, incomplete, truncated or has no
-    weights in safetensors, where the weights do not fit its config.json, or where it needs code of its own.
+    weights in safetensors, where the weights do not fit its config.json, where it needs code of its own or where it
+    holds an adapter.
     """
     _check_folder(directory, ("config.json", "*.safetensors"))
+    if (directory / "adapter_config.json").exists():
+        # With peft installed transformers would put the adapter into the model, and rename its parameters.
+        raise ModelError(
+            f"model.path: {directory} holds an adapter (adapter_config.json); merge it and set model.path to the result"
+        )
     try:
         with _quiet():
             model, info = AutoModelForCausalLM.from_pretrained(

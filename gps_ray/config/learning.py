@@ -76,6 +76,14 @@ class LearningConfig(Section):
         description="Optimizer steps in a row that are left out for a loss or gradient that is not finite; one more is "
         "an error.",
     )
+    lora_rank: int = Field(
+        0, ge=0, description="Train adapters of this rank (LoRA) and freeze the model; 0 trains the model itself."
+    )
+    lora_alpha: float = Field(16, gt=0, description="The adapters' share of the output is scaled by this / lora_rank.")
+    lora_target_modules: str | tuple[str, ...] = Field(
+        "all-linear",
+        description="Which layers get an adapter: all-linear (every linear layer but the head), or a list of names.",
+    )
     activation_checkpointing: bool = Field(
         False, description="Recompute each layer's activations in the backward pass: less memory, a third more time."
     )

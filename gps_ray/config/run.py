@@ -141,6 +141,11 @@ def _check_ipc(rollout: RolloutConfig, learning: LearningConfig) -> None:
                 f"rollout.vllm.weight_transfer: with ipc everything is on one GPU, got {key}={count}; set {key}=1, "
                 f"{remedy}"
             )
+    if learning.lora_rank:
+        raise ValueError(
+            "rollout.vllm.weight_transfer: with ipc engines read the learner's own parameters, not adapters, got "
+            f"learning.lora_rank={learning.lora_rank}; set learning.lora_rank=0, {remedy}"
+        )
     total = learning.num_gpus_per_worker + rollout.num_workers * rollout.num_gpus_per_worker
     if total > 1 + 1e-9:
         raise ValueError(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from transformers.utils import logging as transformers_logging
 
 from gps_ray.config import LearningConfig
@@ -27,6 +27,7 @@ from gps_ray.learning.determinism import deterministic
 from gps_ray.learning.groups import TrainGroup, count_metrics, number_rows, train_groups
 from gps_ray.learning.importance import importance_weights
 from gps_ray.learning.logprobs import can_share_prompts, token_logprobs
+from gps_ray.learning.lora import adapters_off, load_policy, merged_weights, trained_state
 from gps_ray.learning.losses.interface import PolicyTokens
 from gps_ray.learning.losses.kl import kl_estimate
 from gps_ray.learning.losses.value import value_loss
@@ -72,11 +73,13 @@ class Learner:
         self._num_steps = config.total_training_steps or num_steps
         self._algorithm, self._penalty = resolve_algorithm(config, max_response_tokens)
         self._ranks = Ranks.current(train_device(config))
-        policy = load_model(model_directory)
+        policy = load_policy(model_directory, config)
         self._max_shared_tokens = config.max_shared_prompt_tokens if can_share_prompts(policy) else 0
         self._model = self._placed(policy)
         self._reference = None
-        if config.kl_coefficient:
+        if config.kl_coefficient and config.lora_rank:
+            self._reference = self._model  # with its adapters off
+        elif config.kl_coefficient:
             self._reference = self._placed(load_model(model_directory).requires_grad_(False))
         skips = SkipCounter(config.max_skipped_updates)
         self._optimizer = GuardedOptimizer(self._model, config.learning_rate, config, skips)
@@ -164,7 +167,8 @@ class Learner:
                 micro.old, batch.sampled_logprobs, batch.mask, config.rollout_is, config.rollout_is_threshold
             )
         if self._reference is not None:
-            micro.reference, _ = token_logprobs(self._reference, batch, self._temperature)
+            with adapters_off(self._reference):
+                micro.reference, _ = token_logprobs(self._reference, batch, self._temperature)
         if self._critic is not None:
             micro.old_values = token_values(self._critic, batch)
 
@@ -217,8 +221,11 @@ class Learner:
         return torch.autocast(self._ranks.device.type, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16)
 
     def weights(self) -> dict[str, np.ndarray[Any, Any]]:
-        """All parameters by their Hugging Face names, as float32 copies; on rank 0, the others get none."""
-        return full_weights(self._model, self._ranks)
+        """All parameters by their Hugging Face names, adapters merged, as float32 copies; on rank 0, the others get
+        none."""
+        weights = full_weights(self._model, self._ranks)
+        with deterministic(self._config.num_threads):
+            return merged_weights(weights, self._model)
 
     def device_weights(self) -> dict[str, torch.Tensor]:
         """The parameters themselves, on their device; only of a learner of one rank."""
@@ -252,6 +259,8 @@ class Learner:
                 optimizer.adamw,
                 model_state_dict=state[f"{prefix}model"],
                 optim_state_dict=state[f"{prefix}optimizer"],
+                # Frozen weights are not in it; that all others are, load_shards has seen to.
+                options=StateDictOptions(strict=False),
             )
         self._policy_version = int(state["policy_version"])
 
@@ -263,7 +272,8 @@ class Learner:
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"policy_version": torch.tensor(self._policy_version)}
         for model, optimizer, prefix in self._trained():
-            state[f"{prefix}model"], state[f"{prefix}optimizer"] = get_state_dict(model, optimizer.adamw)
+            weights, state[f"{prefix}optimizer"] = get_state_dict(model, optimizer.adamw)
+            state[f"{prefix}model"] = trained_state(weights, model)
         return state
 
     def export(self, directory: Path) -> None:

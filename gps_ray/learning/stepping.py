@@ -37,7 +37,7 @@ class SkipCounter:
 
 
 class GuardedOptimizer:
-    """AdamW over the parameters of one model."""
+    """AdamW over the parameters of one model that are not frozen."""
 
     def __init__(
         self, model: torch.nn.Module, learning_rate: float, config: LearningConfig, skips: SkipCounter
@@ -45,7 +45,7 @@ class GuardedOptimizer:
         self._learning_rate = learning_rate
         self._max_grad_norm = config.max_grad_norm
         self._skips = skips
-        self._parameters = list(model.parameters())
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.adamw = torch.optim.AdamW(self._parameters, lr=learning_rate, weight_decay=config.weight_decay)
         # The state is made at once: DCP would make a missing one by a step of its own and count that step.
         for parameter in self._parameters:

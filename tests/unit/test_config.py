@@ -96,6 +96,7 @@ def test_ipc_takes_a_learner_and_workers_on_one_gpu() -> None:
         ("learning.num_workers=2", "set learning.num_workers=1"),
         ("rollout.vllm.tensor_parallel_size=2", "set rollout.vllm.tensor_parallel_size=1"),
         ("rollout.num_workers=3", "got 1.25 GPUs"),
+        ("learning.lora_rank=4", "set learning.lora_rank=0"),
     ],
 )
 def test_ipc_that_cannot_work_is_refused(override: str, expected: str) -> None:

@@ -112,6 +112,13 @@ def test_damaged_folder_is_one_line_naming_model_path(tmp_path: Path, damage: ob
     assert "\n" not in str(error.value)
 
 
+def test_an_adapter_beside_the_model_is_refused_and_not_put_into_it(tmp_path: Path) -> None:
+    _make(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "elsewhere"}')
+    with pytest.raises(ModelError, match=r"model\.path: .* holds an adapter"):
+        load_model(tmp_path)
+
+
 def test_missing_tokenizer_is_one_line_naming_model_path(tmp_path: Path) -> None:
     _make(tmp_path)
     for file in tmp_path.glob("tokenizer*"):
