@@ -75,24 +75,29 @@ def test_without_drift_it_equals_the_dense_process() -> None:
 def test_with_drift_it_stays_close_to_the_dense_process() -> None:
     """Only the dependence of a prompt's own effect on the drift is dropped: outcomes come from the model itself."""
     level_drift = 0.05
-    tested, dense = _filter(level_drift), _DenseProcess(level_drift)
-    rng = generator(2, "truth")
-    logits = rng.multivariate_normal(dense.mean, dense.covariance)
-    for _ in range(25):
-        rows = np.sort(rng.choice(NUM_PROMPTS, size=7, replace=False))
-        tried = np.full(7, 16)
-        right = rng.binomial(tried, expit(logits[rows]))
-        tested.observe(rows, right, tried)
-        tested.advance()
-        dense.observe(rows, right, tried)
-        logits = logits + np.sqrt(level_drift) * rng.standard_normal()
-    belief = tested.predict(np.arange(NUM_PROMPTS))
-    std = np.sqrt(np.diag(dense.covariance))
-    assert np.abs((belief.location - dense.mean) / std).max() < 1.0
-    assert np.abs((belief.location - dense.mean) / std).mean() < 0.25
-    np.testing.assert_allclose(np.sqrt(belief.logit_variance), std, rtol=0.25)
-    # Both know what is true now as well as they believe they do.
-    assert np.sqrt(np.mean(((belief.location - logits) / np.sqrt(belief.logit_variance)) ** 2)) < 1.4
+    errors = []
+    for truth in range(8):
+        tested, dense = _filter(level_drift), _DenseProcess(level_drift)
+        rng = generator(truth, "truth")
+        # Not by SVD, numpy's default: the signs of its vectors, hence the truth, differ from processor to processor.
+        logits = rng.multivariate_normal(dense.mean, dense.covariance, method="cholesky")
+        for _ in range(25):
+            rows = np.sort(rng.choice(NUM_PROMPTS, size=7, replace=False))
+            tried = np.full(7, 16)
+            right = rng.binomial(tried, expit(logits[rows]))
+            tested.observe(rows, right, tried)
+            tested.advance()
+            dense.observe(rows, right, tried)
+            logits = logits + np.sqrt(level_drift) * rng.standard_normal()
+        belief = tested.predict(np.arange(NUM_PROMPTS))
+        std = np.sqrt(np.diag(dense.covariance))
+        assert np.abs((belief.location - dense.mean) / std).max() < 1.0
+        assert np.abs((belief.location - dense.mean) / std).mean() < 0.25
+        np.testing.assert_allclose(np.sqrt(belief.logit_variance), std, rtol=0.25)
+        errors.append((belief.location - logits) / np.sqrt(belief.logit_variance))
+    # It knows what is true now as well as it believes it does. Of one truth alone this says little: all prompts share
+    # the error about the level.
+    assert 0.8 < np.sqrt(np.mean(np.square(errors))) < 1.2
 
 
 def test_drift_moves_a_prompt_that_has_its_own_record_and_the_static_text_model_does_not() -> None:
