@@ -33,14 +33,19 @@ def test_a_pool_is_compared_with_as_many_bare_engines(tmp_path: Path) -> None:
 
 
 def test_weights_are_published_and_loaded(tmp_path: Path) -> None:
-    sizes = ["--sizes", "64x1", "128x2", "--num-workers", "1", "--repeats", "2"]
+    # Two workers: gloo sends to each of them.
+    sizes = ["--sizes", "64x1", "128x2", "--num-workers", "2", "--repeats", "2"]
     rows = _bench(tmp_path, "weights", *sizes)["rows"]
-    assert [(row["model"], row["engine"]) for row in rows] == [("64x1", "torch"), ("128x2", "torch")]
-    assert rows[1]["megabytes"] > rows[0]["megabytes"] > 0
+    assert {row["engine"] for row in rows} == {"torch"}
+    assert [(row["model"], row["transport"]) for row in rows] == [
+        (model, transport) for model in ("64x1", "128x2") for transport in ("object store", "gloo")
+    ]
+    assert rows[3]["megabytes"] == rows[2]["megabytes"] > rows[1]["megabytes"] == rows[0]["megabytes"] > 0
     for row in rows:
+        assert row.keys() == rows[0].keys()
         assert row["publish_s"] > 0
         assert row["load_s"] > 0
-        assert len(row["load_s_by_turn"]) == 2
+        assert len(row["publish_s_by_turn"]) == len(row["load_s_by_turn"]) == 2
 
 
 def test_rollouts_reach_the_learner_without_a_copy(tmp_path: Path) -> None:
