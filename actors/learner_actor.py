@@ -12,12 +12,14 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
 from ray.train import get_context
+from ray.util import get_node_ip_address
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
 from actors.deadlines import within
@@ -37,8 +39,9 @@ CLOSE_S = 20.0  # for the train workers to leave in peace
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerSpec:
     """All that a learner is made of. Without a model folder it simulates the policy, as the simulated engine does.
-    ``storage_directory`` is Ray Train's own folder; nothing of ours lies there. ``num_device_snapshots`` above 0:
-    published weights stay on the GPU, that many versions of them."""
+    ``storage_directory`` is Ray Train's own folder; nothing of ours lies there. ``weight_transfer`` (rollout.vllm):
+    unless it is "object_store", published weights stay on the GPU, ``num_live_versions`` of them, and with "nccl" one
+    is sent within ``send_deadline_s``."""
 
     run_name: str
     learning: LearningConfig
@@ -49,7 +52,9 @@ class LearnerSpec:
     num_steps: int
     simulated_update_s: float
     storage_directory: Path
-    num_device_snapshots: int = 0
+    weight_transfer: str = "object_store"
+    num_live_versions: int = 2
+    send_deadline_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +80,7 @@ def train_loop(settings: dict[str, Any]) -> None:
 
     try:
         learner = _build_learner(settings["spec"], settings["resume_from"])
-        weights = _published_weights(settings["spec"], learner)
+        weights = _published_weights(settings["spec"], learner, rank)
         status = LearnerStatus(
             policy_version=learner.policy_version,
             worker_pid=os.getpid(),
@@ -121,17 +126,34 @@ def _build_learner(spec: LearnerSpec, resume_from: Path | None) -> Any:
     return learner
 
 
-def _published_weights(spec: LearnerSpec, learner: Any) -> Callable[[], Mapping[str, Any]]:
-    """What a publish hands to the engines: arrays, or where they lie on the GPU."""
-    if not spec.num_device_snapshots:
+def _published_weights(spec: LearnerSpec, learner: Any, rank: int) -> Callable[[], Mapping[str, Any]]:
+    """What a publish hands to the engines: arrays, where they lie on the GPU, or where to ask for them."""
+    if spec.weight_transfer == "object_store":
         weights: Callable[[], Mapping[str, Any]] = learner.weights
         return weights
     import torch
 
-    from gps_ray.learning.device_snapshots import DeviceSnapshots
+    from gps_ray.learning.device_snapshots import DeviceSnapshots, ipc_handle
+    from gps_ray.learning.weight_sender import NcclGroup, WeightSender
 
-    snapshots = DeviceSnapshots(spec.num_device_snapshots, getattr(torch, spec.dtype))
-    return lambda: snapshots.publish(learner.device_weights())
+    if rank:
+        # Rank 0 keeps and sends what all of them gather here, parameter by parameter.
+        return lambda: {name: None for name, _ in learner.device_weights()}
+    by_ipc = spec.weight_transfer == "ipc"
+    snapshots = DeviceSnapshots(spec.num_live_versions, getattr(torch, spec.dtype), ipc_handle if by_ipc else None)
+
+    def publish() -> dict[str, Any]:
+        return snapshots.publish(learner.policy_version, learner.device_weights())
+
+    if by_ipc:
+        return publish
+    sender = WeightSender(
+        snapshots.copies,
+        partial(NcclGroup, device=torch.device("cuda", torch.cuda.current_device())),
+        host=get_node_ip_address(),
+        deadline_s=spec.send_deadline_s,
+    )
+    return lambda: {**publish(), "sender": sender.address}
 
 
 def _serve(learner: Any, weights: Callable[[], Mapping[str, Any]], message: Message) -> Any:
@@ -298,7 +320,6 @@ class RayLearner:
 
 def spawn_learner(name: str, config: TrainConfig, model_directory: Path | None, storage_directory: Path) -> RayLearner:
     """Start the actor under a readable name; it only waits and reserves no CPU."""
-    on_device = config.rollout.vllm.weight_transfer == "ipc"
     spec = LearnerSpec(
         run_name=name.replace("/", "-"),
         learning=config.learning,
@@ -309,7 +330,9 @@ def spawn_learner(name: str, config: TrainConfig, model_directory: Path | None, 
         num_steps=config.run.num_steps,
         simulated_update_s=config.rollout.simulated.update_latency_s,
         storage_directory=storage_directory.absolute(),
-        num_device_snapshots=config.run.num_live_versions if on_device else 0,
+        weight_transfer=config.rollout.vllm.weight_transfer,
+        num_live_versions=config.run.num_live_versions,
+        send_deadline_s=config.rollout.start_deadline_s,
     )
     actor = ray.remote(LearnerActor).options(name=name, num_cpus=0).remote(spec)
     return RayLearner(actor, config.learning)

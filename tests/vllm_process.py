@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +17,39 @@ import numpy as np
 import torch
 
 from gps_ray.config import EmbeddedModelConfig, RolloutConfig
+from gps_ray.learning.device_snapshots import DeviceSnapshots
+from gps_ray.learning.weight_sender import NcclGroup, WeightSender
 from gps_ray.model import make_embedded_model
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup
 from gps_ray.rollout.torch_engine import TorchEngine
+from gps_ray.rollout.vllm_setup import environment
 from gps_ray.types import Prompt
 
-__all__ = ["PROMPTS", "assert_serves", "engine_process", "make_folder", "make_request", "moved", "tokens_of"]
+__all__ = [
+    "PROMPTS",
+    "assert_serves",
+    "engine_process",
+    "learner_process",
+    "make_folder",
+    "make_request",
+    "moved",
+    "receive_over_a_store",
+    "tokens_of",
+]
 
 WORDS = [*map(str, range(25)), *"+-*/()="]
 TEXTS = [f"{a} {op} {b} + ( {c} ) =" for a in (1, 7, 23) for op in "+-*/" for b, c in ((4, 5), (12, 3))]
 PROMPTS = tuple(Prompt(prompt_id=text, text=text, answer="", task="none") for text in TEXTS)
 START_S, CALL_S = 300, 120
 
-_engine: Any = None
+_engine: Any = None  # what _call reaches: the engine, or the learner's sender
 
 
-def _start(folder: Path, rollout: RolloutConfig, dtype: str) -> None:
+def _start(folder: Path, rollout: RolloutConfig, dtype: str, setup: Callable[[], None] | None) -> None:
     global _engine
+    if setup is not None:
+        os.environ.update(environment(rollout))
+        setup()
     from gps_ray.rollout.vllm_engine import VllmEngine
 
     _engine = VllmEngine(folder, rollout, dtype=dtype)
@@ -42,14 +61,74 @@ def _call(method: str, *arguments: Any) -> Any:
 
 @contextmanager
 def engine_process(
-    folder: Path, dtype: str = "float32", num_gpus: int = 0, **vllm: Any
+    folder: Path, dtype: str = "float32", num_gpus: int = 0, setup: Callable[[], None] | None = None, **vllm: Any
 ) -> Iterator[Callable[..., Any]]:
-    """``call(method, *arguments)`` on a VllmEngine in a process of its own."""
+    """``call(method, *arguments)`` on a VllmEngine in a process of its own, in which ``setup`` runs first."""
     rollout = RolloutConfig.model_validate(
         {"engine": "vllm", "num_gpus_per_worker": num_gpus, "vllm": {"kv_cache_memory_bytes": 64 << 20, **vllm}}
     )
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        process.submit(_start, folder, rollout, dtype).result(START_S)
+        process.submit(_start, folder, rollout, dtype, setup).result(START_S)
+        yield lambda *call: process.submit(_call, *call).result(CALL_S)
+
+
+class _StoreGroup:
+    """A process group that broadcasts by way of a TCP store, where there is no GPU for NCCL."""
+
+    def __init__(self, rank: int, init_info: Mapping[str, Any]) -> None:
+        from vllm.distributed.utils import StatelessProcessGroup
+
+        self._group = StatelessProcessGroup.create(
+            init_info["master_address"], init_info["master_port"], rank, init_info["world_size"]
+        )
+
+    def broadcast(self, tensor: torch.Tensor, src: int, stream: object) -> None:
+        tensor.copy_(self._group.broadcast(tensor, src))
+
+    def send(self, tensors: Iterable[torch.Tensor]) -> Callable[[], bool]:
+        for tensor in tensors:
+            self.broadcast(tensor, 0, None)
+        return lambda: True
+
+    def destroy(self) -> None:
+        """The store ends with the process."""
+
+    close = destroy
+
+
+def receive_over_a_store() -> None:
+    """In the engine's process: vLLM's nccl backend, but for the communicator and the CUDA calls around it."""
+    import vllm.distributed.weight_transfer.nccl_engine as nccl_engine
+
+    nccl_engine.worker_init_process_group = lambda init_info, _: _StoreGroup(1, asdict(init_info))
+    torch.cuda.current_stream = lambda *_: None  # type: ignore[assignment,return-value]
+    torch.accelerator.synchronize = lambda *_: None  # type: ignore[assignment,misc]
+
+
+class _Learner:
+    """What a learner with ``weight_transfer=nccl`` publishes and sends."""
+
+    def __init__(self, dtype: str, on_gpu: bool) -> None:
+        self._device = torch.device("cuda:0" if on_gpu else "cpu")
+        self._snapshots = DeviceSnapshots(2, getattr(torch, dtype), None)
+        open_group = partial(NcclGroup, device=self._device) if on_gpu else partial(_StoreGroup, 0)
+        self._sender = WeightSender(self._snapshots.copies, open_group, host="127.0.0.1", deadline_s=CALL_S)
+
+    def publish(self, version: int, weights: Mapping[str, Any]) -> dict[str, Any]:
+        pairs = ((name, torch.tensor(array, device=self._device)) for name, array in sorted(weights.items()))
+        return {**self._snapshots.publish(version, pairs), "sender": self._sender.address}
+
+
+def _start_learner(dtype: str, on_gpu: bool) -> None:
+    global _engine
+    _engine = _Learner(dtype, on_gpu)
+
+
+@contextmanager
+def learner_process(dtype: str = "float32", *, on_gpu: bool = False) -> Iterator[Callable[..., Any]]:
+    """``call("publish", version, weights)`` on a learner's sender in a process of its own; on the first GPU by NCCL."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        process.submit(_start_learner, dtype, on_gpu).result(START_S)
         yield lambda *call: process.submit(_call, *call).result(CALL_S)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from gps_ray.config.section import Section
 
@@ -51,25 +50,13 @@ class VllmConfig(Section):
     tensor_parallel_size: int = Field(
         1, ge=1, description="Ranks that share one model; rollout.num_{cpus,gpus}_per_worker are each rank's."
     )
-    weight_transfer: Literal["object_store", "ipc"] = Field(
+    weight_transfer: Literal["object_store", "ipc", "nccl"] = Field(
         "object_store",
-        description="How new weights reach the engine: through the object store, or by CUDA IPC where learner and "
-        "workers share one GPU.",
+        description="How new weights reach the engine: through the object store, by CUDA IPC where learner and "
+        "workers share one GPU, or by NCCL from GPU to GPU where each has its own.",
     )
     enable_prefix_caching: bool = Field(True, description="Compute a prompt's common prefix once per weights.")
     enforce_eager: bool = Field(True, description="False compiles and captures: a minute per start, quicker on GPU.")
-
-    @field_validator("weight_transfer", mode="before")
-    @classmethod
-    def _no_nccl(cls, value: object) -> object:
-        if value == "nccl":
-            # An error that names its remedy: vLLM has this backend, and people will ask for it.
-            raise PydanticCustomError(
-                "not_wired_up",
-                "weights do not go by NCCL yet (docs/engines.md); set rollout.vllm.weight_transfer=object_store, or "
-                "ipc where everything shares one GPU",
-            )
-        return value
 
 
 class RolloutConfig(Section):

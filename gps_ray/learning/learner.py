@@ -8,7 +8,7 @@ computed from all admitted groups before any forward pass, and every sum goes th
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -227,8 +227,8 @@ class Learner:
         with deterministic(self._config.num_threads):
             return merged_weights(weights, self._model)
 
-    def device_weights(self) -> dict[str, torch.Tensor]:
-        """The parameters themselves, on their device; only of a learner of one rank."""
+    def device_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The parameters themselves, on their device, whole on every rank (``sharding.device_weights``)."""
         return device_weights(self._model)
 
     def probe(self) -> tuple[IntArray, FloatArray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from gps_ray.config import LearningConfig
 from gps_ray.errors import LearnerError
@@ -76,7 +77,10 @@ def full_weights(model: Any, ranks: Ranks) -> dict[str, Any]:
     return weights_from_state_dict(whole, frozenset(model.all_tied_weights_keys))
 
 
-def device_weights(model: Any) -> dict[str, Tensor]:
-    """All parameters of a model that is whole on this rank, where they are, not copied; names as ``full_weights``."""
-    state: dict[str, Tensor] = model.state_dict()
-    return {name: state[name].detach() for name in sorted(state.keys() - tied_names(model))}
+def device_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """All parameters on their device, one by one and not copied, names as ``full_weights``. Several ranks must all go
+    through them to the end: each parameter is gathered as its turn comes."""
+    state: dict[str, Any] = model.state_dict()
+    for name in sorted(state.keys() - tied_names(model)):
+        parameter: Tensor = state[name].detach()
+        yield name, parameter.full_tensor() if isinstance(parameter, DTensor) else parameter

@@ -23,7 +23,7 @@ from gps_ray.keyed_random import seed_64
 from gps_ray.model import encode_prompt, load_tokenizer, stop_token_ids
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
 from gps_ray.rollout.vllm_setup import VLLM_VERSION, check_installed, check_memory, engine_arguments, environment
-from gps_ray.rollout.weight_transfer import check_same_gpu, init_info
+from gps_ray.rollout.weight_transfer import LearnerConnection, check_same_gpu, init_info, update_info
 from gps_ray.types import FinishReason, FloatArray, IntArray
 
 __all__ = ["VllmEngine"]
@@ -44,6 +44,7 @@ class VllmEngine:
         self.stop_tokens = _stop_tokens(model_directory, self.tokenizer)
         check_memory(rollout, _free_bytes())
         self._config = rollout.vllm
+        self._learner = LearnerConnection(rollout.vllm.tensor_parallel_size, rollout.start_deadline_s)
         self._llm = _start(model_directory, rollout, dtype)
         self.max_model_len: int = self._llm.llm_engine.model_config.max_model_len
         self.policy_version = 0
@@ -51,17 +52,19 @@ class VllmEngine:
     def load_weights(self, policy_version: int, weights: Mapping[str, Any]) -> None:
         """Replace the parameters in place by vLLM's weight-transfer protocol and forget every cached prefix.
 
-        ``weights`` is what the learner published: arrays by name, or with ``ipc`` where they lie on the GPU.
-        Raises ModelError where names or shapes do not fit; the engine is of no use then. Raises RolloutError where
-        ``ipc`` cannot reach the learner's GPU.
+        ``weights`` is what the learner published: arrays by name, with ``ipc`` where they lie on the GPU, with ``nccl``
+        where to ask for them. Raises ModelError where names or shapes do not fit; the engine is of no use then. Raises
+        RolloutError where ``ipc`` cannot reach the learner's GPU, or ``nccl`` the learner.
         """
         if self._config.weight_transfer == "ipc":
             check_same_gpu(weights, _gpu_uuid())
         try:
-            with self._update_info(weights) as update_info:
+            with self._update_info(policy_version, weights) as info:
                 self._llm.start_weight_update()
-                self._llm.update_weights({"update_info": update_info})
+                self._llm.update_weights({"update_info": info})
                 self._llm.finish_weight_update(weight_version=str(policy_version))
+        except RolloutError:
+            raise
         except Exception as error:
             raise ModelError(
                 f"policy version {policy_version} does not fit vLLM's model: {_one_line(error)}; change model.path, or "
@@ -73,10 +76,16 @@ class VllmEngine:
         self.policy_version = policy_version
 
     @contextmanager
-    def _update_info(self, weights: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def _update_info(self, policy_version: int, weights: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """What the backend on the other side of vLLM's ``update_weights`` is told; good until the block ends."""
         if self._config.weight_transfer == "ipc":
-            yield dict(weights)
+            yield update_info(weights)
+        elif self._config.weight_transfer == "nccl":
+            with self._learner.receiving(weights, policy_version) as group:
+                if group is not None:
+                    self._llm.shutdown_weight_transfer_engine()
+                    self._llm.init_weight_transfer_engine({"init_info": group})
+                yield update_info(weights)
         elif self._config.tensor_parallel_size == 1:
             # The engine's only worker lives in this process: the arrays are handed over as they are.
             yield {"arrays": weights}
@@ -207,7 +216,9 @@ def _start(model_directory: Path, rollout: RolloutConfig, dtype: str) -> Any:
             # Some refusals come only with the first token: a head dimension that the CPU's attention lacks.
             first = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
             llm.generate([{"prompt_token_ids": [0]}], first, use_tqdm=False)
-            llm.init_weight_transfer_engine({"init_info": init_info(rollout.vllm.weight_transfer)})
+            # With nccl it is told of the group that it enters, at the first load.
+            if rollout.vllm.weight_transfer != "nccl":
+                llm.init_weight_transfer_engine({"init_info": init_info(rollout.vllm.weight_transfer)})
             llm.update_weight_version("0")
             return llm
         # vLLM raises what its layers raise: ValueError, RuntimeError, torch's own, AssertionError.

@@ -1,6 +1,7 @@
-"""vLLM on GPUs: log-probs against transformers after an update, on one GPU, on two, and by CUDA IPC."""
+"""vLLM on GPUs: log-probs against transformers after an update, on one GPU, on two, by CUDA IPC and by NCCL."""
 
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from gps_ray.metrics import read_metrics
 from gps_ray.model import load_model, load_weights_into, weights_of
 from gps_ray.rollout.torch_engine import TorchEngine
 from tests.processes import SMALL_RUN, run_job
-from tests.vllm_process import engine_process, make_folder, make_request, moved
+from tests.vllm_process import engine_process, learner_process, make_folder, make_request, moved
 
 pytestmark = [
     pytest.mark.gpu,
@@ -51,14 +52,51 @@ def test_updates_by_cuda_ipc_are_served(tmp_path: Path, tied: bool) -> None:
         for version in range(1, 6):
             weights = moved(weights_of(reference.model), version)
             load_weights_into(learner, weights)
-            published.append((version, snapshots.publish(device_weights(learner)), weights))
+            published.append((version, snapshots.publish(version, device_weights(learner)), weights))
             for known, message, arrays in published[-2:]:
                 call("load_weights", known, message)
                 reference.load_weights(known, arrays)
                 _assert_close(call, reference)
 
 
+def _use_all_but_the_first_gpu() -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(1, torch.cuda.device_count())))
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_updates_by_nccl_are_served(tmp_path: Path, num_ranks: int) -> None:
+    """The second engine is the first one's successor, in a group of its own."""
+    if torch.cuda.device_count() < 1 + num_ranks:
+        pytest.skip(f"needs {1 + num_ranks} GPUs")
+    folder = make_folder(tmp_path / "model", hidden_size=256, num_heads=4)
+    reference = TorchEngine(folder)
+    with learner_process("bfloat16", on_gpu=True) as learner:
+        for num_versions in (4, 1):
+            with engine_process(
+                folder,
+                "bfloat16",
+                num_gpus=1,
+                setup=_use_all_but_the_first_gpu,
+                weight_transfer="nccl",
+                tensor_parallel_size=num_ranks,
+            ) as call:
+                for version in range(1, num_versions + 1):
+                    weights = moved(weights_of(reference.model), version)
+                    call("load_weights", version, learner("publish", version, weights))
+                    reference.load_weights(version, weights)
+                    _assert_close(call, reference)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_training_run_by_nccl(tmp_path: Path) -> None:
+    _assert_trains(tmp_path, "nccl", num_gpus=1)
+
+
 def test_a_training_run_by_cuda_ipc(tmp_path: Path) -> None:
+    _assert_trains(tmp_path, "ipc", num_gpus=0.5)
+
+
+def _assert_trains(tmp_path: Path, weight_transfer: str, num_gpus: float) -> None:
     done = run_job(
         "train",
         *SMALL_RUN,
@@ -66,11 +104,11 @@ def test_a_training_run_by_cuda_ipc(tmp_path: Path) -> None:
         "run.max_policy_lag=1",
         "evaluation.every_steps=4",
         "rollout.engine=vllm",
-        "rollout.vllm.weight_transfer=ipc",
+        f"rollout.vllm.weight_transfer={weight_transfer}",
         "rollout.num_workers=1",
-        "rollout.num_gpus_per_worker=0.5",
+        f"rollout.num_gpus_per_worker={num_gpus}",
         "rollout.probe_tolerance=0.05",
-        "learning.num_gpus_per_worker=0.5",
+        f"learning.num_gpus_per_worker={num_gpus}",
         f"run.directory={tmp_path / 'run'}",
         f"warm_start.cache_directory={tmp_path / 'warm'}",
         f"selection.features.cache_directory={tmp_path / 'features'}",

@@ -21,7 +21,17 @@ from gps_ray.rollout.torch_engine import TorchEngine
 from gps_ray.rollout.weight_transfer import init_info
 from gps_ray.types import FinishReason
 from tests.processes import SMALL_RUN, run_job
-from tests.vllm_process import PROMPTS, assert_serves, engine_process, make_folder, make_request, moved, tokens_of
+from tests.vllm_process import (
+    PROMPTS,
+    assert_serves,
+    engine_process,
+    learner_process,
+    make_folder,
+    make_request,
+    moved,
+    receive_over_a_store,
+    tokens_of,
+)
 
 pytestmark = [
     pytest.mark.ray,
@@ -60,11 +70,29 @@ def _read_by_vllm(message: dict[str, Any]) -> list[str]:
 def test_the_learners_ipc_message_is_one_that_vllm_reads() -> None:
     """As far as it goes without a GPU, with a stand-in for the handles themselves."""
     parameters = {"a": torch.zeros(2, 3), "b": torch.zeros(1)}
-    message = DeviceSnapshots(2, torch.bfloat16, lambda tensor: {"GPU-0": tuple(tensor.shape)}).publish(parameters)
+    snapshots = DeviceSnapshots(2, torch.bfloat16, lambda tensor: {"GPU-0": tuple(tensor.shape)})
+    message = snapshots.publish(1, parameters.items())
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         assert process.submit(_read_by_vllm, message).result(300) == ["a", "b"]
         with pytest.raises(ValueError, match="same size"):
             process.submit(_read_by_vllm, message | {"ipc_handles": message["ipc_handles"][1:]}).result(300)
+
+
+def test_updates_by_the_nccl_backend_are_served_over_a_store(tmp_path: Path) -> None:
+    """All of the way but NCCL itself: vLLM's backend, the learner's sender, a group per engine, over a TCP store."""
+    folder = make_folder(tmp_path / "model", tie_embeddings=False)
+    reference = TorchEngine(folder)
+    with learner_process() as learner:
+        for num_versions in (3, 1):  # the second engine is the first one's successor
+            with engine_process(
+                folder, setup=receive_over_a_store, weight_transfer="nccl", enable_prefix_caching=False
+            ) as call:
+                for version in range(1, num_versions + 1):
+                    weights = moved(weights_of(reference.model), version)
+                    message = learner("publish", version, weights)
+                    call("load_weights", version, message)
+                    reference.load_weights(version, weights)
+                    assert_serves(call, reference, version)
 
 
 @pytest.fixture(scope="module")

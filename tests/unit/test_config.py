@@ -106,7 +106,33 @@ def test_ipc_that_cannot_work_is_refused(override: str, expected: str) -> None:
     assert "rollout.vllm.weight_transfer=object_store" in message
 
 
-def test_nccl_is_refused_with_what_to_set() -> None:
-    message = _refused(*IPC, "rollout.vllm.weight_transfer=nccl")
-    assert message.startswith("rollout.vllm.weight_transfer: weights do not go by NCCL yet")
+NCCL = (
+    "rollout.engine=vllm",
+    "rollout.vllm.weight_transfer=nccl",
+    "rollout.num_workers=2",
+    "rollout.num_gpus_per_worker=1",
+    "rollout.vllm.tensor_parallel_size=2",
+    "learning.num_gpus_per_worker=1",
+    "learning.num_workers=2",
+)
+
+
+def test_nccl_takes_several_ranks_on_either_side() -> None:
+    assert load_config(TrainConfig, None, NCCL).rollout.vllm.weight_transfer == "nccl"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("rollout.engine=torch", "nccl needs rollout.engine=vllm, got torch"),
+        ("rollout.num_gpus_per_worker=0", "set rollout.num_gpus_per_worker"),
+        ("rollout.num_gpus_per_worker=0.5", "set rollout.num_gpus_per_worker=1"),
+        ("learning.num_gpus_per_worker=0.5", "set learning.num_gpus_per_worker=1"),
+        ("learning.lora_rank=4", "set learning.lora_rank=0"),
+    ],
+)
+def test_nccl_that_cannot_work_is_refused(override: str, expected: str) -> None:
+    message = _refused(*NCCL, override)
+    assert message.startswith("rollout.vllm.weight_transfer: ")
+    assert expected in message
     assert "rollout.vllm.weight_transfer=object_store" in message

@@ -89,6 +89,6 @@ def test_eager_engines_compile_nothing() -> None:
 
 
 def test_vllm_is_told_the_transfer_backend() -> None:
-    for name in ("object_store", "ipc"):
+    for name in ("object_store", "ipc", "nccl"):
         config = _config(num_gpus=0.5, weight_transfer=name)
         assert engine_arguments(Path("m"), config, "bfloat16")["weight_transfer_config"] == {"backend": name}

@@ -1,0 +1,154 @@
+"""Published versions sent to vLLM engines by NCCL: the learner's side of vLLM's ``nccl`` weight transfer.
+
+An engine's connection stands for its life. It has a process group of its own, the learner as rank 0 and the engine's
+ranks after it, which begins with its first request and ends with the connection: a killed engine takes nothing away
+from the others, and the one started in its place brings a new connection. Sending runs in threads and on a CUDA stream
+of its own beside the training, from copies (``device_snapshots``) that the next update does not touch.
+
+On a connection the engine says {policy_version, num_ranks} and hears {init_info}, null where the group is there
+already; both enter the broadcast; then it hears {} or, at either point, {error}. All in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, Listener
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["NcclGroup", "SendGroup", "WeightSender"]
+
+_POLL_S = 0.002
+
+
+class SendGroup(Protocol):
+    """The learner's end of one engine's process group."""
+
+    def send(self, tensors: Iterable[Tensor]) -> Callable[[], bool]:
+        """Begin to broadcast, one after the other; what is returned says whether all have arrived."""
+        ...
+
+    def close(self) -> None:
+        """Give up the group, even in the middle of a broadcast."""
+        ...
+
+
+class NcclGroup:
+    """By vLLM's own communicator, so that both ends are of one make. ``init_info`` is what the engine is given too."""
+
+    def __init__(self, init_info: Mapping[str, Any], device: torch.device) -> None:
+        from vllm.distributed.weight_transfer.nccl_common import trainer_init
+
+        torch.cuda.set_device(device)  # a setting of each thread
+        self._communicator = trainer_init(dict(init_info))
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def send(self, tensors: Iterable[Tensor]) -> Callable[[], bool]:
+        for tensor in tensors:
+            self._communicator.broadcast(tensor, src=0, stream=self._stream)
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record(self._stream)
+        return arrived.query
+
+    def close(self) -> None:
+        self._communicator.destroy()  # aborts what is under way
+
+
+class WeightSender:
+    """Listens on ``host`` from the start until the process ends.
+
+    ``copies(version)``: the tensors of a version in the order of its message, None once they are overwritten.
+    ``deadline_s`` is that of one broadcast.
+    """
+
+    def __init__(
+        self,
+        copies: Callable[[int], Mapping[str, Tensor] | None],
+        open_group: Callable[[Mapping[str, Any]], SendGroup],
+        *,
+        host: str,
+        deadline_s: float,
+    ) -> None:
+        self._copies = copies
+        self._open_group = open_group
+        self._host = host
+        self._deadline_s = deadline_s
+        self._key = secrets.token_bytes(32)
+        self._listener = Listener((host, 0), authkey=self._key)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def address(self) -> dict[str, Any]:
+        """``host``, ``port`` and ``key`` (hex) for ``gps_ray.rollout.weight_transfer``."""
+        host, port = self._listener.address
+        return {"host": host, "port": port, "key": self._key.hex()}
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection = self._listener.accept()
+            except (AuthenticationError, EOFError, ConnectionError):
+                continue  # a stranger, or an engine killed while it said who it is
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: Connection[Any, Any]) -> None:
+        group: SendGroup | None = None
+        try:
+            while True:
+                request = json.loads(connection.recv_bytes())
+                version = request["policy_version"]
+                copies = self._copies(version)
+                if copies is None:
+                    _say(connection, error=f"the learner no longer holds policy version {version}")
+                    continue
+                if group is None:
+                    init_info = {
+                        "master_address": self._host,
+                        "master_port": _free_port(self._host),
+                        "rank_offset": 1,
+                        "world_size": 1 + request["num_ranks"],
+                    }
+                    _say(connection, init_info=init_info)
+                    group = self._open_group(init_info)
+                else:
+                    _say(connection, init_info=None)
+                self._await(group.send(copies.values()), connection)
+                if self._copies(version) is None:
+                    _say(connection, error=f"policy version {version} was overwritten while it was sent")
+                else:
+                    _say(connection)
+        except (EOFError, OSError):
+            pass  # the engine is gone, or hangs
+        finally:
+            connection.close()
+            if group is not None:
+                group.close()
+
+    def _await(self, arrived: Callable[[], bool], connection: Connection[Any, Any]) -> None:
+        """Raises EOFError where the engine left, TimeoutError where it takes too long."""
+        end = time.monotonic() + self._deadline_s
+        while not arrived():
+            # An engine that receives has nothing to say: what can be read is the end of its connection.
+            if connection.poll(_POLL_S):
+                raise EOFError
+            if time.monotonic() > end:
+                raise TimeoutError
+
+
+def _say(connection: Connection[Any, Any], **message: Any) -> None:
+    connection.send_bytes(json.dumps(message).encode())
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
