@@ -36,7 +36,10 @@ def _nodes(*num_cpus: int) -> Iterator[None]:
     cluster = Cluster()
     try:
         for count in num_cpus:
-            cluster.add_node(num_cpus=count, object_store_memory=100 << 20, include_dashboard=False)
+            # Any dashboard port: of a taken one Ray complains even without a dashboard, and leaves its socket open.
+            cluster.add_node(
+                num_cpus=count, object_store_memory=100 << 20, include_dashboard=False, dashboard_port=None
+            )
         ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
         yield
     finally:
