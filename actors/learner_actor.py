@@ -149,7 +149,11 @@ def _published_weights(spec: LearnerSpec, learner: Any, rank: int) -> Callable[[
         return publish
     sender = WeightSender(
         snapshots.copies,
-        partial(NcclGroup, device=torch.device("cuda", torch.cuda.current_device())),
+        partial(
+            NcclGroup,
+            device=torch.device("cuda", torch.cuda.current_device()),
+            deadline_s=spec.send_deadline_s,
+        ),
         host=get_node_ip_address(),
         deadline_s=spec.send_deadline_s,
     )

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 import numpy as np
@@ -75,11 +76,16 @@ def engine_process(
 class _StoreGroup:
     """A process group that broadcasts by way of a TCP store, where there is no GPU for NCCL."""
 
-    def __init__(self, rank: int, init_info: Mapping[str, Any]) -> None:
+    def __init__(self, init_info: Mapping[str, Any], listener: socket | None = None) -> None:
         from vllm.distributed.utils import StatelessProcessGroup
 
         self._group = StatelessProcessGroup.create(
-            init_info["master_address"], init_info["master_port"], rank, init_info["world_size"]
+            init_info["master_address"],
+            init_info["master_port"],
+            0 if listener is not None else 1,
+            init_info["world_size"],
+            store_timeout=CALL_S,
+            listen_socket=listener,
         )
 
     def broadcast(self, tensor: torch.Tensor, src: int, stream: object) -> None:
@@ -100,7 +106,7 @@ def receive_over_a_store() -> None:
     """In the engine's process: vLLM's nccl backend, but for the communicator and the CUDA calls around it."""
     import vllm.distributed.weight_transfer.nccl_engine as nccl_engine
 
-    nccl_engine.worker_init_process_group = lambda init_info, _: _StoreGroup(1, asdict(init_info))
+    nccl_engine.worker_init_process_group = lambda init_info, _: _StoreGroup(asdict(init_info))
     torch.cuda.current_stream = lambda *_: None  # type: ignore[assignment,return-value]
     torch.accelerator.synchronize = lambda *_: None  # type: ignore[assignment,misc]
 
@@ -111,7 +117,7 @@ class _Learner:
     def __init__(self, dtype: str, on_gpu: bool) -> None:
         self._device = torch.device("cuda:0" if on_gpu else "cpu")
         self._snapshots = DeviceSnapshots(2, getattr(torch, dtype), None)
-        open_group = partial(NcclGroup, device=self._device) if on_gpu else partial(_StoreGroup, 0)
+        open_group = partial(NcclGroup, device=self._device, deadline_s=CALL_S) if on_gpu else _StoreGroup
         self._sender = WeightSender(self._snapshots.copies, open_group, host="127.0.0.1", deadline_s=CALL_S)
 
     def publish(self, version: int, weights: Mapping[str, Any]) -> dict[str, Any]:

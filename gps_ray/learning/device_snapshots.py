@@ -60,16 +60,20 @@ class DeviceSnapshots:
         if is_new:
             self._messages.append(self._message(copies))
         if torch.cuda.is_available():
-            # The reader waits for what was under way when the memory was exported, not for this copy.
-            torch.cuda.synchronize()
+            # The reader waits for what was under way when the memory was exported, not for this copy. This thread's
+            # stream alone: on others a send may be waiting for its engine.
+            torch.cuda.current_stream().synchronize()
         self._versions[turn] = policy_version
         return self._messages[turn]
 
     def copies(self, policy_version: int) -> Mapping[str, Tensor] | None:
         """The tensors of a version in its message's order, None where it is not held (any more)."""
-        if policy_version not in self._versions:
+        try:
+            # One step: another thread may be publishing.
+            turn = self._versions.index(policy_version)
+        except ValueError:
             return None
-        return self._copies[self._versions.index(policy_version)]
+        return self._copies[turn]
 
     def _empty(self, parameter: Tensor) -> Tensor:
         dtype = self._dtype if parameter.is_floating_point() else parameter.dtype

@@ -12,13 +12,14 @@ already; both enter the broadcast; then it hears {} or, at either point, {error}
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Connection, Listener
+from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any, Protocol
 
 import torch
@@ -26,7 +27,12 @@ from torch import Tensor
 
 __all__ = ["NcclGroup", "SendGroup", "WeightSender"]
 
+log = logging.getLogger(__name__)
+
 _POLL_S = 0.002
+# Sent without a look at the engine: a launch waits where about a thousand are queued, which it does for ever once the
+# engine has left.
+_MAX_TENSORS_QUEUED = 256
 
 
 class SendGroup(Protocol):
@@ -42,13 +48,29 @@ class SendGroup(Protocol):
 
 
 class NcclGroup:
-    """By vLLM's own communicator, so that both ends are of one make. ``init_info`` is what the engine is given too."""
+    """By vLLM's own communicator, so that both ends are of one make. ``init_info`` is what the engine is given too,
+    ``listener`` the socket at its address.
 
-    def __init__(self, init_info: Mapping[str, Any], device: torch.device) -> None:
-        from vllm.distributed.weight_transfer.nccl_common import trainer_init
+    It is vLLM's ``trainer_init`` but for two things: a port that nobody can take on the way, and ``deadline_s`` for the
+    engine's ranks to come to it.
+    """
+
+    def __init__(
+        self, init_info: Mapping[str, Any], listener: socket.socket, *, device: torch.device, deadline_s: float
+    ) -> None:
+        from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
+        from vllm.distributed.utils import StatelessProcessGroup
 
         torch.cuda.set_device(device)  # a setting of each thread
-        self._communicator = trainer_init(dict(init_info))
+        ranks = StatelessProcessGroup.create(
+            init_info["master_address"],
+            init_info["master_port"],
+            0,
+            init_info["world_size"],
+            store_timeout=deadline_s,
+            listen_socket=listener,
+        )
+        self._communicator = PyNcclCommunicator(ranks, device)
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def send(self, tensors: Iterable[Tensor]) -> Callable[[], bool]:
@@ -66,13 +88,14 @@ class WeightSender:
     """Listens on ``host`` from the start until the process ends.
 
     ``copies(version)``: the tensors of a version in the order of its message, None once they are overwritten.
-    ``deadline_s`` is that of one broadcast.
+    ``open_group(init_info, listener)`` waits for the engine at the socket that ``init_info`` names, and owns it.
+    ``deadline_s`` is that of one version's broadcasts.
     """
 
     def __init__(
         self,
         copies: Callable[[int], Mapping[str, Tensor] | None],
-        open_group: Callable[[Mapping[str, Any]], SendGroup],
+        open_group: Callable[[Mapping[str, Any], socket.socket], SendGroup],
         *,
         host: str,
         deadline_s: float,
@@ -82,7 +105,7 @@ class WeightSender:
         self._host = host
         self._deadline_s = deadline_s
         self._key = secrets.token_bytes(32)
-        self._listener = Listener((host, 0), authkey=self._key)
+        self._listener = Listener((host, 0), backlog=128)
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -95,13 +118,17 @@ class WeightSender:
         while True:
             try:
                 connection = self._listener.accept()
-            except (AuthenticationError, EOFError, ConnectionError):
-                continue  # a stranger, or an engine killed while it said who it is
+            except OSError:
+                time.sleep(_POLL_S)  # it left again, or too many files are open for now
+                continue
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: Connection[Any, Any]) -> None:
         group: SendGroup | None = None
         try:
+            # Here, not where it is accepted: a stranger may say nothing, or anything.
+            deliver_challenge(connection, self._key)
+            answer_challenge(connection, self._key)
             while True:
                 request = json.loads(connection.recv_bytes())
                 version = request["policy_version"]
@@ -110,45 +137,44 @@ class WeightSender:
                     _say(connection, error=f"the learner no longer holds policy version {version}")
                     continue
                 if group is None:
+                    listener = socket.create_server((self._host, 0))
                     init_info = {
                         "master_address": self._host,
-                        "master_port": _free_port(self._host),
+                        "master_port": listener.getsockname()[1],
                         "rank_offset": 1,
                         "world_size": 1 + request["num_ranks"],
                     }
                     _say(connection, init_info=init_info)
-                    group = self._open_group(init_info)
+                    group = self._open_group(init_info, listener)
                 else:
                     _say(connection, init_info=None)
-                self._await(group.send(copies.values()), connection)
+                self._send(list(copies.values()), group, connection)
                 if self._copies(version) is None:
                     _say(connection, error=f"policy version {version} was overwritten while it was sent")
                 else:
                     _say(connection)
-        except (EOFError, OSError):
-            pass  # the engine is gone, or hangs
+        except (AuthenticationError, EOFError, ConnectionError):
+            pass  # a stranger, or the engine is gone
+        except Exception:
+            # It does not come, it hangs, or NCCL fails.
+            log.warning("the connection to an engine is given up", exc_info=True)
         finally:
             connection.close()
             if group is not None:
                 group.close()
 
-    def _await(self, arrived: Callable[[], bool], connection: Connection[Any, Any]) -> None:
+    def _send(self, tensors: Sequence[Tensor], group: SendGroup, connection: Connection[Any, Any]) -> None:
         """Raises EOFError where the engine left, TimeoutError where it takes too long."""
         end = time.monotonic() + self._deadline_s
-        while not arrived():
-            # An engine that receives has nothing to say: what can be read is the end of its connection.
-            if connection.poll(_POLL_S):
-                raise EOFError
-            if time.monotonic() > end:
-                raise TimeoutError
+        for start in range(0, len(tensors), _MAX_TENSORS_QUEUED):
+            arrived = group.send(tensors[start : start + _MAX_TENSORS_QUEUED])
+            while not arrived():
+                # An engine that receives has nothing to say: what can be read is the end of its connection.
+                if connection.poll(_POLL_S):
+                    raise EOFError
+                if time.monotonic() > end:
+                    raise TimeoutError(f"an engine did not receive its weights within {self._deadline_s:g} s")
 
 
 def _say(connection: Connection[Any, Any], **message: Any) -> None:
     connection.send_bytes(json.dumps(message).encode())
-
-
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -66,7 +66,13 @@ class LearnerConnection:
             )
         if sender != self._sender:
             self._connect(sender)
-        yield self._ask(policy_version=policy_version, num_ranks=self._num_ranks)["init_info"]
+        init_info = self._ask(policy_version=policy_version, num_ranks=self._num_ranks)["init_info"]
+        try:
+            yield init_info
+        except BaseException:
+            # The learner may be in the midst of it, and its answer must not pass for that to the next question.
+            self.close()
+            raise
         self._answer()
 
     def close(self) -> None:
