@@ -18,12 +18,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 __all__ = ["NcclGroup", "SendGroup", "WeightSender"]
 
@@ -62,14 +64,19 @@ class NcclGroup:
         from vllm.distributed.utils import StatelessProcessGroup
 
         torch.cuda.set_device(device)  # a setting of each thread
-        ranks = StatelessProcessGroup.create(
+        world_size = init_info["world_size"]
+        # Not by StatelessProcessGroup.create: where nobody comes it closes the socket once more than there is to close,
+        # by its number, which may be another thread's file by then.
+        store = TCPStore(
             init_info["master_address"],
             init_info["master_port"],
-            0,
-            init_info["world_size"],
-            store_timeout=deadline_s,
-            listen_socket=listener,
+            world_size=world_size,
+            is_master=True,
+            timeout=timedelta(seconds=deadline_s),
+            master_listen_fd=listener.detach(),
+            use_libuv=False,  # as at the engine's end
         )
+        ranks = StatelessProcessGroup(rank=0, world_size=world_size, store=store)
         self._communicator = PyNcclCommunicator(ranks, device)
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import multiprocessing
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 from gps_ray.errors import ModelError, RolloutError
 from gps_ray.learning.device_snapshots import DeviceSnapshots
+from gps_ray.learning.weight_sender import NcclGroup
 from gps_ray.metrics import read_metrics
 from gps_ray.model import weights_of
 from gps_ray.rollout.torch_engine import TorchEngine
@@ -76,6 +78,22 @@ def test_the_learners_ipc_message_is_one_that_vllm_reads() -> None:
         assert process.submit(_read_by_vllm, message).result(300) == ["a", "b"]
         with pytest.raises(ValueError, match="same size"):
             process.submit(_read_by_vllm, message | {"ipc_handles": message["ipc_handles"][1:]}).result(300)
+
+
+def _open_a_group_that_nobody_enters() -> str:
+    torch.cuda.set_device = lambda _: None  # type: ignore[assignment,misc]
+    listener = socket.create_server(("127.0.0.1", 0))
+    address, port = listener.getsockname()
+    init_info = {"master_address": address, "master_port": port, "rank_offset": 1, "world_size": 2}
+    with pytest.raises(torch.distributed.DistStoreError) as caught:
+        NcclGroup(init_info, listener, device=torch.device("cuda", 0), deadline_s=1)
+    return str(caught.value)
+
+
+def test_a_group_that_nobody_enters_is_given_up_at_its_deadline() -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        reason = process.submit(_open_a_group_that_nobody_enters).result(300)
+    assert "1/2 clients joined" in reason
 
 
 def test_updates_by_the_nccl_backend_are_served_over_a_store(tmp_path: Path) -> None:
