@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import yaml
 
@@ -13,19 +12,12 @@ from gps_ray.resources import resource_needs
 from gps_ray.selection.registry import resolve_selection
 from gps_ray.tasks.dataset import DataSets
 
-__all__ = ["check_data", "comparison_config", "describe", "pool_fingerprint", "resolve"]
+__all__ = ["check_data", "describe", "pool_fingerprint", "resolve"]
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
     """The config with the selector's preset filled in: what the run really uses, and what it writes down."""
     return config.model_copy(update={"selection": resolve_selection(config.selection)})
-
-
-def comparison_config(config: TrainConfig, selector: str, seed: int, directory: Path) -> TrainConfig:
-    """The config of one run of a comparison: this selector and seed, in ``directory/<selector>/seed_<seed>``."""
-    run = config.run.model_copy(update={"seed": seed, "directory": directory / selector / f"seed_{seed}"})
-    selection = config.selection.model_copy(update={"selector": selector})
-    return config.model_copy(update={"run": run, "selection": selection})
 
 
 def check_data(config: TrainConfig, data: DataSets) -> None:

@@ -1,8 +1,9 @@
 """Compare selectors: ``python -m jobs.compare --config FILE --selectors uniform,gps --seeds 0,1,2,3,4 --out DIR``.
 
-Every selector trains the same warm start under every seed. Runs go side by side as far as the cluster holds them;
-``--serial`` makes one after the other, for wall-clock figures. Interrupted, the same command goes on where it stopped.
-Writes DIR/compare.json, DIR/report.html and a run folder DIR/SELECTOR/seed_N per run.
+Every selector trains the same warm start under every seed. ``--variants FILE`` compares configs that differ in any
+other way, for ablations. Runs go side by side as far as the cluster holds them; ``--serial`` makes one after the other,
+for wall-clock figures. Interrupted, the same command goes on where it stopped. Writes DIR/compare.json, DIR/report.html
+and a run folder DIR/NAME/seed_N per run.
 """
 
 from __future__ import annotations
@@ -15,48 +16,53 @@ from actors.comparing import run_comparison
 from actors.training import prepare
 from gps_ray.cli import config_arguments, name_list, number_list, print_table, run_job
 from gps_ray.config import TrainConfig, load_config
+from gps_ray.contenders import by_selector, by_variant
 from gps_ray.errors import ConfigError
-from gps_ray.plan import comparison_config, describe, resolve
+from gps_ray.plan import describe
 from gps_ray.progress import NamedLines
 from gps_ray.report import SUMMARY_COLUMNS, summary_rows, write_seed_comparison
 
 
 def main(argv: Sequence[str]) -> int:
     parser = config_arguments("Train under several selectors and seeds, and compare them paired by seed.")
-    parser.add_argument(
-        "--selectors", type=name_list, required=True, metavar="A,B,...", help="e.g. uniform,ds,gps_fused"
+    compared = parser.add_mutually_exclusive_group(required=True)
+    compared.add_argument("--selectors", type=name_list, metavar="A,B,...", help="e.g. uniform,ds,gps_fused")
+    compared.add_argument(
+        "--variants",
+        type=Path,
+        metavar="FILE",
+        help="YAML, name: [section.key=value, ...]; e.g. configs/ablations.yaml",
     )
     parser.add_argument("--seeds", type=number_list, default=(0, 1, 2, 3, 4), metavar="0,1,...", help="default: 0 to 4")
     parser.add_argument("--baseline", default=None, help="default: uniform if it is among them, else the first")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--serial", action="store_true", help="one run after the other, for wall-clock figures")
-    args = parser.parse_args(argv)
-    config = load_config(TrainConfig, args.config, args.overrides)
-    # Each once: a run has one folder.
-    selectors, seeds = tuple(dict.fromkeys(args.selectors)), tuple(dict.fromkeys(args.seeds))
-    if not selectors:
-        raise ConfigError("--selectors: expected names with commas between, got none; for instance uniform,gps_fused")
-    for selector in selectors:
-        resolve(comparison_config(config, selector, 0, args.out))  # what is wrong is said before anything starts
-    # Not the resolved config goes on: it has the preset of one selector filled in.
-    resolved, data = prepare(config)
+    args = parser.parse_intermixed_args(argv)
+    if args.variants is None:
+        contenders = by_selector(load_config(TrainConfig, args.config, args.overrides), args.selectors)
+    else:
+        contenders = by_variant(args.config, args.variants, args.overrides)
+    baseline = args.baseline or ("uniform" if "uniform" in contenders else next(iter(contenders)))
+    if baseline not in contenders:
+        raise ConfigError(f"--baseline: expected one of {', '.join(contenders)}, got {baseline!r}; name one of them")
+    config, data = prepare(next(iter(contenders.values())))
+    seeds = tuple(dict.fromkeys(args.seeds))  # each once: a run has one folder
     if args.dry_run:
-        print(describe(resolved, data))
-        print(f"runs: {', '.join(selectors)} x seeds {', '.join(map(str, seeds))}, in {args.out}")
+        print(describe(config, data))
+        print(f"runs: {', '.join(contenders)} x seeds {', '.join(map(str, seeds))}, in {args.out}")
         return 0
-    default = "uniform" if "uniform" in selectors else selectors[0]
     with cluster_for(config) as dashboard:
         if dashboard:
             print(f"dashboard: {dashboard}", flush=True)
-        folders = run_comparison(config, selectors, seeds, args.out, _lines, serial=args.serial)
-    summary = write_seed_comparison(folders, args.out, args.baseline or default, serial=args.serial)
+        folders = run_comparison(contenders, seeds, args.out, _lines, serial=args.serial)
+    summary = write_seed_comparison(folders, args.out, baseline, serial=args.serial)
     print_table("accuracy in percent, against the baseline paired by seed", SUMMARY_COLUMNS, summary_rows(summary))
     print(f"report: {args.out / 'report.html'}, {args.out / 'compare.json'}")
     return 0
 
 
-def _lines(config: TrainConfig) -> NamedLines:
-    return NamedLines(f"{config.selection.selector}, seed {config.run.seed}", config.run.num_steps)
+def _lines(name: str, seed: int, config: TrainConfig) -> NamedLines:
+    return NamedLines(f"{name}, seed {seed}", config.run.num_steps)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from actors.comparing import run_comparison
 from actors.training import prepare
 from gps_ray.cli import config_arguments, run_job
 from gps_ray.config import TrainConfig, load_config
+from gps_ray.contenders import by_selector
 from gps_ray.progress import Progress
 from gps_ray.report.comparison_report import comparison_table, write_comparison
 from gps_ray.report.run_report import write_report
@@ -22,12 +23,13 @@ SELECTORS = ("uniform", "gps")
 def main(argv: Sequence[str]) -> int:
     parser = config_arguments("The same small run under uniform and GPS selection (one seed, an illustration).")
     parser.set_defaults(config=Path("configs/demo.yaml"))
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     config = load_config(TrainConfig, args.config, args.overrides)
+    contenders = by_selector(config, SELECTORS)
     prepare(config)  # what is wrong is said before the folder of an earlier demo goes
     shutil.rmtree(config.run.directory, ignore_errors=True)
     with cluster_for(config):
-        folders = run_comparison(config, SELECTORS, (config.run.seed,), config.run.directory, _progress, serial=True)
+        folders = run_comparison(contenders, (config.run.seed,), config.run.directory, _progress, serial=True)
     runs = {selector: paths[config.run.seed] for selector, paths in folders.items()}
     for path in runs.values():
         write_report(path)
@@ -36,8 +38,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _progress(config: TrainConfig) -> Progress:
-    print(f"training with {config.selection.selector} selection, seed {config.run.seed}", flush=True)
+def _progress(selector: str, seed: int, config: TrainConfig) -> Progress:
+    print(f"training with {selector} selection, seed {seed}", flush=True)
     return Progress(config.run.num_steps, every_steps=10)
 
 

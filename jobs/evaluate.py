@@ -17,7 +17,7 @@ from gps_ray.plan import describe
 def main(argv: Sequence[str]) -> int:
     parser = config_arguments("pass@1 and pass@k of a model on the evaluation set, with 95 % intervals over prompts.")
     parser.add_argument("--out", type=Path, default=None, help="write the figures as JSON")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     config, data = prepare(load_config(TrainConfig, args.config, args.overrides))
     if args.dry_run:
         print(describe(config, data))

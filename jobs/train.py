@@ -16,7 +16,7 @@ from gps_ray.report.run_report import write_report
 def main(argv: Sequence[str]) -> int:
     parser = config_arguments("Train a policy with a selector choosing the prompts.")
     parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint of run.directory")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     config, data = prepare(load_config(TrainConfig, args.config, args.overrides))
     if args.dry_run:
         print(describe(config, data))

@@ -19,7 +19,7 @@ from gps_ray.plan import describe
 def main(argv: Sequence[str]) -> int:
     args = config_arguments(
         "Train the embedded model on generated solutions; cached by what determines it."
-    ).parse_args(argv)
+    ).parse_intermixed_args(argv)
     config, data = prepare(load_config(TrainConfig, args.config, args.overrides))
     if args.dry_run:
         print(describe(config, data))

@@ -35,7 +35,8 @@ def _curves(out: Path) -> dict[str, list[tuple[int, list[float]]]]:
 
 def test_side_by_side_or_one_by_one_the_runs_are_the_same(tmp_path: Path) -> None:
     cache = f"warm_start.cache_directory={tmp_path / 'warm_start'}"
-    arguments = ("--selectors", "uniform,oracle", *SMALL, cache, "selection.candidate_multiple=2")
+    settings = (*SMALL, cache, "selection.candidate_multiple=2")
+    arguments = ("--selectors", "uniform,oracle", *settings)
     stopped = tmp_path / "stopped"
     job = start_job("compare", *arguments, "--seeds", "0", "--out", str(stopped), log=tmp_path / "log.txt")
     try:
@@ -57,8 +58,11 @@ def test_side_by_side_or_one_by_one_the_runs_are_the_same(tmp_path: Path) -> Non
     assert "oracle (not charged)" in resumed.stdout
     assert (stopped / "report.html").stat().st_size > 10_000
 
-    serial = tmp_path / "serial"
-    whole = run_job("compare", *arguments, "--seeds", "0", "--out", str(serial), "--serial", timeout_s=600)
+    # The same, given as variants.
+    serial, variants = tmp_path / "serial", tmp_path / "variants.yaml"
+    variants.write_text("uniform: [selection.selector=uniform]\noracle: [selection.selector=oracle]\n")
+    chosen = ("--variants", str(variants), "--seeds", "0", "--out", str(serial), "--serial")
+    whole = run_job("compare", *settings, *chosen, timeout_s=600)
     assert whole.returncode == 0, whole.stderr
     for name, curves in _curves(serial).items():
         assert curves[0] == _curves(stopped)[name][0]
