@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -37,6 +37,9 @@ class CountdownConfig(Section):
         return self
 
 
+ArithmeticLevel = Literal["chain-1", "chain-2", "chain-3", "chain-4", "linear-1", "linear-2", "linear-3"]
+
+
 class ArithmeticConfig(Section):
     """The generated arithmetic data: chains of operations and equations with one unknown, levels mixed."""
 
@@ -47,6 +50,12 @@ class ArithmeticConfig(Section):
     max_number: int = Field(12, ge=5, le=99, description="Largest operand of the ordinary levels.")
     max_hard_number: int = Field(
         40, ge=6, le=100, description="Largest operand of the hard levels, which the warm start does not show."
+    )
+
+    warm_start_levels: tuple[ArithmeticLevel, ...] = Field(
+        get_args(ArithmeticLevel),
+        min_length=1,
+        description="Levels that the warm start shows; the others are left to RL.",
     )
 
     @model_validator(mode="after")

@@ -3,7 +3,8 @@ r"""Integer arithmetic: chains of operations ("compute ( 3 + 9 ) * 4 - 7") and e
 
 Levels: chain-1 to chain-4 with so many operations, linear-1 to linear-3 (unknown on one side, with one or two
 operations, and on both sides). Two hard levels, chain-6 and linear-4 (brackets, larger operands), never occur in the
-warm start. All numbers of a solution lie between -100 and 100, so that each is one token after its sign.
+warm start, the others where ``data.arithmetic.warm_start_levels`` names them. All numbers of a solution lie between
+-100 and 100, so that each is one token after its sign.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ POOL_SHARES = {
     "linear-3": 400,
     "linear-4": 380,
 }
-WARM_START_SHARES = {level: share for level, share in POOL_SHARES.items() if level not in HARD_LEVELS}
 
 LARGEST_VALUE = 100
 LARGEST_FACTOR = 5
@@ -91,8 +91,10 @@ class Arithmetic:
             for split in (sets.pool, sets.evaluation, sets.heldout_probe)
             for prompt in split
         }
-        draw = partial(_draw, config.arithmetic, seed, "warm_start")
-        return draw_examples(self.name, "data.arithmetic", seed, WARM_START_SHARES, num_examples, excluded, draw)
+        section = config.arithmetic
+        shares = {str(level): POOL_SHARES[level] for level in section.warm_start_levels}
+        draw = partial(_draw, section, seed, "warm_start")
+        return draw_examples(self.name, "data.arithmetic", seed, shares, num_examples, excluded, draw)
 
 
 def _integer(text: str) -> int | None:

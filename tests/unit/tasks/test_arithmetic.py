@@ -5,6 +5,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from gps_ray.config import ArithmeticConfig, DataConfig
 from gps_ray.errors import ConfigError, DataError
@@ -181,6 +182,24 @@ def test_warm_start_solutions_are_right_and_short(examples: list[tuple[str, str]
         assert vocabulary.issuperset(text.split())
         assert vocabulary.issuperset(solution.split())
         assert max(int(word) for word in text.split() if word.isdigit()) <= 100
+
+
+def test_the_warm_start_shows_only_its_levels() -> None:
+    config = _config(warm_start_levels=["chain-1", "linear-2"])
+    assert TASK.generate(config) == TASK.generate(_config())
+    shown = [text for text, _ in TASK.warm_start_examples(config, 600, 0)]
+    # One operation; a coefficient and a constant on the left.
+    chains = [text for text in shown if re.fullmatch(r"compute \d+ [-+*] \d+ answer", text)]
+    equations = [text for text in shown if re.fullmatch(r"solve \d+ \* x [-+] \d+ = (- )?\d+ answer", text)]
+    # Mixed as in the pool, 120 to 400.
+    assert (len(chains), len(equations)) == (138, 462)
+
+
+def test_a_level_that_the_warm_start_cannot_show() -> None:
+    with pytest.raises(ValidationError, match="warm_start_levels"):
+        _config(warm_start_levels=["chain-6"])
+    with pytest.raises(ValidationError, match="warm_start_levels"):
+        _config(warm_start_levels=[])
 
 
 def test_steps_are_the_running_values(examples: list[tuple[str, str]]) -> None:
