@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 
-import yaml
-
-from gps_ray.config import TrainConfig, load_config
+from gps_ray.config import TrainConfig, load_config, read_mapping
 from gps_ray.errors import ConfigError
 from gps_ray.plan import resolve
 
@@ -37,19 +35,9 @@ def by_variant(config_file: Path | None, variants_file: Path, overrides: Sequenc
 
     Raises ConfigError where the file is not so, or where variants differ in data, model or warm start.
     """
-    try:
-        variants = yaml.safe_load(variants_file.read_text())
-    except OSError as error:
-        raise ConfigError(
-            f"--variants: cannot read {variants_file}: {error.strerror}; give an existing YAML file"
-        ) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--variants: {variants_file} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(variants, Mapping) or not variants:
-        raise ConfigError(
-            f"--variants: {variants_file} must hold variants, name: [section.key=value, ...], got "
-            f"{type(variants).__name__}"
-        )
+    variants = read_mapping("--variants", variants_file, "variants, name: [section.key=value, ...]")
+    if not variants:
+        raise ConfigError(f"--variants: {variants_file} holds none; write name: [section.key=value, ...]")
     contenders: dict[str, TrainConfig] = {}
     for name, changes in variants.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):

@@ -8,7 +8,7 @@ from gps_ray.config.learning import LearningConfig
 from gps_ray.config.policy import EmbeddedModelConfig, ModelConfig, WarmStartConfig
 from gps_ray.config.rollout import RolloutConfig, SimulatedConfig, VllmConfig
 from gps_ray.config.run import CheckpointConfig, ClusterConfig, EvaluationConfig, RunConfig, TrainConfig
-from gps_ray.config.section import Section, load_config
+from gps_ray.config.section import Section, load_config, read_mapping
 from gps_ray.config.selection import (
     BetaCountsConfig,
     DpsConfig,
@@ -46,4 +46,5 @@ __all__ = [
     "VllmConfig",
     "WarmStartConfig",
     "load_config",
+    "read_mapping",
 ]

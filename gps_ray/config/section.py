@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gps_ray.errors import ConfigError
 
-__all__ = ["Section", "load_config"]
+__all__ = ["Section", "load_config", "read_mapping"]
 
 
 class Section(BaseModel):
@@ -50,21 +50,26 @@ def _explain(error: ValidationError, section: type[BaseModel]) -> str:
     return f"{key}: {message}, got {first['input']!r}; change {key}"
 
 
+def read_mapping(option: str, file: Path, entries: str) -> dict[str, Any]:
+    """A YAML file that holds a mapping, {} where it is empty. Raises ConfigError that names the command line's
+    ``option`` and what the file should hold."""
+    try:
+        tree = yaml.safe_load(file.read_text()) or {}
+    except OSError as error:
+        raise ConfigError(f"{option}: cannot read {file}: {error.strerror}; give an existing YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{option}: {file} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{option}: {file} must hold {entries} (a mapping), got {type(tree).__name__}")
+    return tree
+
+
 def load_config(section: type[C], file: Path | None, overrides: Sequence[str] = ()) -> C:
     """Read a YAML file, lay ``key.path=value`` overrides over it (values are YAML) and validate.
 
     Raises ConfigError with one line that names the key and the remedy.
     """
-    tree: Any = {}
-    if file is not None:
-        try:
-            tree = yaml.safe_load(file.read_text()) or {}
-        except OSError as error:
-            raise ConfigError(f"--config: cannot read {file}: {error.strerror}; give an existing YAML file") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--config: {file} is not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(tree, dict):
-            raise ConfigError(f"--config: {file} must hold sections (a mapping), got {type(tree).__name__}")
+    tree = {} if file is None else read_mapping("--config", file, "sections")
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign or not key:

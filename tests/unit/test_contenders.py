@@ -36,7 +36,7 @@ def test_variants_lie_over_the_config_and_under_the_command_line(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "must hold variants"),
+        ("", "holds none"),
         ("- uniform\n", "got list"),
         ("a: [\n", "is not YAML"),
         ("a: selection.selector=gps\n", "a must be a list of section.key=value"),
