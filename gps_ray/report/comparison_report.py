@@ -47,7 +47,7 @@ def write_comparison(
     ]
     values = {
         "title": title,
-        "names": list(data),
+        "num_runs": len(data),
         "note": note,
         "warnings": warnings,
         "caption": table.caption,

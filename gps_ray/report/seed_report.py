@@ -35,7 +35,7 @@ def _write_page(runs: Mapping[str, Sequence[RunData]], summary: Mapping[str, Any
     notes = [] if summary["runs_one_after_the_other"] else ["runs shared the machine: read no wall clock"]
     values = {
         "title": "Selectors compared",
-        "names": list(runs),
+        "num_runs": len(runs) * num_seeds,
         "note": f"{num_seeds} matched seeds" if num_seeds > 1 else "one seed, an illustration",
         "warnings": notes,
         "caption": "Accuracy: pass@1 in percent, mean of the last three evaluations. Differences (points) and ratios "

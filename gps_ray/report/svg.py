@@ -23,6 +23,8 @@ __all__ = ["GREY", "INK", "PALETTE", "RATE_MAP", "SHARE_MAP", "SIZES", "Panel", 
 
 # Okabe and Ito's colours, told apart with every common kind of colour vision, without the yellow that white swallows.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#24292f")
+# For comparisons of more than seven; of the muted scheme by P. Tol (2021), those far enough from the seven above.
+MORE_COLOURS = ("#882255", "#999933", "#332288", "#44AA99", "#8c6d5a", "#9aa5b1")
 INK, GREY, GRID = "#24292f", "#6e7781", "#e6e9ec"
 
 # Success rate: hard is vermillion, easy is blue, and the useful middle is pale.
@@ -118,5 +120,6 @@ def _inline(drawn: Panel) -> Markup:
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour per name, by place; they repeat after seven."""
-    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
+    """A colour per name, by place; they repeat after thirteen."""
+    every = PALETTE + MORE_COLOURS
+    return {name: every[i % len(every)] for i, name in enumerate(names)}

@@ -82,6 +82,7 @@ def test_the_table_and_the_page_show_them(tmp_path: Path, folders: dict[str, dic
     assert "0.60 [0.60, 0.60]" in html
     assert "shared the machine" not in html
     assert "2 matched seeds" in html
+    assert "6 runs" in html
 
 
 def test_only_seeds_that_every_selector_has_are_compared(
