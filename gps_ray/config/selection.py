@@ -159,7 +159,12 @@ class SelectionConfig(Section):
     candidate_multiple: int | None = Field(
         8, ge=1, description="Candidates are this many times B, at random; null: the whole pool."
     )
-    diversity_within: float = Field(0.04, ge=0, description="lambda of the dispersion within the batch.")
+    diversity_within: float = Field(
+        0.04,
+        ge=0,
+        description="lambda of the dispersion within the batch, beside the score; with sampling_exponent beside its "
+        "logarithm, which has Gumbel noise of 1.3 / sampling_exponent.",
+    )
     diversity_recent: float = Field(0.04, ge=0, description="lambda of the distance from recent batches.")
     num_recent_batches: int = Field(4, ge=0, description="Batches the second term looks back on.")
     random_share: float = Field(
