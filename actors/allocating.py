@@ -27,7 +27,7 @@ def allocate_on_run(directory: Path, settings: AllocationSettings, sampled_file:
     if not (folder.final_model / "config.json").exists():
         raise ConfigError(f"--run: {directory} holds no finished run (no final_model); give a run that has ended")
     overrides = [f"model.path={folder.final_model}"]
-    config, data = prepare(load_config(TrainConfig, folder.root / "config.yaml", overrides))
+    config, data = prepare(load_config(TrainConfig, folder.config, overrides))
     prompts = [*data.evaluation, *data.heldout_probe]
     with cluster_for(config):
         counts = count_responses(config, prompts, settings.maximum, "allocation")

@@ -12,11 +12,10 @@ from actors.training import prepare, train
 from actors.warm_start_trainer import ensure_model
 from gps_ray.concurrency import together
 from gps_ray.config import TrainConfig
-from gps_ray.contenders import run_config
+from gps_ray.contenders import is_left, run_config
 from gps_ray.loop import ProgressSink
 from gps_ray.plan import check_data
 from gps_ray.resources import num_runs_at_once
-from gps_ray.run_folder import RunFolder
 from gps_ray.tasks.dataset import DataSets
 
 __all__ = ["run_comparison"]
@@ -41,7 +40,7 @@ def run_comparison(
         for seed in seeds
         for name, contender in contenders.items()
     }
-    left = {key: run for key, run in runs.items() if not RunFolder(run.run.directory).is_finished(run.run.num_steps)}
+    left = {key: run for key, run in runs.items() if is_left(run)}
     if left:
         first, data = prepare(next(iter(left.values())))
         for run in left.values():

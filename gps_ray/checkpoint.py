@@ -26,6 +26,7 @@ __all__ = [
     "FileEntry",
     "Manifest",
     "SelectionRecord",
+    "check_same_config",
     "check_same_run",
     "load_state_file",
     "save_state_file",
@@ -230,14 +231,19 @@ def check_same_run(manifest: Manifest, config: Mapping[str, Any], pool_fingerpri
             f"the checkpoint's pool is {manifest.pool_fingerprint}, this config's is {pool_fingerprint}; "
             "use the data section the run was started with, or another run.directory"
         )
-    old, new = dict(_flat(manifest.config)), dict(_flat(config))
+    check_same_config(manifest.config, config)
+
+
+def check_same_config(made_with: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Refuse a config under which a run that was ``made_with`` another would have come out otherwise."""
+    old, new = dict(_flat(made_with)), dict(_flat(config))
     # A run that runs ahead waits for the learner at every checkpoint, so there they are part of the result.
     fixed = {"checkpoint.every_steps"} if old.get("run.max_policy_lag") else set()
     for key in sorted(old.keys() | new.keys()):
         if (key in fixed or not key.startswith(RESUMABLE_KEYS)) and old.get(key) != new.get(key):
             raise CheckpointError(
-                f"{key}: the checkpoint was made with {old.get(key)!r}, this config says {new.get(key)!r}; "
-                f"set {key} back or use another run.directory"
+                f"{key}: the run was made with {old.get(key)!r}, this config says {new.get(key)!r}; "
+                f"set {key} back or use another folder"
             )
 
 

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 
+from gps_ray.checkpoint import check_same_config
 from gps_ray.config import TrainConfig, load_config, read_mapping
-from gps_ray.errors import ConfigError
+from gps_ray.errors import CheckpointError, ConfigError
 from gps_ray.plan import resolve
+from gps_ray.run_folder import RunFolder
 
-__all__ = ["by_selector", "by_variant", "run_config"]
+__all__ = ["by_selector", "by_variant", "is_left", "run_config"]
 
-# What all runs of a comparison share: the prompts, and the model that they start from.
+# What all runs of a comparison share: the prompts, the model that they start from, and the cluster.
 _SHARED = ("data", "model", "warm_start", "cluster", "evaluation.num_probe_prompts")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
@@ -65,6 +67,21 @@ def run_config(contender: TrainConfig, name: str, seed: int, directory: Path) ->
     """The resolved config of one run: this contender and seed, in ``directory/<name>/seed_<seed>``."""
     run = contender.run.model_copy(update={"seed": seed, "directory": directory / name / f"seed_{seed}"})
     return resolve(contender.model_copy(update={"run": run}))
+
+
+def is_left(run: TrainConfig) -> bool:
+    """True unless the run's folder holds it finished. Raises CheckpointError where what is finished there had another
+    config: it would be taken for this one's result."""
+    folder = RunFolder(run.run.directory)
+    if not folder.is_finished(run.run.num_steps):
+        return True
+    # Read as a config, so that keys that are newer than the run have their defaults.
+    made_with = load_config(TrainConfig, folder.config)
+    try:
+        check_same_config(made_with.model_dump(mode="json"), run.model_dump(mode="json"))
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder.root}: {error}") from error
+    return False
 
 
 def _checked(contender: TrainConfig) -> TrainConfig:

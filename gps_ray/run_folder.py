@@ -64,6 +64,7 @@ class RunFolder:
         self.root = root
         self.metrics = JsonLines(root / "metrics.jsonl")
         self.samples = JsonLines(root / "rollouts.jsonl")
+        self.config = root / "config.yaml"
         self.checkpoints = root / "checkpoints"
         self.outcomes = root / "outcomes"
         self.probes = root / "probes"
@@ -74,7 +75,7 @@ class RunFolder:
         for directory in (self.checkpoints, self.outcomes, self.probes):
             directory.mkdir(parents=True, exist_ok=True)
         resolved = config.model_dump(mode="json")
-        (self.root / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
+        self.config.write_text(yaml.safe_dump(resolved, sort_keys=False))
         rows = [
             {"prompt_id": p.prompt_id, "text": p.text, "level": p.level, "split": split}
             for split, prompts in splits.items()

@@ -51,7 +51,6 @@ class ArithmeticConfig(Section):
     max_hard_number: int = Field(
         40, ge=6, le=100, description="Largest operand of the hard levels, which the warm start does not show."
     )
-
     warm_start_levels: tuple[ArithmeticLevel, ...] = Field(
         get_args(ArithmeticLevel),
         min_length=1,

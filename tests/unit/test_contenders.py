@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from gps_ray.config import TrainConfig
-from gps_ray.contenders import by_selector, by_variant, run_config
-from gps_ray.errors import ConfigError
+from gps_ray.contenders import by_selector, by_variant, is_left, run_config
+from gps_ray.errors import CheckpointError, ConfigError
+from gps_ray.run_folder import RunFolder
 
 
 def _variants(tmp_path: Path, text: str) -> Path:
@@ -58,6 +59,35 @@ def test_what_is_wrong_with_variants_is_said(tmp_path: Path, text: str, message:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--variants: cannot read .*none\.yaml"):
         by_variant(None, tmp_path / "none.yaml", [])
+
+
+def test_a_finished_run_of_another_config_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    contender = by_selector(TrainConfig(), ("gps_fused",))["gps_fused"]
+    run = run_config(contender, "gps_fused", 0, tmp_path)
+    assert is_left(run)
+    folder = RunFolder(run.run.directory)
+    folder.create(run, {})
+    folder.metrics.append({"step": run.run.num_steps})
+    folder.final_model.mkdir()
+    assert is_left(run)  # not exported yet
+    (folder.final_model / "config.json").write_text("{}")
+    assert not is_left(run)
+
+    # Elsewhere, and written before there was such a key as learning.max_skipped_updates: the same run.
+    moved = run_config(contender, "moved", 0, tmp_path)
+    moved.run.directory.parent.mkdir()
+    folder.root.rename(moved.run.directory)
+    file = moved.run.directory / "config.yaml"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(line for line in lines if "max_skipped_updates" not in line))
+    assert not is_left(moved)
+
+    learning = moved.learning.model_copy(update={"learning_rate": 0.5})
+    with pytest.raises(CheckpointError, match=r"moved/seed_0: learning\.learning_rate: .*0\.0001.*0\.5"):
+        is_left(moved.model_copy(update={"learning": learning}))
+    # More steps: it goes on from there.
+    longer = moved.run.model_copy(update={"num_steps": moved.run.num_steps + 1})
+    assert is_left(moved.model_copy(update={"run": longer}))
 
 
 def test_no_selector_at_all() -> None:
