@@ -75,11 +75,11 @@ def is_left(run: TrainConfig) -> bool:
     folder = RunFolder(run.run.directory)
     if not folder.is_finished(run.run.num_steps):
         return True
-    # Read as a config, so that keys that are newer than the run have their defaults.
-    made_with = load_config(TrainConfig, folder.config)
     try:
+        # Read as a config, so that keys that are newer than the run have their defaults.
+        made_with = load_config(TrainConfig, folder.config)
         check_same_config(made_with.model_dump(mode="json"), run.model_dump(mode="json"))
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{folder.root}: {error}") from error
     return False
 

@@ -85,6 +85,9 @@ def test_a_finished_run_of_another_config_is_not_taken_for_this_one(tmp_path: Pa
     learning = moved.learning.model_copy(update={"learning_rate": 0.5})
     with pytest.raises(CheckpointError, match=r"moved/seed_0: learning\.learning_rate: .*0\.0001.*0\.5"):
         is_left(moved.model_copy(update={"learning": learning}))
+    file.write_text("run: {gone: 1}\n")
+    with pytest.raises(CheckpointError, match=r"moved/seed_0: run\.gone: unknown key"):
+        is_left(moved)
     # More steps: it goes on from there.
     longer = moved.run.model_copy(update={"num_steps": moved.run.num_steps + 1})
     assert is_left(moved.model_copy(update={"run": longer}))
