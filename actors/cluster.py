@@ -28,15 +28,23 @@ def in_cluster(config: ClusterConfig) -> bool:
 def _start_local(config: ClusterConfig) -> Any:
     # Ray switches token authentication on for a local cluster (RAY_AUTH_MODE unset): whoever reaches its ports without
     # the token is turned away, and `ray get-auth-token` prints it for the dashboard.
-    return ray.init(
-        address="local",
-        num_cpus=config.local_num_cpus or os.cpu_count(),
-        object_store_memory=config.object_store_memory_bytes,
-        include_dashboard=config.local_dashboard,
-        dashboard_host="127.0.0.1",
-        log_to_driver=False,
-        logging_level="error",
-    )
+    try:
+        return ray.init(
+            address="local",
+            num_cpus=config.local_num_cpus or os.cpu_count(),
+            object_store_memory=config.object_store_memory_bytes,
+            include_dashboard=config.local_dashboard,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level="error",
+        )
+    except Exception as error:  # Ray's own is no narrower
+        if "timed out during startup" not in str(error):
+            raise
+        raise ResourceError(
+            "cluster.address: expected a local Ray within the 30 s that Ray gives its node, none came up; wait until "
+            "this machine has less to do, or set cluster.address to a Ray that runs already"
+        ) from error
 
 
 @contextmanager

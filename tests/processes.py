@@ -78,9 +78,16 @@ def start_job(job: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
 
 
 def run_job(job: str, *arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        job_command(job, *arguments), cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=timeout_s
-    )
+    return _run(job_command(job, *arguments), timeout_s)
+
+
+def run_code(code: str, *arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    """Python code in a process of its own, for what a test may not do to this one."""
+    return _run([sys.executable, "-c", code, *arguments], timeout_s)
+
+
+def _run(command: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=timeout_s)
 
 
 def end(process: subprocess.Popen[Any], how: signal.Signals = signal.SIGTERM, deadline_s: float = 60) -> None:

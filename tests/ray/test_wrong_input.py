@@ -11,7 +11,7 @@ import ray
 
 from gps_ray.errors import GpsRayError
 from jobs.train import main
-from tests.processes import SMALL_RUN, run_job
+from tests.processes import SMALL_RUN, run_code, run_job
 
 pytestmark = pytest.mark.ray
 
@@ -87,3 +87,23 @@ def test_an_error_is_one_line_on_stderr_and_exit_code_2(tmp_path: Path) -> None:
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: rollout.num_workers: the run needs 501 CPUs")
+
+
+# Ray asks whether its node is there; here the answer is never yes, as on a machine that is too busy.
+NODE_THAT_NEVER_COMES = """
+import ray._private.services as services
+def get_node(*arguments):
+    raise RuntimeError("not there yet")
+services.get_node = get_node
+from gps_ray.cli import run_job
+from jobs.train import main
+run_job(main)
+"""
+
+
+def test_a_local_ray_that_does_not_come_up_is_said_in_one_line(tmp_path: Path) -> None:
+    settings = (*SMALL_RUN, f"run.directory={tmp_path / 'run'}", "cluster.local_dashboard=false")
+    done = run_code(NODE_THAT_NEVER_COMES, *settings)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "error: cluster.address: expected a local Ray within the 30 s" in done.stderr
+    assert "Traceback" not in done.stderr
