@@ -243,7 +243,7 @@ def check_same_config(made_with: Mapping[str, Any], config: Mapping[str, Any]) -
         if (key in fixed or not key.startswith(RESUMABLE_KEYS)) and old.get(key) != new.get(key):
             raise CheckpointError(
                 f"{key}: the run was made with {old.get(key)!r}, this config says {new.get(key)!r}; "
-                f"set {key} back or use another folder"
+                f"set {key} back or use another run.directory (--out of a comparison)"
             )
 
 
