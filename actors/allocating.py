@@ -9,11 +9,11 @@ from actors.evaluating import count_responses
 from actors.training import prepare
 from gps_ray.allocation.comparison import AllocationSettings, Comparison
 from gps_ray.allocation.from_run import compare_on_run
+from gps_ray.base.errors import ConfigError
 from gps_ray.config import TrainConfig, load_config
-from gps_ray.errors import ConfigError
-from gps_ray.outcome_files import read_outcomes
-from gps_ray.recorded import RecordedOutcomes, write_recorded
-from gps_ray.run_folder import RunFolder
+from gps_ray.predictor.recorded import RecordedOutcomes, write_recorded
+from gps_ray.run.folder import RunFolder
+from gps_ray.run.outcomes import read_outcomes
 
 __all__ = ["allocate_on_run"]
 

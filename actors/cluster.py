@@ -13,9 +13,9 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
 import ray
 
+from gps_ray.base.errors import ResourceError
 from gps_ray.config import ClusterConfig, TrainConfig
-from gps_ray.errors import ResourceError
-from gps_ray.resources import check_resources
+from gps_ray.loop.resources import check_resources
 
 __all__ = ["cluster_for", "in_cluster"]
 

@@ -10,12 +10,12 @@ import ray
 
 from actors.training import prepare, train
 from actors.warm_start_trainer import ensure_model
-from gps_ray.concurrency import together
+from gps_ray.base.concurrency import together
 from gps_ray.config import TrainConfig
-from gps_ray.contenders import is_left, run_config
-from gps_ray.loop import ProgressSink
-from gps_ray.plan import check_data
-from gps_ray.resources import num_runs_at_once
+from gps_ray.loop.plan import check_data
+from gps_ray.loop.resources import num_runs_at_once
+from gps_ray.loop.training import ProgressSink
+from gps_ray.study.arms import is_left, run_config
 from gps_ray.tasks.dataset import DataSets
 
 __all__ = ["run_comparison"]

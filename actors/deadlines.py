@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.exceptions import GetTimeoutError, RayTaskError
 
-from gps_ray.errors import DeadlineError, GpsRayError
+from gps_ray.base.errors import DeadlineError, GpsRayError
 
 __all__ = ["within"]
 

@@ -10,9 +10,9 @@ import numpy as np
 from actors.rollout_pool import RayRolloutPool
 from actors.rollout_worker import WorkerSpec
 from actors.warm_start_trainer import ensure_model
+from gps_ray.base.types import GenerateRequest, Prompt
 from gps_ray.config import TrainConfig
-from gps_ray.evaluation import Counts, collect_counts, evaluation_metrics
-from gps_ray.types import GenerateRequest, Prompt
+from gps_ray.loop.evaluation import Counts, collect_counts, evaluation_metrics
 
 __all__ = ["count_responses", "evaluate_model"]
 

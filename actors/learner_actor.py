@@ -24,10 +24,10 @@ from ray.util.placement_group import PlacementGroup, get_current_placement_group
 
 from actors.deadlines import within
 from actors.ray_train import first_failure, one_line, select_gpu, torch_trainer
+from gps_ray.base.errors import GpsRayError, LearnerError
+from gps_ray.base.types import PublishedWeights, UpdateRequest, UpdateResult
 from gps_ray.config import LearningConfig, TrainConfig
-from gps_ray.errors import GpsRayError, LearnerError
 from gps_ray.learning.mailbox import START, Kind, Mailbox, Message
-from gps_ray.types import PublishedWeights, UpdateRequest, UpdateResult
 
 __all__ = ["LearnerActor", "LearnerSpec", "LearnerStatus", "RayLearner", "spawn_learner"]
 
@@ -133,8 +133,8 @@ def _published_weights(spec: LearnerSpec, learner: Any, rank: int) -> Callable[[
         return weights
     import torch
 
-    from gps_ray.learning.device_snapshots import DeviceSnapshots, ipc_handle
-    from gps_ray.learning.weight_sender import NcclGroup, WeightSender
+    from gps_ray.weights.device_snapshots import DeviceSnapshots, ipc_handle
+    from gps_ray.weights.nccl_sender import NcclGroup, WeightSender
 
     if rank:
         # Rank 0 keeps and sends what all of them gather here, parameter by parameter.

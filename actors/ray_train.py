@@ -14,7 +14,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
-from gps_ray.errors import GpsRayError
+from gps_ray.base.errors import GpsRayError
 
 __all__ = ["first_failure", "one_line", "select_gpu", "torch_trainer"]
 

@@ -16,10 +16,10 @@ from ray.util.placement_group import PlacementGroup
 from actors.deadlines import within
 from actors.placement import rank_group, worker_options
 from actors.rollout_worker import RolloutWorker, WorkerSpec
-from gps_ray.errors import DeadlineError, RolloutError
+from gps_ray.base.errors import DeadlineError, RolloutError
+from gps_ray.base.types import Chunk, GenerateRequest, Prompt, PublishedWeights
 from gps_ray.rollout.chunk import ChunkRequest, cut_chunks
 from gps_ray.rollout.dispatch import Dispatcher, WorkerState
-from gps_ray.types import Chunk, GenerateRequest, Prompt, PublishedWeights
 
 __all__ = ["RayRolloutPool"]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from gps_ray.base.types import ChunkHeader, PublishedWeights
 from gps_ray.config import RolloutConfig
 from gps_ray.rollout.chunk import ChunkRequest, ChunkRunner, build_engine
 from gps_ray.tasks.registry import load_task
-from gps_ray.types import ChunkHeader, PublishedWeights
 
 __all__ = ["RolloutWorker", "WorkerSpec"]
 

@@ -10,11 +10,11 @@ import pyarrow as pa
 import ray
 
 from actors.deadlines import within
+from gps_ray.base.types import Chunk, FloatArray, ObserveResult, Prediction, Selection, SelectionRequest
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.selection.registry import build_selector
-from gps_ray.selector_service import SelectorService
-from gps_ray.types import Chunk, FloatArray, ObserveResult, Prediction, Selection, SelectionRequest
+from gps_ray.selection.service import SelectorService
 
 __all__ = ["RaySelector", "SelectorActor", "spawn_selector"]
 

@@ -13,14 +13,14 @@ from actors.rollout_pool import RayRolloutPool
 from actors.rollout_worker import WorkerSpec
 from actors.selector_actor import spawn_selector
 from actors.warm_start_trainer import ensure_model
-from gps_ray.checkpoint import CheckpointStore, Manifest, check_same_run
-from gps_ray.concurrency import together
+from gps_ray.base.concurrency import together
+from gps_ray.base.errors import ConfigError
 from gps_ray.config import TrainConfig
-from gps_ray.errors import ConfigError
-from gps_ray.loop import LoopParts, ProgressSink, TrainingLoop
-from gps_ray.plan import check_data, pool_fingerprint, resolve
+from gps_ray.loop.plan import check_data, pool_fingerprint, resolve
+from gps_ray.loop.training import LoopParts, ProgressSink, TrainingLoop
 from gps_ray.predictor.prompt_features import build_prompt_table
-from gps_ray.run_folder import RunFolder
+from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
+from gps_ray.run.folder import RunFolder
 from gps_ray.tasks.dataset import DataSets, load_data
 
 __all__ = ["check_run_folder", "prepare", "run_training", "train"]

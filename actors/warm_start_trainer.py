@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.ray_train import first_failure, one_line, torch_trainer
+from gps_ray.base.errors import DeadlineError, GpsRayError, LearnerError
 from gps_ray.config import TrainConfig
-from gps_ray.errors import DeadlineError, GpsRayError, LearnerError
 from gps_ray.learning.supervised import Progress
 from gps_ray.learning.warm_start import build_warm_start, find_warm_start, warm_start_folder
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from gps_ray.allocation.comparison import AllocationSettings, summarise, summary_rows
 from gps_ray.allocation.static import run_static
-from gps_ray.cli import number_list, print_table, run_job, write_json
+from gps_ray.base.json_files import write_json
 from gps_ray.config import SelectionConfig, load_config
-from gps_ray.recorded import read_recorded
+from gps_ray.predictor.recorded import read_recorded
+from jobs.cli import number_list, print_table, run_job
 
 
 def _arguments() -> argparse.ArgumentParser:

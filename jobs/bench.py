@@ -7,16 +7,17 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from gps_ray.cli import print_table, run_job, write_json
+from gps_ray.base.json_files import write_json
+from jobs.cli import print_table, run_job
 
 # Each module has add_arguments(parser) and run(args) -> dict, whose "rows" are the table.
 BENCHMARKS = {
     "exchange": "actors.benchmarks.exchange",
     "rollout": "actors.benchmarks.rollout",
     "scaling": "actors.benchmarks.scaling",
-    "selection": "gps_ray.benchmarks.selection",
+    "selection": "gps_ray.study.benchmarks.selection",
     "step": "actors.benchmarks.step",
-    "update": "gps_ray.benchmarks.update",
+    "update": "gps_ray.study.benchmarks.update",
     "weights": "actors.benchmarks.weights",
 }
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from actors.cluster import cluster_for
 from actors.comparing import run_comparison
 from actors.training import prepare
-from gps_ray.cli import config_arguments, name_list, number_list, print_table, run_job
+from gps_ray.base.errors import ConfigError
 from gps_ray.config import TrainConfig, load_config
-from gps_ray.contenders import by_selector, by_variant
-from gps_ray.errors import ConfigError
-from gps_ray.plan import describe
-from gps_ray.progress import NamedLines
-from gps_ray.report import SUMMARY_COLUMNS, summary_rows, write_seed_comparison
+from gps_ray.loop.plan import describe
+from gps_ray.run.progress import NamedLines
+from gps_ray.study.arms import by_selector, by_variant
+from gps_ray.study.report import SUMMARY_COLUMNS, summary_rows, write_seed_comparison
+from jobs.cli import config_arguments, name_list, number_list, print_table, run_job
 
 
 def main(argv: Sequence[str]) -> int:

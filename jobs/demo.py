@@ -9,13 +9,13 @@ from pathlib import Path
 from actors.cluster import cluster_for
 from actors.comparing import run_comparison
 from actors.training import prepare
-from gps_ray.cli import config_arguments, run_job
 from gps_ray.config import TrainConfig, load_config
-from gps_ray.contenders import by_selector
-from gps_ray.progress import Progress
-from gps_ray.report.comparison_report import comparison_table, write_comparison
-from gps_ray.report.run_report import write_report
-from gps_ray.report.tables import print_comparison
+from gps_ray.run.progress import Progress
+from gps_ray.study.arms import by_selector
+from gps_ray.study.report.comparison_report import comparison_table, write_comparison
+from gps_ray.study.report.run_report import write_report
+from gps_ray.study.report.tables import print_comparison
+from jobs.cli import config_arguments, run_job
 
 SELECTORS = ("uniform", "gps")
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from actors.cluster import cluster_for
 from actors.evaluating import evaluate_model
 from actors.training import prepare
-from gps_ray.cli import config_arguments, print_table, run_job, write_json
+from gps_ray.base.json_files import write_json
 from gps_ray.config import TrainConfig, load_config
-from gps_ray.evaluation import table_rows
-from gps_ray.plan import describe
+from gps_ray.loop.evaluation import table_rows
+from gps_ray.loop.plan import describe
+from jobs.cli import config_arguments, print_table, run_job
 
 
 def main(argv: Sequence[str]) -> int:

@@ -11,9 +11,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from gps_ray.cli import run_job
 from gps_ray.config import SelectionConfig, load_config
-from gps_ray.replay.past_outcomes import prior_from_past
+from gps_ray.study.replay.past_outcomes import prior_from_past
+from jobs.cli import run_job
 
 
 def main(argv: Sequence[str]) -> int:

@@ -16,10 +16,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gps_ray.cli import name_list, number_list, print_table, run_job
 from gps_ray.config import SelectionConfig, load_config
-from gps_ray.replay.run import ReplayRequest, run_replay
-from gps_ray.replay.summary import COLUMNS, static_rows, table_rows
+from gps_ray.study.replay.run import ReplayRequest, run_replay
+from gps_ray.study.replay.summary import COLUMNS, static_rows, table_rows
+from jobs.cli import name_list, number_list, print_table, run_job
 
 
 def _arguments() -> argparse.ArgumentParser:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gps_ray.cli import config_arguments, run_job
 from gps_ray.config import TrainConfig, load_config
-from gps_ray.report import comparison_table, named_runs, print_comparison, write_comparison, write_report
+from gps_ray.study.report import comparison_table, named_runs, print_comparison, write_comparison, write_report
+from jobs.cli import config_arguments, run_job
 
 
 def main(argv: Sequence[str]) -> int:

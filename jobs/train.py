@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from actors.cluster import cluster_for
 from actors.training import check_run_folder, prepare, run_training
-from gps_ray.cli import config_arguments, run_job
 from gps_ray.config import TrainConfig, load_config
-from gps_ray.plan import describe
-from gps_ray.progress import Progress
-from gps_ray.report.run_report import write_report
+from gps_ray.loop.plan import describe
+from gps_ray.run.progress import Progress
+from gps_ray.study.report.run_report import write_report
+from jobs.cli import config_arguments, run_job
 
 
 def main(argv: Sequence[str]) -> int:

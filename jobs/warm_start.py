@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from actors.cluster import cluster_for
 from actors.training import prepare
 from actors.warm_start_trainer import ensure_model, find_model
-from gps_ray.cli import config_arguments, run_job
 from gps_ray.config import TrainConfig, load_config
-from gps_ray.plan import describe
+from gps_ray.loop.plan import describe
+from jobs.cli import config_arguments, run_job
 
 
 def main(argv: Sequence[str]) -> int:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import ray
 
+from gps_ray.base.types import RolloutGroup, UpdateRequest
 from gps_ray.config import TrainConfig
 from gps_ray.learning.learner import Learner
-from gps_ray.types import RolloutGroup, UpdateRequest
 from tests.unit.learning.rollouts import ids, make_tables
 
 __all__ = ["learner_of_run", "update_request"]

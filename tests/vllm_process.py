@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from gps_ray.base.types import Prompt
 from gps_ray.config import EmbeddedModelConfig, RolloutConfig
-from gps_ray.learning.device_snapshots import DeviceSnapshots
-from gps_ray.learning.weight_sender import NcclGroup, WeightSender
 from gps_ray.model import make_embedded_model
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup
 from gps_ray.rollout.torch_engine import TorchEngine
 from gps_ray.rollout.vllm_setup import environment
-from gps_ray.types import Prompt
+from gps_ray.weights.device_snapshots import DeviceSnapshots
+from gps_ray.weights.nccl_sender import NcclGroup, WeightSender
 
 __all__ = [
     "PROMPTS",

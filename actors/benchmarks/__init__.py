@@ -1,1 +1,1 @@
-"""What `python -m jobs.bench` measures of real processes: the rest lies in ``gps_ray.benchmarks``."""
+"""What `python -m jobs.bench` measures of real processes: the rest lies in ``gps_ray.study.benchmarks``."""

@@ -19,9 +19,9 @@ import pyarrow as pa
 import ray
 
 from actors.cluster import cluster_for
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.tables import ROLLOUTS, groups_from_table
 from gps_ray.config import ClusterConfig, RolloutConfig, TrainConfig
-from gps_ray.keyed_random import generator
-from gps_ray.tables import ROLLOUTS, groups_from_table
 
 __all__ = ["add_arguments", "rollout_table", "run"]
 

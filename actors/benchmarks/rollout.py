@@ -1,5 +1,5 @@
-"""``jobs.bench rollout``: one engine in this process against transformers (``gps_ray.benchmarks.rollout``), or, with
-``--num-workers``, a pool of k rollout workers against k bare engines.
+"""``jobs.bench rollout``: one engine in this process against transformers (``gps_ray.study.benchmarks.rollout``), or,
+with ``--num-workers``, a pool of k rollout workers against k bare engines.
 
 Both are k processes with an engine each and run the same chunks with the same seeds, by turns. The bare engines are
 handed their share beforehand and give back a count; the pool dispatches chunk by chunk, scores the responses and puts
@@ -21,12 +21,12 @@ from actors.cluster import cluster_for
 from actors.deadlines import within
 from actors.rollout_pool import RayRolloutPool
 from actors.rollout_worker import WorkerSpec
-from gps_ray.benchmarks import rollout as in_process
+from gps_ray.base.errors import ConfigError
+from gps_ray.base.types import GenerateRequest, Prompt
 from gps_ray.config import ClusterConfig, RolloutConfig, TrainConfig
-from gps_ray.errors import ConfigError
 from gps_ray.rollout.chunk import ChunkRequest, build_engine, cut_chunks
 from gps_ray.rollout.engine import EngineRequest
-from gps_ray.types import GenerateRequest, Prompt
+from gps_ray.study.benchmarks import rollout as in_process
 
 __all__ = ["add_arguments", "run"]
 

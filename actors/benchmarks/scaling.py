@@ -22,11 +22,11 @@ from actors.cluster import cluster_for
 from actors.rollout_pool import RayRolloutPool
 from actors.rollout_worker import RolloutWorker, WorkerSpec
 from actors.selector_actor import spawn_selector
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import Chunk, GenerateRequest, Prompt, PublishedWeights, SelectionRequest
 from gps_ray.config import ClusterConfig, RolloutConfig, SelectionConfig, TrainConfig
-from gps_ray.keyed_random import generator
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.selection.registry import resolve_selection
-from gps_ray.types import Chunk, GenerateRequest, Prompt, PublishedWeights, SelectionRequest
 
 __all__ = ["add_arguments", "run"]
 

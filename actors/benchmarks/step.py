@@ -18,7 +18,7 @@ import numpy as np
 from actors.cluster import cluster_for
 from actors.training import prepare, run_training
 from gps_ray.config import TrainConfig, load_config
-from gps_ray.metrics import read_metrics
+from gps_ray.run.metrics import read_metrics
 
 __all__ = ["add_arguments", "run"]
 

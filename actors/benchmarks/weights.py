@@ -34,12 +34,12 @@ from actors.cluster import cluster_for
 from actors.deadlines import within
 from actors.rollout_pool import RayRolloutPool
 from actors.rollout_worker import RolloutWorker, WorkerSpec
+from gps_ray.base.errors import ConfigError, DeadlineError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import PublishedWeights
 from gps_ray.config import ClusterConfig, EmbeddedModelConfig, RolloutConfig, TrainConfig
-from gps_ray.errors import ConfigError, DeadlineError
-from gps_ray.keyed_random import generator
 from gps_ray.model import load_model, make_embedded_model, weights_of
 from gps_ray.tasks.countdown import Countdown
-from gps_ray.types import PublishedWeights
 
 __all__ = ["add_arguments", "run"]
 

@@ -1,0 +1,1 @@
+"""Test-time compute: how many samples each prompt gets, by predicted difficulty."""

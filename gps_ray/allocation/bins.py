@@ -14,8 +14,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import betaln
 
-from gps_ray.predictor.beta_belief import BetaBelief
-from gps_ray.types import FloatArray, IntArray
+from gps_ray.base.types import FloatArray, IntArray
+from gps_ray.predictor.beta_posterior import BetaBelief
 
 __all__ = ["GainBins", "fit_beta", "fit_bins"]
 

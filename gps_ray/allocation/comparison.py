@@ -10,15 +10,15 @@ import numpy as np
 
 from gps_ray.allocation.bins import fit_bins
 from gps_ray.allocation.gains import expected_gains, rate_gains
-from gps_ray.allocation.greedy import equal_order, sample_order
 from gps_ray.allocation.simulation import AllocationResult, measure, pass_table
-from gps_ray.errors import ConfigError, DataError
-from gps_ray.intervals import json_estimate
-from gps_ray.keyed_random import generator
+from gps_ray.base.errors import ConfigError, DataError
+from gps_ray.base.greedy import equal_order, sample_order
+from gps_ray.base.intervals import json_estimate
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray
 from gps_ray.predictor.calibration import rank_correlation
 from gps_ray.predictor.interface import SuccessRateDistribution
-from gps_ray.recorded import RecordedOutcomes
-from gps_ray.types import FloatArray
+from gps_ray.predictor.recorded import RecordedOutcomes
 
 __all__ = ["ALLOCATORS", "AllocationSettings", "Comparison", "compare_allocators", "summarise", "summary_rows"]
 

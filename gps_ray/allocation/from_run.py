@@ -13,16 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gps_ray.allocation.comparison import AllocationSettings, Comparison, compare_allocators
+from gps_ray.base.errors import DataError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.tables import OUTCOMES, outcomes_from_table
+from gps_ray.base.types import IntArray, Prompt
 from gps_ray.config import SelectionConfig
-from gps_ray.errors import DataError
-from gps_ray.history import PromptIndex
-from gps_ray.keyed_random import generator
+from gps_ray.predictor.history import PromptIndex
 from gps_ray.predictor.interface import Predictor
 from gps_ray.predictor.prompt_features import build_prompt_table
-from gps_ray.recorded import RecordedOutcomes
+from gps_ray.predictor.recorded import RecordedOutcomes
 from gps_ray.selection.registry import build_predictor, resolve_selection
-from gps_ray.tables import OUTCOMES, outcomes_from_table
-from gps_ray.types import IntArray, Prompt
 
 __all__ = ["compare_on_run"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from gps_ray.base.types import FloatArray
 from gps_ray.predictor.interface import SuccessRateDistribution
-from gps_ray.types import FloatArray
 
 __all__ = ["NUM_DRAWS", "expected_gains", "rate_gains"]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gps_ray.errors import DataError
-from gps_ray.types import FloatArray, IntArray
+from gps_ray.base.errors import DataError
+from gps_ray.base.types import FloatArray, IntArray
 
 __all__ = ["AllocationResult", "measure", "pass_table"]
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from gps_ray.allocation.comparison import AllocationSettings, Comparison, compare_allocators
+from gps_ray.base.errors import DataError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import IntArray
 from gps_ray.config import SelectionConfig
-from gps_ray.errors import DataError
-from gps_ray.keyed_random import generator
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.predictor.prompt_features import embed_texts
-from gps_ray.recorded import RecordedOutcomes, held_out, teach
+from gps_ray.predictor.recorded import RecordedOutcomes, held_out, teach
 from gps_ray.selection.registry import build_predictor, resolve_selection
-from gps_ray.types import IntArray
 
 __all__ = ["StaticSplit", "run_static", "split_recorded"]
 

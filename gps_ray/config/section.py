@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gps_ray.errors import ConfigError
+from gps_ray.base.errors import ConfigError
 
 __all__ = ["Section", "load_config", "read_mapping"]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from gps_ray.base.types import FloatArray
 from gps_ray.config import LearningConfig
 from gps_ray.learning.advantages.group_relative import group_centred, group_normalised
 from gps_ray.learning.advantages.leave_one_out import leave_one_out
@@ -16,7 +17,6 @@ from gps_ray.learning.losses.interface import ClipRange, PolicyLoss
 from gps_ray.learning.losses.kl import KlPenalty
 from gps_ray.learning.losses.sequence import gspo_loss, rloo_loss
 from gps_ray.learning.rewards import OverlongPenalty
-from gps_ray.types import FloatArray
 
 __all__ = ["ALGORITHMS", "Algorithm", "resolve_algorithm"]
 

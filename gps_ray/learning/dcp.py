@@ -12,7 +12,7 @@ import torch.distributed
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
-from gps_ray.errors import CheckpointError
+from gps_ray.base.errors import CheckpointError
 
 __all__ = ["load_shards", "save_shards"]
 

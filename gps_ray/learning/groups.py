@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from gps_ray.errors import LearnerError
+from gps_ray.base.errors import LearnerError
+from gps_ray.base.tables import groups_from_table
+from gps_ray.base.types import FloatArray, Rollout, RolloutStatus
 from gps_ray.learning.advantages.group_relative import all_equal
 from gps_ray.learning.packing import Row
 from gps_ray.learning.rewards import OverlongPenalty
-from gps_ray.tables import groups_from_table
-from gps_ray.types import FloatArray, Rollout, RolloutStatus
 
 __all__ = ["TrainGroup", "count_metrics", "number_rows", "rollouts_with_verdict", "train_groups"]
 

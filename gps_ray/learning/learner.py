@@ -18,8 +18,9 @@ import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from transformers.utils import logging as transformers_logging
 
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray, IntArray, UpdateResult
 from gps_ray.config import LearningConfig
-from gps_ray.keyed_random import generator
 from gps_ray.learning.algorithms import resolve_algorithm
 from gps_ray.learning.critic import Critic, token_values
 from gps_ray.learning.dcp import load_shards, save_shards
@@ -39,7 +40,6 @@ from gps_ray.learning.sharding import device_weights, full_weights, place, train
 from gps_ray.learning.stepping import GuardedOptimizer, SkipCounter
 from gps_ray.learning.totals import Totals
 from gps_ray.model import load_model, load_tokenizer, load_weights_into
-from gps_ray.types import FloatArray, IntArray, UpdateResult
 
 __all__ = ["Learner"]
 

@@ -22,9 +22,9 @@ from peft.tuners.lora import Linear as AdaptedLinear
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from gps_ray.base.errors import LearnerError
+from gps_ray.base.keyed_random import seed_64
 from gps_ray.config import LearningConfig
-from gps_ray.errors import LearnerError
-from gps_ray.keyed_random import seed_64
 from gps_ray.model import load_model
 
 __all__ = ["adapters_off", "has_adapters", "load_policy", "merged_weights", "trained_state"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from gps_ray.errors import DeadlineError, LearnerError
+from gps_ray.base.errors import DeadlineError, LearnerError
 
 __all__ = ["START", "Kind", "Mailbox", "Message"]
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gps_ray.types import FloatArray, IntArray
+from gps_ray.base.types import FloatArray, IntArray
 
 __all__ = ["Line", "PackedBatch", "Row", "blank_batch", "lines_of", "pack", "split_lines"]
 

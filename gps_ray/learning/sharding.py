@@ -13,8 +13,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from gps_ray.base.errors import LearnerError
 from gps_ray.config import LearningConfig
-from gps_ray.errors import LearnerError
 from gps_ray.learning.ranks import Ranks
 from gps_ray.model import tied_names, weights_from_state_dict, weights_of
 

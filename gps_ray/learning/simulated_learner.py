@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gps_ray.errors import CheckpointError
+from gps_ray.base.errors import CheckpointError
+from gps_ray.base.types import FloatArray, IntArray, UpdateResult
 from gps_ray.learning.groups import count_metrics, train_groups
-from gps_ray.types import FloatArray, IntArray, UpdateResult
 
 __all__ = ["SimulatedLearner"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from gps_ray.base.errors import LearnerError
 from gps_ray.config import LearningConfig
-from gps_ray.errors import LearnerError
 from gps_ray.learning.sharding import clip_gradients
 
 __all__ = ["GuardedOptimizer", "SkipCounter"]

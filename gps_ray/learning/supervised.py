@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from transformers.utils import logging as transformers_logging
 
+from gps_ray.base.errors import LearnerError
+from gps_ray.base.keyed_random import generator
 from gps_ray.config import WarmStartConfig
-from gps_ray.errors import LearnerError
-from gps_ray.keyed_random import generator
 from gps_ray.learning.determinism import deterministic
 from gps_ray.learning.logprobs import token_logprobs
 from gps_ray.learning.packing import Row, lines_of, pack

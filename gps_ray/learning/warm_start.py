@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from gps_ray.base.errors import DataError
 from gps_ray.config import DataConfig, EmbeddedModelConfig, WarmStartConfig
-from gps_ray.errors import DataError
 from gps_ray.learning.supervised import Progress, train_warm_start
 from gps_ray.model import make_embedded_model
 from gps_ray.tasks.registry import load_generated_task

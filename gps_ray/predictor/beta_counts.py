@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from gps_ray.base.errors import CheckpointError
+from gps_ray.base.types import BoolArray, IntArray, State
 from gps_ray.config import BetaCountsConfig
-from gps_ray.errors import CheckpointError
-from gps_ray.predictor.beta_belief import BetaBelief
+from gps_ray.predictor.beta_posterior import BetaBelief
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
-from gps_ray.types import BoolArray, IntArray, State
 
 __all__ = ["BetaCountsPredictor"]
 

@@ -10,8 +10,8 @@ from scipy.special import gammaln
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from gps_ray.keyed_random import generator
-from gps_ray.types import FloatArray, IntArray
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray, IntArray
 
 __all__ = [
     "brier_score",

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from gps_ray.base.errors import CheckpointError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
 from gps_ray.config import FusedConfig
-from gps_ray.errors import CheckpointError
-from gps_ray.keyed_random import generator
 from gps_ray.predictor.fused_features import TextFeatures, build_text_features
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
 from gps_ray.predictor.logit_normal import expectation
 from gps_ray.predictor.shared_filter import SharedFilter
 from gps_ray.predictor.text_prior import load_text_prior
-from gps_ray.types import BoolArray, FloatArray, IntArray, State
 
 __all__ = ["FusedPredictor", "build_filter"]
 

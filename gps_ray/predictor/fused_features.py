@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from gps_ray.base.errors import ConfigError
+from gps_ray.base.import_path import load_object
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray, IntArray
 from gps_ray.config import FusedConfig
-from gps_ray.errors import ConfigError
-from gps_ray.import_path import load_object
-from gps_ray.keyed_random import generator
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.predictor.kernels import eigenfunctions, rbf_scale, squared_distances, standardised
 from gps_ray.predictor.ngrams import WORDS, inverse_frequency, tfidf
 from gps_ray.predictor.text_statistics import LENGTHS, text_statistics
-from gps_ray.types import FloatArray, IntArray
 
 __all__ = ["FeatureMap", "TextFeatures", "build_text_features", "text_kernels"]
 

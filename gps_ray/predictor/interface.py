@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gps_ray.types import BoolArray, FloatArray, IntArray, State
+from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
 
 __all__ = ["OutcomeBatch", "Predictor", "PromptTable", "SuccessRateDistribution"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gps_ray.types import FloatArray, IntArray
+from gps_ray.base.types import FloatArray, IntArray
 
 __all__ = ["RbfFeatures", "eigenfunctions", "rbf_scale", "squared_distances", "standardised"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, gammaln, log_expit, logsumexp
 
-from gps_ray.types import FloatArray, IntArray
+from gps_ray.base.types import FloatArray, IntArray
 
 __all__ = ["LogitNormalBelief", "expectation"]
 

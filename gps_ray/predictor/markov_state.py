@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gps_ray.base.errors import CheckpointError
+from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
 from gps_ray.config import DpsConfig
-from gps_ray.errors import CheckpointError
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
-from gps_ray.types import BoolArray, FloatArray, IntArray, State
 
 __all__ = ["MarkovStateBelief", "MarkovStatePredictor"]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gps_ray.types import FloatArray
+from gps_ray.base.types import FloatArray
 
 __all__ = ["CHARACTERS", "WORDS", "NgramHasher", "inverse_frequency", "tfidf"]
 

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gps_ray.base.errors import CheckpointError
+from gps_ray.base.keyed_random import generator, seed_64
+from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
 from gps_ray.config import PpmConfig
-from gps_ray.errors import CheckpointError
-from gps_ray.history import OutcomeWindow
-from gps_ray.keyed_random import generator, seed_64
+from gps_ray.predictor.history import OutcomeWindow
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
 from gps_ray.predictor.ppm_network import build_network
 from gps_ray.predictor.ppm_training import GroupSet, group_sets, prior_of, replay_pairs, train_on_pairs
-from gps_ray.types import BoolArray, FloatArray, IntArray, State
 
 __all__ = ["LatentDraws", "PpmPredictor"]
 

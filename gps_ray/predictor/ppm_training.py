@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gps_ray.base.types import IntArray
 from gps_ray.config import PpmConfig
 from gps_ray.predictor.interface import OutcomeBatch
 from gps_ray.predictor.ppm_network import Gaussian, PpmNetwork
-from gps_ray.types import IntArray
 
 __all__ = ["GroupSet", "Pair", "elbo_terms", "group_sets", "prior_of", "replay_pairs", "train_on_pairs"]
 

@@ -11,11 +11,11 @@ from typing import Protocol
 
 import numpy as np
 
+from gps_ray.base.errors import DataError
+from gps_ray.base.import_path import load_object
+from gps_ray.base.types import FloatArray, Prompt
 from gps_ray.config import FeaturesConfig
-from gps_ray.errors import DataError
-from gps_ray.import_path import load_object
 from gps_ray.predictor.interface import PromptTable
-from gps_ray.types import FloatArray, Prompt
 
 __all__ = ["PromptFeatures", "WordLlamaFeatures", "build_prompt_table", "embed_texts", "load_provider"]
 

@@ -29,8 +29,8 @@ from scipy.linalg import solve_triangular
 from scipy.linalg.blas import strmm
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
+from gps_ray.base.types import FloatArray, IntArray, State
 from gps_ray.predictor.logit_normal import LogitNormalBelief, expectation
-from gps_ray.types import FloatArray, IntArray, State
 
 __all__ = ["GaussianSites", "SharedFilter", "binomial_sites"]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gps_ray.keyed_random import generator
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray, State
 from gps_ray.predictor.kernels import RbfFeatures
 from gps_ray.predictor.ngrams import CHARACTERS, WORDS, inverse_frequency, tfidf
 from gps_ray.predictor.text_statistics import text_statistics
-from gps_ray.types import FloatArray, State
 
 __all__ = ["RawTexts", "TextEncoder", "read_texts"]
 

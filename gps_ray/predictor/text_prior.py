@@ -25,11 +25,11 @@ from safetensors.numpy import load_file, save_file
 from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator, lsqr
 
-from gps_ray.errors import DataError
-from gps_ray.keyed_random import seed_64
+from gps_ray.base.errors import DataError
+from gps_ray.base.keyed_random import seed_64
+from gps_ray.base.types import BoolArray, FloatArray, IntArray
 from gps_ray.predictor.calibration import rank_correlation
 from gps_ray.predictor.text_encoder import TextEncoder, read_texts
-from gps_ray.types import BoolArray, FloatArray, IntArray
 
 __all__ = ["PriorReport", "TextPrior", "fit_text_prior", "load_text_prior"]
 

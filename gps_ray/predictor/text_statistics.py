@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gps_ray.types import FloatArray
+from gps_ray.base.types import FloatArray
 
 __all__ = ["LENGTHS", "NAMES", "text_statistics"]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gps_ray.errors import CheckpointError
+from gps_ray.base.errors import CheckpointError
+from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
-from gps_ray.predictor.point_belief import PointBelief
-from gps_ray.types import BoolArray, FloatArray, IntArray, State
+from gps_ray.predictor.point_posterior import PointBelief
 
 __all__ = ["TrueRatePredictor"]
 

@@ -12,12 +12,12 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from gps_ray.base.errors import CheckpointError
+from gps_ray.base.keyed_random import seed_64
+from gps_ray.base.types import BoolArray, IntArray, State
 from gps_ray.config import PclConfig
-from gps_ray.errors import CheckpointError
-from gps_ray.keyed_random import seed_64
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
-from gps_ray.predictor.point_belief import PointBelief
-from gps_ray.types import BoolArray, IntArray, State
+from gps_ray.predictor.point_posterior import PointBelief
 
 __all__ = ["ValueModelPredictor"]
 

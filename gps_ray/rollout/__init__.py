@@ -1,0 +1,1 @@
+"""Making rollouts: engines, scoring, chunks, and who makes which."""

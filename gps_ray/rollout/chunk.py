@@ -14,15 +14,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gps_ray.config import RolloutConfig
-from gps_ray.errors import ConfigError, RolloutError
-from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, RolloutEngine
-from gps_ray.rollout.sandbox import SandboxedTask
-from gps_ray.rollout.scoring import score
-from gps_ray.rollout.simulated_engine import SimulatedEngine, SimulatedTask
-from gps_ray.tables import outcomes_to_table, rollouts_to_table
-from gps_ray.tasks.interface import Task
-from gps_ray.types import (
+from gps_ray.base.errors import ConfigError, RolloutError
+from gps_ray.base.tables import outcomes_to_table, rollouts_to_table
+from gps_ray.base.types import (
     ChunkHeader,
     GenerateRequest,
     GroupFailure,
@@ -34,6 +28,12 @@ from gps_ray.types import (
     RolloutSample,
     RolloutStatus,
 )
+from gps_ray.config import RolloutConfig
+from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, RolloutEngine
+from gps_ray.rollout.sandbox import SandboxedTask
+from gps_ray.rollout.scoring import score
+from gps_ray.rollout.simulated_engine import SimulatedEngine, SimulatedTask
+from gps_ray.tasks.interface import Task
 
 __all__ = ["ChunkRequest", "ChunkRunner", "build_engine", "cut_chunks"]
 
@@ -146,7 +146,7 @@ class ChunkRunner:
         self._policy_version = published.policy_version
 
     def run(self, chunk: ChunkRequest) -> tuple[ChunkHeader, pa.Table, pa.Table]:
-        """(header, OUTCOMES, ROLLOUTS) of one chunk (``gps_ray.tables``), groups in the order of the request.
+        """(header, OUTCOMES, ROLLOUTS) of one chunk (``gps_ray.base.tables``), groups in the order of the request.
 
         Raises RolloutError where the chunk asks for another policy version than the engine serves.
         """

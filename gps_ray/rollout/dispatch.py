@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from gps_ray.errors import RolloutError
+from gps_ray.base.errors import RolloutError
 from gps_ray.rollout.chunk import ChunkRequest
 
 __all__ = ["Dispatcher", "WorkerState"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gps_ray.types import FinishReason, FloatArray, IntArray, Prompt
+from gps_ray.base.types import FinishReason, FloatArray, IntArray, Prompt
 
 __all__ = ["EngineRequest", "GeneratedGroup", "GeneratedResponse", "RolloutEngine"]
 

@@ -17,9 +17,9 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from gps_ray.errors import RolloutError
+from gps_ray.base.errors import RolloutError
+from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.tasks.interface import Task, Verdict
-from gps_ray.types import Prompt, RolloutStatus
 
 __all__ = ["SandboxedTask"]
 

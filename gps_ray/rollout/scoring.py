@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gps_ray.errors import GpsRayError
+from gps_ray.base.errors import GpsRayError
+from gps_ray.base.types import GroupFailure, GroupOutcome, Prompt, Rollout, RolloutGroup, RolloutStatus
 from gps_ray.rollout.engine import GeneratedGroup
 from gps_ray.tasks.interface import Task, Verdict
-from gps_ray.types import GroupFailure, GroupOutcome, Prompt, Rollout, RolloutGroup, RolloutStatus
 
 __all__ = ["score"]
 

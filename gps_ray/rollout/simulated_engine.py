@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+from gps_ray.base.keyed_random import generator, uniforms
+from gps_ray.base.types import FinishReason, FloatArray, IntArray, Prompt, RolloutStatus
 from gps_ray.config import SimulatedConfig
-from gps_ray.keyed_random import generator, uniforms
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
 from gps_ray.tasks.interface import Verdict
-from gps_ray.types import FinishReason, FloatArray, IntArray, Prompt, RolloutStatus
 
 __all__ = ["SimulatedEngine", "SimulatedPolicy", "SimulatedTask", "success_rates"]
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from gps_ray.errors import RolloutError
-from gps_ray.keyed_random import uniforms
+from gps_ray.base.errors import RolloutError
+from gps_ray.base.keyed_random import uniforms
+from gps_ray.base.types import BoolArray, FinishReason, FloatArray, IntArray
 from gps_ray.model import encode_prompt, load_model, load_tokenizer, load_weights_into, stop_token_ids
-from gps_ray.rollout.decoder import Decoder
+from gps_ray.rollout.cpu_decoder.decoder import Decoder
+from gps_ray.rollout.cpu_decoder.llama import LlamaDecoder, LlamaWeights
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
-from gps_ray.rollout.llama_decoder import LlamaDecoder, LlamaWeights
-from gps_ray.types import BoolArray, FinishReason, FloatArray, IntArray
 
 __all__ = ["TorchEngine", "left_padded"]
 

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from gps_ray.base.errors import ModelError, RolloutError
+from gps_ray.base.keyed_random import seed_64
+from gps_ray.base.types import FinishReason, FloatArray, IntArray
 from gps_ray.config import RolloutConfig
-from gps_ray.errors import ModelError, RolloutError
-from gps_ray.keyed_random import seed_64
 from gps_ray.model import encode_prompt, load_tokenizer, stop_token_ids
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
 from gps_ray.rollout.vllm_setup import VLLM_VERSION, check_installed, check_memory, engine_arguments, environment
-from gps_ray.rollout.weight_transfer import LearnerConnection, check_same_gpu, init_info, update_info
-from gps_ray.types import FinishReason, FloatArray, IntArray
+from gps_ray.weights.transfer import LearnerConnection, check_same_gpu, init_info, update_info
 
 __all__ = ["VllmEngine"]
 

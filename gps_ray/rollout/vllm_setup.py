@@ -6,8 +6,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from gps_ray.base.errors import ConfigError, RolloutError
 from gps_ray.config import RolloutConfig
-from gps_ray.errors import ConfigError, RolloutError
 
 __all__ = ["VLLM_VERSION", "check_installed", "check_memory", "engine_arguments", "environment"]
 
@@ -111,7 +111,7 @@ def engine_arguments(model_directory: Path, rollout: RolloutConfig, dtype: str) 
         "enforce_eager": config.enforce_eager,
         "weight_transfer_config": {"backend": config.weight_transfer},
         # Makes the backend object_store known to every rank.
-        "worker_extension_cls": "gps_ray.rollout.vllm_worker.WorkerExtension",
+        "worker_extension_cls": "gps_ray.weights.vllm_backend.WorkerExtension",
         "disable_log_stats": True,
         "trust_remote_code": False,
     }

@@ -1,0 +1,1 @@
+"""Which prompts next? Acquisitions, the diverse batch, the rivals, admission."""

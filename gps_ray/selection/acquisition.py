@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from gps_ray.errors import ConfigError
+from gps_ray.base.errors import ConfigError
+from gps_ray.base.types import FloatArray
 from gps_ray.predictor.interface import SuccessRateDistribution
-from gps_ray.types import FloatArray
 
 __all__ = [
     "ACQUISITIONS",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gps_ray.base.types import BoolArray
 from gps_ray.config import SelectionConfig
-from gps_ray.types import BoolArray
 
 __all__ = ["MAX_ROUNDS", "USEFUL_ONLY_SELECTORS", "Admission", "build_admission"]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gps_ray.types import BoolArray, FloatArray, IntArray
+from gps_ray.base.types import BoolArray, FloatArray, IntArray
 
 __all__ = ["TIE", "Composition", "compose", "compose_batch"]
 

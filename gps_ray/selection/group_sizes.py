@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from gps_ray.allocation.greedy import allocate
+from gps_ray.base.greedy import allocate
+from gps_ray.base.types import FloatArray, IntArray
 from gps_ray.predictor.interface import SuccessRateDistribution
 from gps_ray.selection.acquisition import expected_useful
-from gps_ray.types import FloatArray, IntArray
 
 __all__ = ["group_sizes", "useful_gains"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from gps_ray.base.types import BoolArray, IntArray, Selection, SelectionRequest, State
 from gps_ray.predictor.interface import OutcomeBatch, SuccessRateDistribution
-from gps_ray.types import BoolArray, IntArray, Selection, SelectionRequest, State
 
 __all__ = ["PromptSelector"]
 

@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gps_ray.base.errors import ConfigError
+from gps_ray.base.types import FloatArray, IntArray, Selection, SelectionRequest
 from gps_ray.config import SelectionConfig
-from gps_ray.errors import ConfigError
 from gps_ray.predictor.interface import PromptTable, SuccessRateDistribution
 from gps_ray.predictor.true_rates import TrueRatePredictor
 from gps_ray.selection.acquisition import Acquisition
 from gps_ray.selection.selector import PredictiveSelector
-from gps_ray.types import FloatArray, IntArray, Selection, SelectionRequest
 
 __all__ = ["OracleSelector"]
 

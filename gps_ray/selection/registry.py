@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gps_ray.base.errors import ConfigError
+from gps_ray.base.import_path import load_object
 from gps_ray.config import SelectionConfig
-from gps_ray.errors import ConfigError
-from gps_ray.import_path import load_object
 from gps_ray.predictor.beta_counts import BetaCountsPredictor
 from gps_ray.predictor.interface import Predictor, PromptTable
 from gps_ray.predictor.markov_state import MarkovStatePredictor

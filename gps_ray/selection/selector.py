@@ -7,14 +7,14 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, SlotKind, State
 from gps_ray.config import SelectionConfig
-from gps_ray.history import OutcomeWindow, PromptIndex, ReuseCounter, concatenate_batches
-from gps_ray.keyed_random import generator
+from gps_ray.predictor.history import OutcomeWindow, PromptIndex, ReuseCounter, concatenate_batches
 from gps_ray.predictor.interface import OutcomeBatch, Predictor, PromptTable, SuccessRateDistribution
 from gps_ray.selection.acquisition import Acquisition
 from gps_ray.selection.batch_composer import compose_batch
 from gps_ray.selection.group_sizes import group_sizes
-from gps_ray.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, SlotKind, State
 
 __all__ = ["Informed", "PredictiveSelector"]
 

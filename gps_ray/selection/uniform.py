@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 
-from gps_ray.history import PromptIndex, ReuseCounter
-from gps_ray.keyed_random import generator
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import BoolArray, IntArray, Selection, SelectionRequest, SlotKind, State
+from gps_ray.predictor.history import PromptIndex, ReuseCounter
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
-from gps_ray.types import BoolArray, IntArray, Selection, SelectionRequest, SlotKind, State
 
 __all__ = ["UniformSelector"]
 

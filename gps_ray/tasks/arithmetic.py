@@ -14,14 +14,14 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import partial
 
+from gps_ray.base.errors import DataError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.config import ArithmeticConfig, DataConfig
-from gps_ray.errors import DataError
-from gps_ray.keyed_random import generator
 from gps_ray.tasks.dataset import read_data_files
 from gps_ray.tasks.expressions import Tree, render
 from gps_ray.tasks.interface import DataSets, Verdict
 from gps_ray.tasks.splits import draw_examples, draw_sets
-from gps_ray.types import Prompt, RolloutStatus
 
 __all__ = ["HARD_LEVELS", "Arithmetic"]
 

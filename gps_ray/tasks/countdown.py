@@ -15,14 +15,14 @@ from typing import TypeAlias
 
 import numpy as np
 
+from gps_ray.base.errors import DataError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import BoolArray, IntArray, Prompt, RolloutStatus
 from gps_ray.config import CountdownConfig, DataConfig
-from gps_ray.errors import DataError
-from gps_ray.keyed_random import generator
 from gps_ray.tasks.dataset import read_data_files
 from gps_ray.tasks.expressions import ExpressionError, Tree, evaluate, leaves, operators, parse, render
 from gps_ray.tasks.interface import DataSets, Verdict
 from gps_ray.tasks.splits import draw_examples, draw_sets
-from gps_ray.types import BoolArray, IntArray, Prompt, RolloutStatus
 
 __all__ = ["HARD_LEVEL", "Countdown"]
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from gps_ray.base.errors import ConfigError, DataError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import Prompt
 from gps_ray.config import DataConfig
-from gps_ray.errors import ConfigError, DataError
-from gps_ray.keyed_random import generator
 from gps_ray.tasks.identity import prompt_id
 from gps_ray.tasks.interface import DataSets, Task
 from gps_ray.tasks.prompt_files import read_rows, write_prompts
 from gps_ray.tasks.registry import load_generated_task, load_task
-from gps_ray.types import Prompt
 
 __all__ = ["DataSets", "load_data", "prompt_id", "read_data_files", "read_prompts", "write_prompts"]
 

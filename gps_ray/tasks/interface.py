@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.config import DataConfig
-from gps_ray.types import Prompt, RolloutStatus
 
 __all__ = ["DataSets", "GeneratedTask", "Task", "Verdict"]
 

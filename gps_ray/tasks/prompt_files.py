@@ -21,9 +21,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gps_ray.errors import DataError
+from gps_ray.base.errors import DataError
+from gps_ray.base.types import Prompt
 from gps_ray.tasks.identity import prompt_id
-from gps_ray.types import Prompt
 
 __all__ = ["read_rows", "write_prompts"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gps_ray.errors import ConfigError
-from gps_ray.import_path import load_object
+from gps_ray.base.errors import ConfigError
+from gps_ray.base.import_path import load_object
 from gps_ray.tasks.interface import GeneratedTask, Task
 
 __all__ = ["BUILT_IN_TASKS", "GeneratedTask", "load_generated_task", "load_task"]

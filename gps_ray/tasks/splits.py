@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from gps_ray.errors import ConfigError
-from gps_ray.keyed_random import generator
+from gps_ray.base.errors import ConfigError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import Prompt
 from gps_ray.tasks.identity import prompt_id
 from gps_ray.tasks.interface import DataSets
-from gps_ray.types import Prompt
 
 __all__ = ["Problem", "apportion", "draw_examples", "draw_sets"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gps_ray.metrics import read_metrics
+from gps_ray.run.metrics import read_metrics
 from tests.processes import SMALL_RUN, end, start_job, wait_for
 
 pytestmark = pytest.mark.faults

@@ -13,9 +13,9 @@ import ray
 
 from actors.rollout_pool import RayRolloutPool
 from actors.rollout_worker import WorkerSpec
+from gps_ray.base.errors import RolloutError
+from gps_ray.base.types import GenerateRequest, Prompt, PublishedWeights
 from gps_ray.config import TrainConfig, load_config
-from gps_ray.errors import RolloutError
-from gps_ray.types import GenerateRequest, Prompt, PublishedWeights
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("cluster")]
 

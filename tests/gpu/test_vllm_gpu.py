@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from gps_ray.learning.device_snapshots import DeviceSnapshots
 from gps_ray.learning.sharding import device_weights
-from gps_ray.metrics import read_metrics
 from gps_ray.model import load_model, load_weights_into, weights_of
 from gps_ray.rollout.torch_engine import TorchEngine
+from gps_ray.run.metrics import read_metrics
+from gps_ray.weights.device_snapshots import DeviceSnapshots
 from tests.processes import SMALL_RUN, run_job
 from tests.vllm_process import engine_process, learner_process, make_folder, make_request, moved
 

@@ -14,19 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gps_ray.checkpoint import CheckpointStore
-from gps_ray.config import TrainConfig, load_config
-from gps_ray.keyed_random import generator
-from gps_ray.loop import LoopParts, TrainingLoop
-from gps_ray.plan import pool_fingerprint
-from gps_ray.predictor.interface import PromptTable
-from gps_ray.rollout.chunk import ChunkRunner, build_engine, cut_chunks
-from gps_ray.rollout.simulated_engine import SimulatedTask
-from gps_ray.run_folder import RunFolder
-from gps_ray.selection.registry import build_selector
-from gps_ray.selector_service import SelectorService
-from gps_ray.tasks.dataset import DataSets
-from gps_ray.types import (
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import (
     Chunk,
     FloatArray,
     GenerateRequest,
@@ -39,6 +28,17 @@ from gps_ray.types import (
     UpdateRequest,
     UpdateResult,
 )
+from gps_ray.config import TrainConfig, load_config
+from gps_ray.loop.plan import pool_fingerprint
+from gps_ray.loop.training import LoopParts, TrainingLoop
+from gps_ray.predictor.interface import PromptTable
+from gps_ray.rollout.chunk import ChunkRunner, build_engine, cut_chunks
+from gps_ray.rollout.simulated_engine import SimulatedTask
+from gps_ray.run.checkpoint import CheckpointStore
+from gps_ray.run.folder import RunFolder
+from gps_ray.selection.registry import build_selector
+from gps_ray.selection.service import SelectorService
+from gps_ray.tasks.dataset import DataSets
 
 __all__ = ["Killed", "Run", "simulated_config"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from gps_ray.errors import ConfigError
-from gps_ray.metrics import read_metrics
-from gps_ray.types import UpdateRequest, UpdateResult
+from gps_ray.base.errors import ConfigError
+from gps_ray.base.types import UpdateRequest, UpdateResult
+from gps_ray.run.metrics import read_metrics
 from tests.loop.ports import Killed, Run, simulated_config
 
 pytestmark = pytest.mark.loop

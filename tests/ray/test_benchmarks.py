@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gps_ray.errors import ConfigError
+from gps_ray.base.errors import ConfigError
 from jobs import bench
 from tests.processes import run_job
 

@@ -12,10 +12,10 @@ import ray
 import torch
 
 from actors.learner_actor import RayLearner, spawn_learner
+from gps_ray.base.errors import LearnerError
+from gps_ray.base.types import RolloutGroup, UpdateRequest
 from gps_ray.config import TrainConfig
-from gps_ray.errors import LearnerError
 from gps_ray.model import load_model, load_tokenizer
-from gps_ray.types import RolloutGroup, UpdateRequest
 from tests.learners import learner_of_run, update_request
 from tests.unit.learning.rollouts import ALL_RIGHT, ALL_WRONG, MIXED, ids, make_groups, make_model, make_tables
 

@@ -14,10 +14,10 @@ import pytest
 import ray
 
 from actors.learner_actor import spawn_learner
+from gps_ray.base.errors import DeadlineError, LearnerError
+from gps_ray.base.types import UpdateRequest
 from gps_ray.config import TrainConfig
-from gps_ray.errors import DeadlineError, LearnerError
 from gps_ray.learning.learner import Learner
-from gps_ray.types import UpdateRequest
 from tests.learners import learner_of_run, update_request
 from tests.processes import wait_for
 from tests.unit.learning.rollouts import ALL_WRONG, MIXED, ids, make_groups, make_model, make_tables

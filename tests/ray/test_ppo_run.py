@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gps_ray.metrics import read_metrics
+from gps_ray.run.metrics import read_metrics
 from tests.processes import SMALL_RUN, run_job
 
 pytestmark = pytest.mark.ray

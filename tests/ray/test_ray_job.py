@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import requests
 
-from gps_ray.checkpoint import CheckpointStore
-from gps_ray.metrics import read_metrics
+from gps_ray.run.checkpoint import CheckpointStore
+from gps_ray.run.metrics import read_metrics
 from tests.processes import SMALL_RUN, Head, ray_head, wait_for
 
 pytestmark = pytest.mark.ray

@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster
 
 from actors.training import prepare, run_training
 from gps_ray.config import TrainConfig, load_config
-from gps_ray.metrics import read_metrics
+from gps_ray.run.metrics import read_metrics
 from tests.processes import SMALL_RUN
 
 pytestmark = pytest.mark.ray

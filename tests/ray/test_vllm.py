@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from gps_ray.errors import ModelError, RolloutError
-from gps_ray.learning.device_snapshots import DeviceSnapshots
-from gps_ray.learning.weight_sender import NcclGroup
-from gps_ray.metrics import read_metrics
+from gps_ray.base.errors import ModelError, RolloutError
+from gps_ray.base.types import FinishReason
 from gps_ray.model import weights_of
 from gps_ray.rollout.torch_engine import TorchEngine
-from gps_ray.rollout.weight_transfer import init_info
-from gps_ray.types import FinishReason
+from gps_ray.run.metrics import read_metrics
+from gps_ray.weights.device_snapshots import DeviceSnapshots
+from gps_ray.weights.nccl_sender import NcclGroup
+from gps_ray.weights.transfer import init_info
 from tests.processes import SMALL_RUN, run_job
 from tests.vllm_process import (
     PROMPTS,

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from gps_ray.errors import GpsRayError
+from gps_ray.base.errors import GpsRayError
 from jobs.train import main
 from tests.processes import SMALL_RUN, run_code, run_job
 
@@ -95,7 +95,7 @@ import ray._private.services as services
 def get_node(*arguments):
     raise RuntimeError("not there yet")
 services.get_node = get_node
-from gps_ray.cli import run_job
+from jobs.cli import run_job
 from jobs.train import main
 run_job(main)
 """

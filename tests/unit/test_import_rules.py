@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -28,11 +29,13 @@ def checkout(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("module", "planted", "contract"),
     [
-        ("gps_ray/loop.py", "import ray", "no ray"),
-        ("gps_ray/types.py", "import actors.cluster", "jobs -> actors -> gps_ray"),
-        ("gps_ray/learning/rewards.py", "import gps_ray.selection.registry", "do not know each other"),
-        ("gps_ray/predictor/interface.py", "import gps_ray.selection.interface", "does not know who uses it"),
-        ("gps_ray/rollout/chunk.py", "import vllm", "vLLM only behind the engine seam"),
+        ("gps_ray/loop/training.py", "import ray", "no ray"),
+        ("gps_ray/base/types.py", "import actors.cluster", "jobs -> actors -> gps_ray"),
+        ("gps_ray/base/types.py", "import gps_ray.config", "the rooms above it"),
+        ("gps_ray/learning/rewards.py", "import gps_ray.selection.registry", "the rooms above it"),
+        ("gps_ray/predictor/interface.py", "import gps_ray.selection.interface", "the rooms above it"),
+        ("gps_ray/loop/training.py", "import gps_ray.study.paired", "the rooms above it"),
+        ("gps_ray/rollout/chunk.py", "import vllm", "vLLM only behind the engine"),
     ],
 )
 def test_a_planted_import_breaks_its_contract(checkout: Path, module: str, planted: str, contract: str) -> None:
@@ -46,3 +49,14 @@ def test_a_planted_import_breaks_its_contract(checkout: Path, module: str, plant
 def test_without_it_all_contracts_hold(checkout: Path) -> None:
     done = _lint(checkout)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_map_names_every_room_and_every_room_says_what_it_is() -> None:
+    """ARCHITECTURE.md's map, the folder and the contract of the layers know the same rooms."""
+    rooms = {path.parent.name for path in (ROOT / "gps_ray").glob("*/__init__.py")}
+    loose = {path.name for path in (ROOT / "gps_ray").glob("*.py")} - {"__init__.py"}
+    section = (ROOT / "ARCHITECTURE.md").read_text().split("## The map")[1].split("\n## ")[0]
+    assert set(re.findall(r"^ {6}(\w+)/ ", section, re.MULTILINE)) == rooms
+    assert len(rooms) + len(loose) <= 14
+    for room in rooms:
+        assert (ROOT / "gps_ray" / room / "__init__.py").read_text().startswith('"""'), f"{room} does not say what it is"

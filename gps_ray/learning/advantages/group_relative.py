@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gps_ray.types import FloatArray
+from gps_ray.base.types import FloatArray
 
 __all__ = ["EPSILON", "all_equal", "group_centred", "group_normalised"]
 

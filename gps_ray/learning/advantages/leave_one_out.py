@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from gps_ray.base.types import FloatArray
 from gps_ray.learning.advantages.group_relative import group_centred
-from gps_ray.types import FloatArray
 
 __all__ = ["leave_one_out"]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from gps_ray.allocation.bins import fit_beta, fit_bins
-from gps_ray.allocation.greedy import allocate
-from gps_ray.keyed_random import generator
-from gps_ray.predictor.beta_belief import BetaBelief
+from gps_ray.base.greedy import allocate
+from gps_ray.base.keyed_random import generator
+from gps_ray.predictor.beta_posterior import BetaBelief
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.5, 1.5), (3.0, 2.0), (12.0, 4.0)])

@@ -10,16 +10,16 @@ import pytest
 
 from gps_ray.allocation.comparison import AllocationSettings
 from gps_ray.allocation.from_run import compare_on_run
+from gps_ray.base.errors import DataError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.tables import outcomes_to_table
+from gps_ray.base.types import FloatArray, GroupOutcome, Prompt, Selection, SelectionRequest
 from gps_ray.config import FeaturesConfig, SelectionConfig
-from gps_ray.errors import DataError
-from gps_ray.keyed_random import generator
-from gps_ray.outcome_files import read_outcomes
 from gps_ray.predictor.prompt_features import build_prompt_table
-from gps_ray.recorded import RecordedOutcomes
+from gps_ray.predictor.recorded import RecordedOutcomes
+from gps_ray.run.outcomes import read_outcomes
 from gps_ray.selection.registry import build_selector
-from gps_ray.selector_service import SelectorService
-from gps_ray.tables import outcomes_to_table
-from gps_ray.types import FloatArray, GroupOutcome, Prompt, Selection, SelectionRequest
+from gps_ray.selection.service import SelectorService
 
 GROUP_SIZE, NUM_TRIES = 4, 16
 RATES = (0.0, 0.15, 0.5, 0.97)

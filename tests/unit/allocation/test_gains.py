@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from gps_ray.allocation.gains import expected_gains, rate_gains
-from gps_ray.keyed_random import generator
-from gps_ray.predictor.beta_belief import BetaBelief
-from gps_ray.types import FloatArray
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray
+from gps_ray.predictor.beta_posterior import BetaBelief
 
 
 class _Betas:

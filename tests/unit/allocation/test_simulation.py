@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from gps_ray.allocation.gains import rate_gains
-from gps_ray.allocation.greedy import equal_order, sample_order
 from gps_ray.allocation.simulation import measure, pass_table
-from gps_ray.errors import DataError
-from gps_ray.keyed_random import generator
+from gps_ray.base.errors import DataError
+from gps_ray.base.greedy import equal_order, sample_order
+from gps_ray.base.keyed_random import generator
 
 
 def test_the_table_equals_counting_all_subsets() -> None:

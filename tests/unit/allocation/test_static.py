@@ -13,11 +13,11 @@ import pytest
 
 from gps_ray.allocation.comparison import ALLOCATORS, AllocationSettings, summarise, summary_rows
 from gps_ray.allocation.static import run_static, split_recorded
+from gps_ray.base.errors import ConfigError, DataError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray
 from gps_ray.config import FeaturesConfig, SelectionConfig
-from gps_ray.errors import ConfigError, DataError
-from gps_ray.keyed_random import generator
-from gps_ray.recorded import RecordedOutcomes, read_recorded, write_recorded
-from gps_ray.types import FloatArray
+from gps_ray.predictor.recorded import RecordedOutcomes, read_recorded, write_recorded
 
 NUM_PROMPTS, NUM_TRIES = 600, 64
 # Level by level: hopeless, hard, middling, sure.

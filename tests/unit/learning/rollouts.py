@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from gps_ray.base.tables import rollouts_to_table
+from gps_ray.base.types import FinishReason, GroupOutcome, Rollout, RolloutGroup, RolloutStatus
 from gps_ray.config import EmbeddedModelConfig, LearningConfig
 from gps_ray.learning.learner import Learner
 from gps_ray.model import make_embedded_model
-from gps_ray.tables import rollouts_to_table
-from gps_ray.types import FinishReason, GroupOutcome, Rollout, RolloutGroup, RolloutStatus
 
 WORDS = [*map(str, range(20)), "+", "-"]
 VOCABULARY = len(WORDS) + 3

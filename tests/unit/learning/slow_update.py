@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gps_ray.base.types import Rollout, RolloutGroup, RolloutStatus
 from gps_ray.config import LearningConfig
-from gps_ray.types import Rollout, RolloutGroup, RolloutStatus
 from tests.unit.learning.rollouts import MAX_RESPONSE_TOKENS, TEMPERATURE
 
 CLIP = {"dapo": (0.2, 0.28), "gspo": (3e-4, 4e-4), "cispo": (1.0, 4.0)}

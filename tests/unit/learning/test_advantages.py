@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from gps_ray.base.types import FloatArray, RolloutStatus
 from gps_ray.learning.advantages.batch_normalised import batch_normalised
 from gps_ray.learning.advantages.gae import generalised_advantages
 from gps_ray.learning.advantages.group_relative import EPSILON, group_centred, group_normalised
 from gps_ray.learning.advantages.leave_one_out import leave_one_out
 from gps_ray.learning.advantages.returns import discounted_returns
 from gps_ray.learning.groups import rollouts_with_verdict, train_groups
-from gps_ray.types import FloatArray, RolloutStatus
 from tests.unit.learning.rollouts import WITH_FAILURE, ids, make_groups, make_tables
 
 RAGGED: list[FloatArray] = [

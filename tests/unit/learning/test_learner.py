@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from gps_ray.base.errors import CheckpointError, LearnerError
+from gps_ray.base.types import RolloutGroup, RolloutStatus
 from gps_ray.config import LearningConfig
-from gps_ray.errors import CheckpointError, LearnerError
 from gps_ray.learning.learner import Learner
 from gps_ray.model import load_model, load_tokenizer
-from gps_ray.types import RolloutGroup, RolloutStatus
 from tests.unit.learning.rollouts import (
     ALL_RIGHT,
     ALL_WRONG,

@@ -11,12 +11,12 @@ import torch.multiprocessing
 from torch.distributed.checkpoint import FileSystemReader
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from gps_ray.base.errors import CheckpointError, LearnerError
+from gps_ray.base.types import RolloutGroup
 from gps_ray.config import LearningConfig, TrainConfig, load_config
-from gps_ray.errors import CheckpointError, LearnerError
 from gps_ray.learning.learner import Learner
 from gps_ray.learning.lora import adapters_off, load_policy, merged_weights
 from gps_ray.model import load_model, load_weights_into, weights_of
-from gps_ray.types import RolloutGroup
 from tests.unit.learning.rollouts import (
     ALL_WRONG,
     MIXED,

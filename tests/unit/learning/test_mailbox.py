@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gps_ray.errors import DeadlineError, LearnerError
+from gps_ray.base.errors import DeadlineError, LearnerError
 from gps_ray.learning.mailbox import START, Kind, Mailbox, Message
 
 KEY = "learning.update_deadline_s"

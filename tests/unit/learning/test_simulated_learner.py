@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from gps_ray.errors import CheckpointError, LearnerError
+from gps_ray.base.errors import CheckpointError, LearnerError
 from gps_ray.learning.simulated_learner import SimulatedLearner
 from tests.unit.learning.rollouts import ALL_RIGHT, MIXED, ids, make_groups, make_tables
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from gps_ray.base.errors import LearnerError
 from gps_ray.config import WarmStartConfig
-from gps_ray.errors import LearnerError
 from gps_ray.learning.supervised import _rate, train_warm_start
 from gps_ray.model import load_model, load_tokenizer, weights_of
 from tests.unit.learning.rollouts import make_model

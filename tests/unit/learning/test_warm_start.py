@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from gps_ray.base.errors import ConfigError
 from gps_ray.config import CountdownConfig, DataConfig, EmbeddedModelConfig, WarmStartConfig
-from gps_ray.errors import ConfigError
 from gps_ray.learning.warm_start import MANIFEST, build_warm_start, find_warm_start, warm_start_folder
 from gps_ray.model import load_model, load_tokenizer
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gps_ray.base.errors import CheckpointError
 from gps_ray.config import BetaCountsConfig
-from gps_ray.errors import CheckpointError
 from gps_ray.predictor.beta_counts import BetaCountsPredictor
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
 

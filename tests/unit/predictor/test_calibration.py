@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from gps_ray.keyed_random import generator
+from gps_ray.base.keyed_random import generator
 from gps_ray.predictor.calibration import (
     brier_score,
     expected_calibration_error,

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gps_ray.base.errors import ConfigError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray
 from gps_ray.config import FusedConfig
-from gps_ray.errors import ConfigError
-from gps_ray.keyed_random import generator
 from gps_ray.predictor.fused_features import TextFeatures, build_text_features
 from gps_ray.predictor.interface import PromptTable
-from gps_ray.types import FloatArray
 
 VERBS = ("add", "double", "subtract", "compare", "square")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from gps_ray.keyed_random import generator
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray, IntArray
 from gps_ray.predictor.shared_filter import SharedFilter, binomial_sites
-from gps_ray.types import FloatArray, IntArray
 
 NUM_PROMPTS, NUM_COLUMNS, OWN_VARIANCE = 30, 6, 2.0
 

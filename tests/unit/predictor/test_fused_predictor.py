@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from gps_ray.base.errors import CheckpointError, DataError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray, IntArray
 from gps_ray.config import FusedConfig, SelectionConfig
-from gps_ray.errors import CheckpointError, DataError
-from gps_ray.keyed_random import generator
 from gps_ray.predictor.calibration import expected_calibration_error, rank_correlation
 from gps_ray.predictor.fused import FusedPredictor
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
 from gps_ray.predictor.text_prior import fit_text_prior
 from gps_ray.selection.registry import build_predictor, resolve_selection
-from gps_ray.types import FloatArray, IntArray
 
 NUM_PROMPTS, NUM_POOL = 400, 360
 CONFIG = FusedConfig(num_features=64)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import comb, expit
 
-from gps_ray.keyed_random import generator
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray
 from gps_ray.predictor.logit_normal import LogitNormalBelief
-from gps_ray.types import FloatArray
 
 LOCATIONS = np.array([-6.0, -2.0, 0.0, 0.3, 1.5, 7.0])
 

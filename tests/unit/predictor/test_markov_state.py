@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gps_ray.base.errors import CheckpointError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray
 from gps_ray.config import DpsConfig
-from gps_ray.errors import CheckpointError
-from gps_ray.keyed_random import generator
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
 from gps_ray.predictor.markov_state import MarkovStateBelief, MarkovStatePredictor
-from gps_ray.types import FloatArray
 
 SCRIPTED, NEVER = 0, 1
 

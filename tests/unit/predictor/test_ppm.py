@@ -10,14 +10,14 @@ import pytest
 import torch
 from scipy.stats import binom
 
+from gps_ray.base.errors import CheckpointError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray, IntArray
 from gps_ray.config import PpmConfig
-from gps_ray.errors import CheckpointError
-from gps_ray.keyed_random import generator
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
 from gps_ray.predictor.ppm import LatentDraws, PpmPredictor
 from gps_ray.predictor.ppm_network import Gaussian, PpmNetwork, build_network
 from gps_ray.predictor.ppm_training import GroupSet, elbo_terms, group_sets, prior_of, replay_pairs
-from gps_ray.types import FloatArray, IntArray
 
 TINY = PpmConfig(
     model_dim=16, num_layers=1, num_heads=2, decoder_hidden=16, latent_dim=3, num_latent_draws=4, replay_steps=3,

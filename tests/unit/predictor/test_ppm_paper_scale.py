@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gps_ray.base.keyed_random import generator
 from gps_ray.config import SelectionConfig
-from gps_ray.keyed_random import generator
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
 from gps_ray.predictor.ppm import PpmPredictor
 from gps_ray.selection.registry import resolve_selection

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gps_ray.base.errors import ConfigError, DataError
+from gps_ray.base.types import FloatArray, Prompt
 from gps_ray.config import FeaturesConfig
-from gps_ray.errors import ConfigError, DataError
 from gps_ray.predictor.prompt_features import build_prompt_table, embed_texts
-from gps_ray.types import FloatArray, Prompt
 
 CALLS: list[int] = []
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from gps_ray.errors import DataError
-from gps_ray.keyed_random import generator
+from gps_ray.base.errors import DataError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray, IntArray
 from gps_ray.predictor.calibration import rank_correlation
 from gps_ray.predictor.text_prior import TextPrior, fit_text_prior, load_text_prior
-from gps_ray.types import FloatArray, IntArray
 
 TOPICS = {"triangle": -1.5, "prime": -0.5, "average": 0.5, "price": 1.5}
 

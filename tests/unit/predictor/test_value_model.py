@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from gps_ray.base.errors import CheckpointError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray
 from gps_ray.config import PclConfig
-from gps_ray.errors import CheckpointError
-from gps_ray.keyed_random import generator
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
 from gps_ray.predictor.value_model import ValueModelPredictor
-from gps_ray.types import FloatArray
 
 NUM_PROMPTS = 64
 

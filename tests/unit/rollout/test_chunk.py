@@ -5,16 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gps_ray.config import EmbeddedModelConfig, RolloutConfig, SimulatedConfig
-from gps_ray.errors import ConfigError, RolloutError
-from gps_ray.model import make_embedded_model
-from gps_ray.rollout.chunk import ChunkRequest, ChunkRunner, build_engine, cut_chunks
-from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
-from gps_ray.rollout.simulated_engine import SimulatedEngine, SimulatedTask, success_rates
-from gps_ray.rollout.torch_engine import TorchEngine
-from gps_ray.tables import groups_from_table, outcomes_from_table
-from gps_ray.tasks.interface import Verdict
-from gps_ray.types import (
+from gps_ray.base.errors import ConfigError, RolloutError
+from gps_ray.base.tables import groups_from_table, outcomes_from_table
+from gps_ray.base.types import (
     FinishReason,
     FloatArray,
     GenerateRequest,
@@ -24,6 +17,13 @@ from gps_ray.types import (
     PublishedWeights,
     RolloutStatus,
 )
+from gps_ray.config import EmbeddedModelConfig, RolloutConfig, SimulatedConfig
+from gps_ray.model import make_embedded_model
+from gps_ray.rollout.chunk import ChunkRequest, ChunkRunner, build_engine, cut_chunks
+from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
+from gps_ray.rollout.simulated_engine import SimulatedEngine, SimulatedTask, success_rates
+from gps_ray.rollout.torch_engine import TorchEngine
+from gps_ray.tasks.interface import Verdict
 from tests.unit.rollout.test_sandbox import OwnTask
 
 PROMPTS = {f"p{i}": Prompt(prompt_id=f"p{i}", text=f"{i} + 1", answer=f"{i + 1}", task="t") for i in range(7)}

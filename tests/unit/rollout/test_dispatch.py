@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from gps_ray.errors import RolloutError
+from gps_ray.base.errors import RolloutError
+from gps_ray.base.types import Prompt
 from gps_ray.rollout.chunk import ChunkRequest
 from gps_ray.rollout.dispatch import Dispatcher, WorkerState
-from gps_ray.types import Prompt
 
 
 def _chunks(*num_rollouts: int, first: int = 0) -> list[ChunkRequest]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gps_ray.errors import RolloutError
+from gps_ray.base.errors import RolloutError
+from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.rollout.sandbox import SandboxedTask
 from gps_ray.tasks.interface import Verdict
-from gps_ray.types import Prompt, RolloutStatus
 
 PROMPT = Prompt(prompt_id="p", text="2 + 2", answer="4", task="own")
 

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gps_ray.errors import DataError
+from gps_ray.base.errors import DataError
+from gps_ray.base.types import FinishReason, GroupFailure, Prompt, RolloutGroup, RolloutStatus
 from gps_ray.rollout.engine import GeneratedGroup, GeneratedResponse
 from gps_ray.rollout.scoring import score
-from gps_ray.types import FinishReason, GroupFailure, Prompt, RolloutGroup, RolloutStatus
 
 PROMPTS = [Prompt(prompt_id=name, text=name, answer="4", task="t") for name in ("a", "b")]
 

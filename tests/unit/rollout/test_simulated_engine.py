@@ -3,10 +3,10 @@ import sys
 
 import numpy as np
 
+from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.config import SimulatedConfig
 from gps_ray.rollout.engine import EngineRequest
 from gps_ray.rollout.simulated_engine import SimulatedEngine, SimulatedTask, success_rates
-from gps_ray.types import Prompt, RolloutStatus
 
 
 def _prompts(num: int, num_words: int = 12) -> list[Prompt]:
@@ -91,7 +91,7 @@ def test_rates_are_the_same_in_every_process() -> None:
     # String hashing differs from process to process, and with it the order of sets.
     code = (
         "from gps_ray.config import SimulatedConfig; from gps_ray.rollout.simulated_engine import success_rates;"
-        "from gps_ray.types import Prompt;"
+        "from gps_ray.base.types import Prompt;"
         "p = Prompt(prompt_id='p', text='12 + 7 * 31 - 4 / 9', answer='', task='');"
         "print(float(success_rates([p], SimulatedConfig(), 3)[0]).hex())"
     )

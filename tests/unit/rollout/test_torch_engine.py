@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from gps_ray.base.errors import ModelError, RolloutError
+from gps_ray.base.types import FinishReason, Prompt
 from gps_ray.config import EmbeddedModelConfig
-from gps_ray.errors import ModelError, RolloutError
 from gps_ray.model import load_model, make_embedded_model, weights_of
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup
 from gps_ray.rollout.torch_engine import TorchEngine, _draw
-from gps_ray.types import FinishReason, Prompt
 
 WORDS = [*map(str, range(25)), *"+-*/()="]
 

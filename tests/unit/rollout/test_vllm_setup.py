@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from gps_ray.base.errors import ConfigError, RolloutError
 from gps_ray.config import RolloutConfig, TrainConfig
-from gps_ray.errors import ConfigError, RolloutError
-from gps_ray.resources import resource_needs
+from gps_ray.loop.resources import resource_needs
 from gps_ray.rollout import vllm_setup
 from gps_ray.rollout.vllm_setup import VLLM_VERSION, check_installed, check_memory, engine_arguments, environment
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.special import betaln
 
-from gps_ray.errors import ConfigError
-from gps_ray.keyed_random import generator
+from gps_ray.base.errors import ConfigError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray
 from gps_ray.selection.acquisition import ACQUISITIONS, nearest_half, sampled, useful_group, useful_probability
-from gps_ray.types import FloatArray
 
 
 class BetaBelief:

@@ -7,10 +7,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from gps_ray.keyed_random import generator
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray
 from gps_ray.selection import batch_composer
 from gps_ray.selection.batch_composer import TIE, compose, compose_batch
-from gps_ray.types import FloatArray
 
 
 def _naive(scores, embeddings, num_prompts, within, recent_weight=0.0, recent=(), members=()) -> list[int]:

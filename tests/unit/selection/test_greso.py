@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gps_ray.base.errors import CheckpointError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import Selection, SelectionRequest
 from gps_ray.config import GresoConfig
-from gps_ray.errors import CheckpointError
-from gps_ray.keyed_random import generator
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
 from gps_ray.selection.greso import GresoSelector
-from gps_ray.types import Selection, SelectionRequest
 
 
 def _selector(num_pool: int, config: GresoConfig | None = None, run_seed: int = 0) -> GresoSelector:

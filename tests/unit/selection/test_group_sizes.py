@@ -7,15 +7,15 @@ import itertools
 import numpy as np
 import pytest
 
+from gps_ray.base.errors import ConfigError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray
 from gps_ray.config import SelectionConfig, TrainConfig, load_config
-from gps_ray.errors import ConfigError
-from gps_ray.keyed_random import generator
-from gps_ray.predictor.beta_belief import BetaBelief
-from gps_ray.predictor.point_belief import PointBelief
+from gps_ray.predictor.beta_posterior import BetaBelief
+from gps_ray.predictor.point_posterior import PointBelief
 from gps_ray.selection.acquisition import expected_useful
 from gps_ray.selection.group_sizes import group_sizes, useful_gains
 from gps_ray.selection.registry import resolve_selection
-from gps_ray.types import FloatArray
 
 
 class DrawnBelief:

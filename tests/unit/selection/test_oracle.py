@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gps_ray.base.errors import ConfigError
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray, SelectionRequest
 from gps_ray.config import SelectionConfig
-from gps_ray.errors import ConfigError
-from gps_ray.keyed_random import generator
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
 from gps_ray.selection.oracle import OracleSelector
 from gps_ray.selection.registry import build_selector
-from gps_ray.types import FloatArray, SelectionRequest
 
 NUM_POOL, NUM_ROWS = 100, 110
 

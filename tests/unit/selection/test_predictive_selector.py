@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import BoolArray, FloatArray, IntArray, SelectionRequest, SlotKind, State
 from gps_ray.config import SelectionConfig
-from gps_ray.keyed_random import generator
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
-from gps_ray.predictor.point_belief import PointBelief
+from gps_ray.predictor.point_posterior import PointBelief
 from gps_ray.selection.acquisition import nearest_half
 from gps_ray.selection.batch_composer import compose_batch
 from gps_ray.selection.selector import PredictiveSelector
-from gps_ray.types import BoolArray, FloatArray, IntArray, SelectionRequest, SlotKind, State
 
 NUM_POOL, GROUP_SIZE = 120, 4
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import yaml
 
+from gps_ray.base.errors import ConfigError
+from gps_ray.base.types import FloatArray, SelectionRequest
 from gps_ray.config import PpmConfig, SelectionConfig
-from gps_ray.errors import ConfigError
 from gps_ray.predictor.interface import PromptTable
-from gps_ray.predictor.point_belief import PointBelief
+from gps_ray.predictor.point_posterior import PointBelief
 from gps_ray.selection.acquisition import Acquisition
 from gps_ray.selection.interface import PromptSelector
 from gps_ray.selection.registry import PRESETS, SELECTORS, build_selector, resolve_selection
 from gps_ray.selection.uniform import UniformSelector
-from gps_ray.types import FloatArray, SelectionRequest
 
 TABLE = PromptTable(prompt_ids=tuple("abcdef"), texts=("",) * 6, embeddings=np.eye(6, 8, dtype=np.float32), num_pool=6)
 

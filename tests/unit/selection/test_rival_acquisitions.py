@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from gps_ray.keyed_random import generator
-from gps_ray.predictor.beta_belief import BetaBelief
-from gps_ray.predictor.point_belief import PointBelief
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import FloatArray
+from gps_ray.predictor.beta_posterior import BetaBelief
+from gps_ray.predictor.point_posterior import PointBelief
 from gps_ray.selection.acquisition import ACQUISITIONS
-from gps_ray.types import FloatArray
 
 
 def _best(name: str, rates: FloatArray, count: int, seed: int = 0) -> list[int]:

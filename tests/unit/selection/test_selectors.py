@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gps_ray.checkpoint import load_state_file, save_state_file
+from gps_ray.base.keyed_random import generator
+from gps_ray.base.states import load_state_file, save_state_file
+from gps_ray.base.types import FloatArray, Selection, SelectionRequest
 from gps_ray.config import SelectionConfig
-from gps_ray.keyed_random import generator
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
 from gps_ray.selection.admission import build_admission
 from gps_ray.selection.interface import PromptSelector
 from gps_ray.selection.oracle import OracleSelector
 from gps_ray.selection.registry import SELECTORS, build_selector
-from gps_ray.types import FloatArray, Selection, SelectionRequest
 
 NUM_POOL, NUM_ROWS, NUM_PROMPTS, GROUP_SIZE = 90, 100, 6, 4
 # gps_paper is gps with 20M parameters: the same code, too slow here.

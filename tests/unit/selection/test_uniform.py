@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gps_ray.base.types import SelectionRequest, SlotKind
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
 from gps_ray.selection.uniform import UniformSelector
-from gps_ray.types import SelectionRequest, SlotKind
 
 TABLE = PromptTable(
     prompt_ids=tuple(f"p{i}" for i in range(13)),

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from gps_ray.base.errors import ConfigError, DataError
+from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.config import ArithmeticConfig, DataConfig
-from gps_ray.errors import ConfigError, DataError
 from gps_ray.tasks.arithmetic import HARD_LEVELS, Arithmetic
 from gps_ray.tasks.dataset import DataSets, write_prompts
-from gps_ray.types import Prompt, RolloutStatus
 
 TASK = Arithmetic()
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from gps_ray.base.errors import ConfigError, DataError
+from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.config import CountdownConfig, DataConfig
-from gps_ray.errors import ConfigError, DataError
 from gps_ray.tasks.countdown import HARD_LEVEL, Countdown
 from gps_ray.tasks.dataset import DataSets, write_prompts
-from gps_ray.types import Prompt, RolloutStatus
 
 TASK = Countdown()
 

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gps_ray.base.errors import ConfigError, DataError
+from gps_ray.base.types import Prompt
 from gps_ray.config import CountdownConfig, DataConfig, TrainConfig, load_config
-from gps_ray.errors import ConfigError, DataError
 from gps_ray.tasks.dataset import load_data, prompt_id, read_prompts, write_prompts
-from gps_ray.types import Prompt
 
 KEY = "data.pool_file"
 

@@ -4,7 +4,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from gps_ray.keyed_random import generator
+from gps_ray.base.keyed_random import generator
 from gps_ray.tasks.expressions import ExpressionError, Tree, evaluate, leaves, operators, parse, render
 
 

@@ -1,9 +1,9 @@
 import pytest
 
-from gps_ray.errors import ConfigError
+from gps_ray.base.errors import ConfigError
+from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.tasks.interface import Verdict
 from gps_ray.tasks.registry import BUILT_IN_TASKS, GeneratedTask, load_generated_task, load_task
-from gps_ray.types import Prompt, RolloutStatus
 
 
 class Echo:

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gps_ray.errors import ConfigError
+from gps_ray.base.errors import ConfigError
 from gps_ray.tasks.splits import apportion, draw_examples, draw_sets
 
 

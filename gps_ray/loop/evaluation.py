@@ -1,0 +1,168 @@
+"""How good is the policy (pass@k), and how good is the predictor (probe sets).
+
+Intervals are Student-t over prompts (``gps_ray.base.intervals``), the unit that was drawn. A prompt's value already
+carries the noise of its own rollouts, so the interval covers both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gps_ray.base.errors import DataError
+from gps_ray.base.intervals import Estimate, mean_estimate
+from gps_ray.base.types import ChunkHeader, FloatArray, IntArray, Prediction
+from gps_ray.predictor.calibration import predictor_quality
+from gps_ray.run.metrics import VAL_LEVEL
+
+__all__ = [
+    "MIN_PROBE_PROMPTS",
+    "Counts",
+    "avg_at_k",
+    "collect_counts",
+    "evaluation_metrics",
+    "pass_at_k",
+    "powers_of_two",
+    "probe_metrics",
+    "success_estimate",
+    "table_rows",
+]
+
+MIN_PROBE_PROMPTS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Verdicts per prompt, num_right and num_tried [N] int32, and what making them cost."""
+
+    num_right: IntArray
+    num_tried: IntArray
+    num_rollouts: int
+    num_tokens: int
+    cpu_s: float
+
+
+def collect_counts(prompt_ids: Sequence[str], headers: Sequence[ChunkHeader]) -> Counts:
+    """Counts in the order of ``prompt_ids`` [N] from the chunks that were asked for them; a failed group tried 0."""
+    row = {prompt_id: i for i, prompt_id in enumerate(prompt_ids)}
+    num_right, num_tried = np.zeros(len(row), np.int32), np.zeros(len(row), np.int32)
+    for header in headers:
+        rows = [row[prompt_id] for prompt_id in header.prompt_ids]
+        num_right[rows] = header.num_right
+        num_tried[rows] = header.num_right + header.num_wrong
+    return Counts(
+        num_right=num_right,
+        num_tried=num_tried,
+        num_rollouts=int(num_tried.sum()) + sum(int(h.num_failed.sum()) for h in headers),
+        num_tokens=sum(int(h.num_response_tokens.sum()) for h in headers),
+        cpu_s=sum(h.cpu_s for h in headers),
+    )
+
+
+def pass_at_k(num_right: IntArray, num_tried: IntArray, k: int) -> FloatArray:
+    """Unbiased estimate per prompt [N] that at least one of k responses is right.
+
+    ``1 - C(n - c, k) / C(n, k)`` with c = num_right [N] of n = num_tried [N] (Chen et al., arXiv 2107.03374, eq. 1),
+    as the product over the last k tries: ``1 - prod_{j = n-k+1 .. n} (1 - c / j)``. NaN where n < k: fewer tries than k
+    cannot be unbiased.
+    """
+    if k < 1:
+        raise ValueError(f"pass@k needs k >= 1, got {k}")
+    right, tried = np.asarray(num_right, np.float64), np.asarray(num_tried, np.float64)
+    _check_counts(right, tried)
+    last_tries = tried[:, None] - np.arange(k)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        all_wrong = np.clip(1.0 - right[:, None] / last_tries, 0.0, 1.0).prod(axis=1)
+    estimate: FloatArray = np.where(tried >= k, 1.0 - all_wrong, np.nan)
+    return estimate
+
+
+def avg_at_k(num_right: IntArray, num_tried: IntArray) -> FloatArray:
+    """Share of right responses per prompt [N] (avg@k for k = num_tried tries); NaN where nothing was tried.
+
+    Equal to pass@1: k tries only lower its noise.
+    """
+    return pass_at_k(num_right, num_tried, 1)
+
+
+def success_estimate(num_right: IntArray, num_tried: IntArray, k: int) -> Estimate:
+    """pass@k over the prompts with at least k verdicts. Raises DataError where no prompt has that many."""
+    values = pass_at_k(num_right, num_tried, k)
+    known = values[np.isfinite(values)]
+    if not len(known):
+        raise DataError(
+            f"pass@{k} needs a prompt with at least {k} verdicts, the most is {int(np.max(num_tried, initial=0))}; "
+            f"raise evaluation.rollouts_per_prompt to {k} or look why rollouts fail"
+        )
+    return mean_estimate(known, bounds=(0.0, 1.0))
+
+
+def powers_of_two(largest: int) -> list[int]:
+    """The k that are reported: 1, 2, 4, ... up to ``largest``."""
+    return [1 << i for i in range(max(largest, 0).bit_length())]
+
+
+def evaluation_metrics(num_right: IntArray, num_tried: IntArray, levels: Sequence[str]) -> dict[str, float]:
+    """``val/...`` metrics from counts [N] and levels [N]: pass@k with its interval, pass@1 by level.
+
+    k = 1, 2, 4, ... goes up to the most verdicts that half of the prompts have. Nothing but ``val/num_prompts`` where
+    no prompt has any.
+    """
+    tried = np.asarray(num_tried)
+    judged = tried > 0
+    metrics: dict[str, float] = {"val/num_prompts": int(judged.sum())}
+    if not judged.any():
+        return metrics
+    for k in powers_of_two(int(np.median(tried[judged]))):
+        estimate = success_estimate(num_right, tried, k)
+        metrics |= {
+            f"val/pass@{k}": estimate.value,
+            f"val/pass@{k}/low": estimate.low,
+            f"val/pass@{k}/high": estimate.high,
+        }
+    rates, of_level = avg_at_k(num_right, tried), np.asarray(levels, dtype=object)
+    for level in sorted(set(levels) - {""}):
+        at = judged & (of_level == level)
+        if at.any():
+            metrics[VAL_LEVEL + level] = float(rates[at].mean())
+    return metrics
+
+
+def probe_metrics(
+    probe: str, prediction: Prediction, num_right: IntArray, num_tried: IntArray, group_size: int
+) -> dict[str, float]:
+    """Predicted [N] against realised success (num_right of num_tried [N]) on one probe set.
+
+    Keys ``predictor/{probe}_{quantity}`` for the whole set, with ``_seen`` and ``_unseen`` behind it for the prompts
+    with and without outcomes of their own. Prompts without any verdict are left out; a part with fewer than two
+    prompts, and a quantity that is undefined there, has no key.
+    """
+    right, tried, seen = np.asarray(num_right), np.asarray(num_tried), np.asarray(prediction.seen, bool)
+    judged = tried > 0
+    metrics: dict[str, float] = {f"predictor/{probe}_num_seen": int((judged & seen).sum())}
+    for suffix, part in (("", judged), ("_seen", judged & seen), ("_unseen", judged & ~seen)):
+        if np.count_nonzero(part) < MIN_PROBE_PROMPTS:
+            continue
+        quality = predictor_quality(prediction.mean[part], right[part], tried[part], group_size)
+        metrics |= {f"predictor/{probe}_{k}{suffix}": float(v) for k, v in quality.items() if np.isfinite(v)}
+    return metrics
+
+
+def table_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """``evaluation_metrics`` for people: (name, value, interval)."""
+    rows = []
+    for name, value in metrics.items():
+        if name.endswith(("/low", "/high")):
+            continue
+        interval = f"{metrics[f'{name}/low']:.3f} .. {metrics[f'{name}/high']:.3f}" if f"{name}/low" in metrics else ""
+        rows.append((name, f"{value:.3f}" if "pass@" in name else f"{value:g}", interval))
+    return rows
+
+
+def _check_counts(right: FloatArray, tried: FloatArray) -> None:
+    if right.shape != tried.shape or right.ndim != 1:
+        raise ValueError(f"expected num_right [N] and num_tried [N], got shapes {right.shape} and {tried.shape}")
+    if np.any(right < 0) or np.any(right > tried):
+        raise ValueError("expected 0 <= num_right <= num_tried for every prompt")

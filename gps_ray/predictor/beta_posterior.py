@@ -1,0 +1,48 @@
+"""Independent Beta beliefs about success rates, with the expectations that have a closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import betaln
+
+from gps_ray.base.types import FloatArray
+
+__all__ = ["BetaBelief"]
+
+
+@dataclass(frozen=True, slots=True)
+class BetaBelief:
+    """g_i ~ Beta(alpha_i, beta_i), alpha and beta [N] float64 > 0 (``SuccessRateDistribution``)."""
+
+    alpha: FloatArray
+    beta: FloatArray
+
+    def mean(self) -> FloatArray:
+        """a / (a + b)."""
+        mean: FloatArray = self.alpha / (self.alpha + self.beta)
+        return mean
+
+    def variance(self) -> FloatArray:
+        """a b / ((a + b)^2 (a + b + 1))."""
+        total = self.alpha + self.beta
+        variance: FloatArray = self.alpha * self.beta / (total**2 * (total + 1.0))
+        return variance
+
+    def sample(self, num_draws: int, rng: np.random.Generator) -> FloatArray:
+        return rng.beta(self.alpha, self.beta, size=(num_draws, len(self.alpha)))
+
+    def expected_useful(self, group_size: int) -> FloatArray:
+        """E[1 - g^G - (1 - g)^G] = 1 - (B(a + G, b) + B(a, b + G)) / B(a, b) [N]."""
+        none = betaln(self.alpha, self.beta)
+        all_right = np.exp(betaln(self.alpha + group_size, self.beta) - none)
+        all_wrong = np.exp(betaln(self.alpha, self.beta + group_size) - none)
+        useful: FloatArray = 1.0 - all_right - all_wrong
+        return useful
+
+    def expected_gains(self, max_samples: int) -> FloatArray:
+        """E[g (1 - g)^(j-1)] = B(a + 1, b + j - 1) / B(a, b) [N, J]: what the j-th sample of a prompt adds."""
+        alpha, beta = self.alpha[:, None], self.beta[:, None]
+        gains: FloatArray = np.exp(betaln(alpha + 1.0, beta + np.arange(max_samples)) - betaln(alpha, beta))
+        return gains

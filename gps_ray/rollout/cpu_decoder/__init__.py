@@ -1,0 +1,1 @@
+"""A written-out decoding step for Llama-like models on CPU."""

@@ -1,0 +1,243 @@
+"""Checkpoints: learner, selector, history and loop become valid together, by one manifest, or not at all.
+
+The parts are written first; ``manifest.json``, written last, lists every file with size and SHA-256. Its existence is
+the commit (no directory is renamed: object stores have no such thing), and a step without it is never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gps_ray.base.errors import CheckpointError
+from gps_ray.base.types import Selection
+
+__all__ = [
+    "CheckpointStore",
+    "FileEntry",
+    "Manifest",
+    "SelectionRecord",
+    "check_same_config",
+    "check_same_run",
+]
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+# Keys that a resumed run may change: they move work in time or space, never its result.
+RESUMABLE_KEYS = (
+    "run.directory",
+    "run.num_steps",
+    "cluster.",
+    "checkpoint.",
+    "rollout.num_workers",
+    "rollout.num_cpus_per_worker",
+    "rollout.num_gpus_per_worker",
+    "rollout.chunk_deadline_s",
+    "rollout.start_deadline_s",
+    "rollout.max_chunk_attempts",
+    "learning.start_deadline_s",
+    "learning.update_deadline_s",
+    "learning.num_cpus_per_worker",
+    "selection.deadline_s",
+    "selection.features.cache_directory",
+    "warm_start.cache_directory",
+    "warm_start.deadline_s",
+)
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Stored):
+    num_bytes: int
+    sha256: str
+
+
+class SelectionRecord(_Stored):
+    """A ``Selection`` as JSON."""
+
+    step: int
+    round: int
+    prompt_ids: tuple[str, ...]
+    num_rollouts: tuple[int, ...]
+    predicted_mean: tuple[float | None, ...]
+    predicted_std: tuple[float | None, ...]
+    slot_kind: tuple[int, ...]
+    num_candidates: int
+    cpu_s: float
+
+    @classmethod
+    def of(cls, selection: Selection) -> SelectionRecord:
+        def finite(values: Any) -> tuple[float | None, ...]:
+            return tuple(None if np.isnan(v) else float(v) for v in values)
+
+        return cls(
+            step=selection.step,
+            round=selection.round,
+            prompt_ids=selection.prompt_ids,
+            num_rollouts=tuple(selection.num_rollouts.tolist()),
+            predicted_mean=finite(selection.predicted_mean),
+            predicted_std=finite(selection.predicted_std),
+            slot_kind=tuple(selection.slot_kind.tolist()),
+            num_candidates=selection.num_candidates,
+            cpu_s=selection.cpu_s,
+        )
+
+    def selection(self) -> Selection:
+        def floats(values: tuple[float | None, ...]) -> Any:
+            return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+
+        return Selection(
+            step=self.step,
+            round=self.round,
+            prompt_ids=self.prompt_ids,
+            num_rollouts=np.array(self.num_rollouts, dtype=np.int32),
+            predicted_mean=floats(self.predicted_mean),
+            predicted_std=floats(self.predicted_std),
+            slot_kind=np.array(self.slot_kind, dtype=np.int8),
+            num_candidates=self.num_candidates,
+            cpu_s=self.cpu_s,
+        )
+
+
+class Manifest(_Stored):
+    """The commit record of one step. ``num_steps_done`` = policy version; ``next_selection`` belongs to the next step.
+
+    ``files`` are relative to the checkpoint's folder, ``run_files`` to the run folder; offsets are bytes.
+    """
+
+    format: int = FORMAT
+    num_steps_done: int
+    counters: dict[str, float]
+    next_selection: SelectionRecord | None
+    config: dict[str, Any]
+    pool_fingerprint: str
+    metrics_num_bytes: int
+    samples_num_bytes: int
+    files: dict[str, FileEntry] = {}
+    run_files: dict[str, FileEntry] = {}
+
+
+def _entry(path: Path) -> FileEntry:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(num_bytes=path.stat().st_size, sha256=digest)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+class CheckpointStore:
+    """The checkpoints of one run, under ``directory``."""
+
+    def __init__(self, run_root: Path, keep_last: int) -> None:
+        self._root = run_root
+        self._directory = run_root / "checkpoints"
+        self._keep_last = keep_last
+        # Outcome files never change once written, so each is hashed once per process.
+        self._run_entries: dict[str, FileEntry] = {}
+
+    def begin(self, num_steps_done: int) -> Path:
+        """A new, empty folder for this step; the attempt number keeps it apart from an unfinished earlier one."""
+        attempt = len(list(self._directory.glob(f"step_{num_steps_done:06d}.*")))
+        path = self._directory / f"step_{num_steps_done:06d}.{attempt}"
+        path.mkdir(parents=True)
+        return path
+
+    def commit(self, path: Path, manifest: Manifest, run_files: Iterable[str]) -> Manifest:
+        """Hash what the parts wrote, then write the manifest; afterwards older checkpoints beyond keep_last go."""
+        for name in run_files:
+            if name not in self._run_entries:
+                self._run_entries[name] = _entry(self._root / name)
+        files = {p.relative_to(path).as_posix(): _entry(p) for p in sorted(path.rglob("*")) if p.is_file()}
+        whole = manifest.model_copy(
+            update={"files": files, "run_files": {name: self._run_entries[name] for name in run_files}}
+        )
+        partial = path / (MANIFEST + ".partial")
+        with partial.open("w") as file:
+            file.write(whole.model_dump_json(indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path / MANIFEST)
+        self._prune()
+        return whole
+
+    def _committed(self) -> list[Path]:
+        """Folders with a manifest, newest first."""
+        return sorted((p.parent for p in self._directory.glob(f"step_*/{MANIFEST}")), reverse=True)
+
+    def _prune(self) -> None:
+        for path in self._committed()[self._keep_last :]:
+            # The manifest goes first: a half-deleted checkpoint must not look whole.
+            (path / MANIFEST).unlink()
+            shutil.rmtree(path)
+
+    def newest(self) -> tuple[Path, Manifest] | None:
+        """The newest checkpoint whose every file has the size and hash of its manifest; None if there is none.
+
+        A damaged one is passed over for the one before it; if none of several is whole, CheckpointError says why.
+        """
+        first_reason = ""
+        for path in self._committed():
+            try:
+                manifest = Manifest.model_validate_json((path / MANIFEST).read_text())
+            except (ValidationError, OSError) as error:
+                first_reason = first_reason or f"{path.name}: {MANIFEST} cannot be read ({type(error).__name__})"
+                continue
+            reason = self._damage(path, manifest)
+            if not reason:
+                self._run_entries = dict(manifest.run_files)
+                return path, manifest
+            first_reason = first_reason or reason
+        if first_reason:
+            raise CheckpointError(
+                f"no whole checkpoint under {self._directory}: {first_reason}; start anew with another run.directory"
+            )
+        return None
+
+    def _damage(self, path: Path, manifest: Manifest) -> str:
+        for base, entries in ((path, manifest.files), (self._root, manifest.run_files)):
+            for name, entry in entries.items():
+                file = base / name
+                if not file.is_file():
+                    return f"{path.name}: {name} is missing"
+                if _entry(file) != entry:
+                    return f"{path.name}: {name} does not have the size and hash of the manifest"
+        return ""
+
+
+def check_same_run(manifest: Manifest, config: Mapping[str, Any], pool_fingerprint: str) -> None:
+    """Refuse to go on with another config or pool, naming both sides. Keys that cannot change a result are free."""
+    if manifest.pool_fingerprint != pool_fingerprint:
+        raise CheckpointError(
+            f"the checkpoint's pool is {manifest.pool_fingerprint}, this config's is {pool_fingerprint}; "
+            "use the data section the run was started with, or another run.directory"
+        )
+    check_same_config(manifest.config, config)
+
+
+def check_same_config(made_with: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Refuse a config under which a run that was ``made_with`` another would have come out otherwise."""
+    old, new = dict(_flat(made_with)), dict(_flat(config))
+    # A run that runs ahead waits for the learner at every checkpoint, so there they are part of the result.
+    fixed = {"checkpoint.every_steps"} if old.get("run.max_policy_lag") else set()
+    for key in sorted(old.keys() | new.keys()):
+        if (key in fixed or not key.startswith(RESUMABLE_KEYS)) and old.get(key) != new.get(key):
+            raise CheckpointError(
+                f"{key}: the run was made with {old.get(key)!r}, this config says {new.get(key)!r}; "
+                f"set {key} back or use another run.directory (--out of a comparison)"
+            )

@@ -1,0 +1,156 @@
+"""The run folder: where each file of a run lies, and how it goes back to what a manifest says.
+
+::
+
+    config.yaml  prompts.parquet  metrics.jsonl  rollouts.jsonl  report.html
+    outcomes/step_000012.parquet      every group of the step
+    probes/step_000030.pool_probe.parquet
+    checkpoints/step_000020.<attempt>/{learner/, selector/, manifest.json}
+    final_model/                      Hugging Face folder
+    discarded/                        files that no manifest listed when the run was resumed
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from gps_ray.base.errors import CheckpointError
+from gps_ray.base.types import IntArray, Prediction, Prompt, RolloutSample
+from gps_ray.config import Section
+from gps_ray.run.metrics import read_metrics
+
+__all__ = ["JsonLines", "RunFolder"]
+
+
+class JsonLines:
+    """An append-only JSONL file that can be cut back to a byte offset."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(row, allow_nan=True) + "\n")
+
+    @property
+    def num_bytes(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def truncate(self, num_bytes: int) -> None:
+        """Cut what was written after a manifest. A file shorter than the manifest says is not whole."""
+        if self.num_bytes < num_bytes:
+            raise CheckpointError(
+                f"{self.path.name}: the manifest expects at least {num_bytes} bytes, found {self.num_bytes}; "
+                "restore the file or start a new run with another run.directory"
+            )
+        if self.path.exists():
+            os.truncate(self.path, num_bytes)
+
+
+class RunFolder:
+    """Paths and plain files of one run."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.metrics = JsonLines(root / "metrics.jsonl")
+        self.samples = JsonLines(root / "rollouts.jsonl")
+        self.config = root / "config.yaml"
+        self.checkpoints = root / "checkpoints"
+        self.outcomes = root / "outcomes"
+        self.probes = root / "probes"
+        self.final_model = root / "final_model"
+
+    def create(self, config: Section, splits: Mapping[str, Sequence[Prompt]]) -> None:
+        """Lay out the folder; ``splits`` (pool, evaluation, ...) become prompts.parquet."""
+        for directory in (self.checkpoints, self.outcomes, self.probes):
+            directory.mkdir(parents=True, exist_ok=True)
+        resolved = config.model_dump(mode="json")
+        self.config.write_text(yaml.safe_dump(resolved, sort_keys=False))
+        rows = [
+            {"prompt_id": p.prompt_id, "text": p.text, "level": p.level, "split": split}
+            for split, prompts in splits.items()
+            for p in prompts
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), self.root / "prompts.parquet")
+
+    def is_finished(self, num_steps: int) -> bool:
+        """Has the run made all its steps and exported its policy?"""
+        if not (self.final_model / "config.json").exists() or not self.metrics.path.exists():
+            return False
+        rows = read_metrics(self.metrics.path)
+        return bool(rows) and rows[-1]["step"] >= num_steps
+
+    def restart(self) -> None:
+        """Back to an empty run, for one that was killed before its first checkpoint."""
+        self.metrics.truncate(0)
+        self.samples.truncate(0)
+        self.discard_unlisted([])
+
+    def write_samples(self, step: int, samples: Sequence[RolloutSample]) -> None:
+        for sample in samples:
+            self.samples.append(
+                {
+                    "step": step,
+                    "prompt_id": sample.prompt_id,
+                    "prompt_text": sample.prompt_text,
+                    "response_text": sample.response_text,
+                    "reward": sample.reward,
+                    "status": sample.status.name.lower(),
+                }
+            )
+
+    def write_probe(
+        self,
+        step: int,
+        probe: str,
+        prompts: Sequence[Prompt],
+        prediction: Prediction | None,
+        num_right: IntArray,
+        num_tried: IntArray,
+    ) -> Path:
+        """One probe measurement: predicted beside observed success, a row per prompt (NaN where nothing predicts)."""
+        unknown = np.full(len(prompts), np.nan)
+        table = pa.table(
+            {
+                "step": np.full(len(prompts), step),
+                "probe": pa.array([probe] * len(prompts), pa.string()),
+                "prompt_id": pa.array([p.prompt_id for p in prompts], pa.string()),
+                "level": pa.array([p.level for p in prompts], pa.string()),
+                "predicted_mean": unknown if prediction is None else prediction.mean,
+                "predicted_std": unknown if prediction is None else prediction.std,
+                "seen": np.zeros(len(prompts), bool) if prediction is None else prediction.seen,
+                "num_right": num_right,
+                "num_tried": num_tried,
+            }
+        )
+        path = self.probes / f"step_{step:06d}.{probe}.parquet"
+        pq.write_table(table, path)
+        return path
+
+    def discard_unlisted(self, listed: Sequence[str]) -> list[str]:
+        """Move outcome and probe files that the manifest does not list to ``discarded/``; returns their names."""
+        keep = set(listed)
+        moved = []
+        for directory in (self.outcomes, self.probes):
+            for path in sorted(directory.glob("*")):
+                name = path.relative_to(self.root).as_posix()
+                if name not in keep:
+                    target = self.root / "discarded" / name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.move(path, target)
+                    moved.append(name)
+        return moved
+
+    def data_files(self) -> list[str]:
+        """Outcome and probe files, relative to the root, in order."""
+        return sorted(p.relative_to(self.root).as_posix() for d in (self.outcomes, self.probes) for p in d.glob("*"))

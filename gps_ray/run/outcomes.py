@@ -1,0 +1,81 @@
+"""The Parquet outcome file of each step: what was chosen and why, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gps_ray.base.errors import DataError
+from gps_ray.base.tables import OUTCOMES, outcomes_to_table
+from gps_ray.base.types import GroupOutcome, Selection
+
+__all__ = ["OUTCOME_FILE", "read_outcomes", "write_outcomes"]
+
+# One row per group: OUTCOMES, and the slot of the selection that it filled (predictions NaN where there were none).
+OUTCOME_FILE = pa.schema(
+    [
+        *OUTCOMES,
+        ("step", pa.int32()),
+        ("round", pa.int32()),
+        ("slot", pa.int32()),
+        ("slot_kind", pa.int8()),
+        ("predicted_mean", pa.float64()),
+        ("predicted_std", pa.float64()),
+        ("num_candidates", pa.int64()),
+    ]
+)
+
+
+def write_outcomes(
+    directory: Path, step: int, outcomes: Sequence[GroupOutcome], selections: Sequence[Selection]
+) -> str:
+    """Write ``step_000012.parquet`` and return its name. The file appears whole or not at all.
+
+    ``selections`` are the rounds of the step; each outcome belongs to exactly one of their slots. Slots whose group
+    could not be made have no row. Raises DataError for an outcome that no selection asked for.
+    """
+    slots = {prompt_id: (s, slot) for s in selections for slot, prompt_id in enumerate(s.prompt_ids)}
+    try:
+        origin = [slots[outcome.prompt_id] for outcome in outcomes]
+    except KeyError as error:
+        raise DataError(
+            f"outcomes of step {step}: expected prompts of its {len(selections)} selections, got {error.args[0]!r}"
+        ) from error
+    table = outcomes_to_table(outcomes)
+    columns = {
+        "step": [step] * len(origin),
+        "round": [selection.round for selection, _ in origin],
+        "slot": [slot for _, slot in origin],
+        "slot_kind": [int(selection.slot_kind[slot]) for selection, slot in origin],
+        "predicted_mean": [float(selection.predicted_mean[slot]) for selection, slot in origin],
+        "predicted_std": [float(selection.predicted_std[slot]) for selection, slot in origin],
+        "num_candidates": [selection.num_candidates for selection, _ in origin],
+    }
+    for name, values in columns.items():
+        table = table.append_column(OUTCOME_FILE.field(name), pa.array(values, OUTCOME_FILE.field(name).type))
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"step_{step:06d}.parquet"
+    partial = path.with_suffix(".partial")
+    pq.write_table(table, partial)
+    partial.replace(path)
+    return path.name
+
+
+def read_outcomes(directory: Path) -> pa.Table:
+    """All outcome files of a run as one table, ordered by step, then as observed (no rows where there is no file).
+
+    Raises DataError for a file that is cut off or has other columns.
+    """
+    tables = []
+    for path in sorted(directory.glob("step_*.parquet")):
+        try:
+            tables.append(pq.read_table(path).select(OUTCOME_FILE.names).cast(OUTCOME_FILE))
+        except (pa.ArrowException, KeyError, OSError) as error:
+            raise DataError(
+                f"{path}: expected an outcome file with columns {', '.join(OUTCOME_FILE.names)}: {error}; "
+                "restore the file or resume the run, which moves files of no checkpoint to discarded/"
+            ) from error
+    return pa.concat_tables(tables) if tables else OUTCOME_FILE.empty_table()

@@ -1,0 +1,95 @@
+"""A selector as a run uses it: prompt ids in, outcomes as tables, one outcome file per step, state in a folder.
+
+Plain and synchronous. The selector actor adds only the process, the tests' in-process port only ``async``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from gps_ray.base.states import load_state_file, save_state_file
+from gps_ray.base.tables import outcomes_from_table
+from gps_ray.base.types import FloatArray, ObserveResult, Prediction, Selection, SelectionRequest
+from gps_ray.predictor.history import PromptIndex
+from gps_ray.predictor.interface import PromptTable
+from gps_ray.run.outcomes import write_outcomes
+from gps_ray.selection.interface import PromptSelector
+from gps_ray.selection.oracle import OracleSelector
+
+__all__ = ["SelectorService"]
+
+STATE_FILE = "selector.safetensors"
+
+
+class SelectorService:
+    """``outcome_directory`` receives ``step_000012.parquet``: every group of the step, kept by admission or not."""
+
+    def __init__(self, selector: PromptSelector, table: PromptTable, outcome_directory: Path) -> None:
+        self._selector = selector
+        self._index = PromptIndex(table)
+        self._directory = outcome_directory
+        self._steps_observed = 0
+
+    def select(self, request: SelectionRequest) -> Selection:
+        """The selector's choice, with the CPU-seconds it took in this process."""
+        start = time.process_time()
+        selection = self._selector.select(request)
+        return replace(selection, cpu_s=time.process_time() - start)
+
+    def observe(self, step: int, selections: Sequence[Selection], tables: Sequence[pa.Table]) -> ObserveResult:
+        """Learn from the groups in the order of ``tables`` (that of the selection) and write them to disk."""
+        start = time.process_time()
+        outcomes = [outcome for table in tables for outcome in outcomes_from_table(table)]
+        self._selector.observe(self._index.outcome_batch(step, outcomes))
+        cpu_s = time.process_time() - start
+        file = write_outcomes(self._directory, step, outcomes, selections)
+        self._steps_observed = step
+        metrics = {
+            name if name.startswith("predictor/") else f"selection/{name}": value
+            for name, value in self._selector.metrics().items()
+        }
+        return ObserveResult(metrics=metrics, cpu_s=cpu_s, outcome_file=file)
+
+    def predict(self, prompt_ids: Sequence[str]) -> Prediction | None:
+        """The belief before the next step's outcomes; None where the selector predicts nothing."""
+        start = time.process_time()
+        rows = self._index.rows(prompt_ids)
+        belief = self._selector.predict(rows, self._steps_observed + 1)
+        if belief is None:
+            return None
+        return Prediction(
+            mean=np.asarray(belief.mean(), dtype=np.float64),
+            std=np.sqrt(np.asarray(belief.variance(), dtype=np.float64)),
+            seen=self._selector.seen(rows),
+            cpu_s=time.process_time() - start,
+        )
+
+    def candidates(self, request: SelectionRequest) -> tuple[str, ...]:
+        """Of the oracle: the prompts whose success rates ``select(request)`` must know."""
+        return tuple(self._index.table.prompt_ids[row] for row in self._oracle.candidates(request))
+
+    def reveal(self, prompt_ids: Sequence[str], rates: FloatArray) -> None:
+        """To the oracle: success rates [K] of these prompts in the coming step."""
+        self._oracle.reveal(self._index.rows(prompt_ids), rates)
+
+    @property
+    def _oracle(self) -> OracleSelector:
+        if not isinstance(self._selector, OracleSelector):
+            raise TypeError(f"expected the oracle, got {type(self._selector).__name__}: it is told no success rates")
+        return self._selector
+
+    def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        state = {**self._selector.state(), "service/steps_observed": np.array(self._steps_observed)}
+        save_state_file(state, directory / STATE_FILE)
+
+    def load(self, directory: Path) -> None:
+        state = load_state_file(directory / STATE_FILE)
+        self._steps_observed = int(state.pop("service/steps_observed"))
+        self._selector.load_state(state)

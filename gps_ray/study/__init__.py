@@ -1,0 +1,1 @@
+"""Looking at runs: comparisons over seeds, replay, reports, benchmarks. No other room imports this one."""

@@ -1,0 +1,243 @@
+"""Reads a run folder into plain arrays for figures and tables.
+
+A run may be young, killed, resumed or without a predictor: whatever is absent or cut off is left out and said in
+``notes``, so that a report can always be made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from gps_ray.base.errors import DataError
+from gps_ray.base.types import BoolArray, FloatArray, IntArray, RolloutStatus, SlotKind
+from gps_ray.run.metrics import COST_CPU_S, COST_ROLLOUTS, COST_TOKENS, COST_WALL_S, STEP, read_metrics
+
+__all__ = ["GroupTable", "ProbeTable", "RunData", "SampleRow", "read_run"]
+
+_COSTS = (COST_ROLLOUTS, COST_TOKENS, COST_CPU_S, COST_WALL_S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupTable:
+    """Every group rolled out, by step: step, num_right, num_tried, random_slot [R]; prompt_id, level [R]
+    objects; predicted_mean [R] (NaN where nothing predicted)."""
+
+    step: IntArray
+    prompt_id: Any
+    level: Any
+    num_right: IntArray
+    num_tried: IntArray
+    random_slot: BoolArray
+    predicted_mean: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeTable:
+    """Probe measurements: step, num_right, num_tried, seen [R]; probe, level [R] objects; predicted_mean [R]."""
+
+    step: IntArray
+    probe: Any
+    level: Any
+    num_right: IntArray
+    num_tried: IntArray
+    seen: BoolArray
+    predicted_mean: FloatArray
+
+    def at(self, rows: BoolArray) -> ProbeTable:
+        return ProbeTable(**{name: getattr(self, name)[rows] for name in self.__slots__})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRow:
+    """One readable response."""
+
+    step: int
+    prompt_id: str
+    prompt_text: str
+    response_text: str
+    reward: float
+    status: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunData:
+    """A run folder in memory. ``metrics`` are the lines of metrics.jsonl by ascending step."""
+
+    name: str
+    config: Mapping[str, Any]
+    config_text: str
+    metrics: Sequence[Mapping[str, float]]
+    num_pool_prompts: int
+    groups: GroupTable
+    probes: ProbeTable
+    samples: Sequence[SampleRow]
+    notes: Sequence[str]
+
+    @property
+    def num_steps_done(self) -> int:
+        return int(self.metrics[-1][STEP]) if self.metrics else 0
+
+    @property
+    def num_steps_planned(self) -> int:
+        """``run.num_steps`` of the config; 0 where it is not known."""
+        section = self.config.get("run")
+        value = section.get("num_steps") if isinstance(section, dict) else None
+        return value if isinstance(value, int) else 0
+
+    def series(self, name: str, axis: str = STEP) -> tuple[FloatArray, FloatArray]:
+        """(x [E], y [E]) over the lines that have both. Costs are 0 at step 0, before anything was rolled out."""
+        x: list[float] = []
+        y: list[float] = []
+        for row in self.metrics:
+            at = row.get(axis, 0.0 if row[STEP] == 0 and axis in _COSTS else None)
+            if name in row and at is not None:
+                x.append(at)
+                y.append(row[name])
+        return np.array(x, np.float64), np.array(y, np.float64)
+
+    def last(self, name: str) -> float | None:
+        """The newest value of a metric, None where it was never written."""
+        return next((row[name] for row in reversed(self.metrics) if name in row), None)
+
+    def names(self, prefix: str) -> list[str]:
+        """Metric names that begin with ``prefix``, sorted."""
+        return sorted({name for row in self.metrics for name in row if name.startswith(prefix)})
+
+
+def read_run(directory: Path) -> RunData:
+    """Read what a run folder holds. Raises DataError where the folder is not one of a run."""
+    if not (directory / "metrics.jsonl").is_file() and not (directory / "config.yaml").is_file():
+        raise DataError(
+            f"{directory}: expected a run folder with config.yaml and metrics.jsonl, found neither; "
+            "give the folder that run.directory names"
+        )
+    notes: list[str] = []
+    config_text, config = _read_config(directory / "config.yaml", notes)
+    metrics: list[dict[str, float]] = []
+    if (directory / "metrics.jsonl").is_file():
+        metrics = read_metrics(directory / "metrics.jsonl")
+    else:
+        notes.append("no metrics.jsonl yet")
+    levels, num_pool = _read_prompts(directory / "prompts.parquet", notes)
+    return RunData(
+        name=directory.resolve().name,
+        config=config,
+        config_text=config_text,
+        metrics=metrics,
+        num_pool_prompts=num_pool,
+        groups=_groups(_read_tables(directory, "outcomes", notes), levels),
+        probes=_probes(_read_tables(directory, "probes", notes)),
+        samples=_read_samples(directory / "rollouts.jsonl", notes),
+        notes=notes,
+    )
+
+
+def _read_config(path: Path, notes: list[str]) -> tuple[str, Mapping[str, Any]]:
+    try:
+        text = path.read_text(errors="replace")
+        tree = yaml.safe_load(text)
+    except (OSError, yaml.YAMLError):
+        notes.append(f"{path.name} is absent or unreadable")
+        return "", {}
+    return text, tree if isinstance(tree, dict) else {}
+
+
+def _read_prompts(path: Path, notes: list[str]) -> tuple[dict[str, str], int]:
+    """Level by prompt id, and the size of the pool."""
+    try:
+        table = pq.read_table(path, columns=["prompt_id", "level", "split"])
+    except (OSError, pa.ArrowException, ValueError):
+        notes.append(f"{path.name} is absent or unreadable: prompts have no level")
+        return {}, 0
+    columns = [table[name].to_pylist() for name in ("prompt_id", "level", "split")]
+    levels = {prompt_id: level or "" for prompt_id, level, _ in zip(*columns, strict=True)}
+    return levels, sum(split == "pool" for split in columns[2])
+
+
+def _read_tables(directory: Path, kind: str, notes: list[str]) -> pa.Table | None:
+    tables, unreadable = [], []
+    for path in sorted((directory / kind).glob("*.parquet")):
+        try:
+            tables.append(pq.read_table(path))
+        except (OSError, pa.ArrowException):
+            unreadable.append(path.name)
+    if unreadable:
+        notes.append(f"{len(unreadable)} files of {kind}/ are not readable (cut off?), the first {unreadable[0]}")
+    return pa.concat_tables(tables, promote_options="default") if tables else None
+
+
+def _read_samples(path: Path, notes: list[str]) -> list[SampleRow]:
+    rows: list[SampleRow] = []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError:
+        return rows
+    num_bad = 0
+    for line in filter(None, lines):
+        try:
+            raw = json.loads(line)
+            rows.append(
+                SampleRow(
+                    step=int(raw["step"]),
+                    prompt_id=str(raw["prompt_id"]),
+                    prompt_text=str(raw["prompt_text"]),
+                    response_text=str(raw["response_text"]),
+                    reward=float(raw["reward"]),
+                    status=str(raw["status"]),
+                )
+            )
+        except (ValueError, TypeError, KeyError):
+            num_bad += 1
+    if num_bad:
+        notes.append(f"{num_bad} lines of {path.name} are not readable (cut off?)")
+    return rows
+
+
+def _column(table: pa.Table, name: str, dtype: Any, default: Any) -> Any:
+    """A column as numpy, or ``default`` in every row where the run does not write it (an older version)."""
+    if name not in table.column_names:
+        return np.full(table.num_rows, default, dtype)
+    values = table[name].to_pylist()
+    return np.array([default if value is None else value for value in values], dtype)
+
+
+def _groups(table: pa.Table | None, levels: Mapping[str, str]) -> GroupTable:
+    if table is None:
+        table = pa.table({"prompt_id": [], "status": [], "rewards": [], "step": []})
+    status = [np.asarray(row) for row in table["status"].to_pylist()]
+    ids = _column(table, "prompt_id", object, "")
+    order = np.argsort(_column(table, "step", np.int64, 0), kind="stable")
+    unsorted = GroupTable(
+        step=_column(table, "step", np.int64, 0),
+        prompt_id=ids,
+        level=np.array([levels.get(prompt_id, "") for prompt_id in ids], object),
+        num_right=np.array([np.count_nonzero(row == RolloutStatus.RIGHT) for row in status], np.int64),
+        num_tried=np.array([np.count_nonzero(row != RolloutStatus.FAILED) for row in status], np.int64),
+        random_slot=_column(table, "slot_kind", np.int64, SlotKind.CHOSEN) == SlotKind.RANDOM,
+        predicted_mean=_column(table, "predicted_mean", np.float64, np.nan),
+    )
+    return GroupTable(**{name: getattr(unsorted, name)[order] for name in GroupTable.__slots__})
+
+
+def _probes(table: pa.Table | None) -> ProbeTable:
+    if table is None:
+        table = pa.table({"step": []})
+    rows = ProbeTable(
+        step=_column(table, "step", np.int64, 0),
+        probe=_column(table, "probe", object, ""),
+        level=_column(table, "level", object, ""),
+        num_right=_column(table, "num_right", np.int64, 0),
+        num_tried=_column(table, "num_tried", np.int64, 0),
+        seen=_column(table, "seen", bool, False),
+        predicted_mean=_column(table, "predicted_mean", np.float64, np.nan),
+    )
+    return rows.at(rows.num_tried > 0)

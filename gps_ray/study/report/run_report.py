@@ -1,0 +1,150 @@
+"""The report of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gps_ray.study.report import predictor_figures, run_figures
+from gps_ray.study.report.render import EFFECTIVE_STEPS, EFFECTIVE_WHAT, Row, Section, render, visible
+from gps_ray.study.report.run_data import RunData, SampleRow, read_run
+from gps_ray.study.report.tables import headlines
+
+__all__ = ["write_report"]
+
+MAX_SAMPLE_STEPS = 12
+MAX_SAMPLES_PER_STEP = 8
+
+
+def _samples(rows: Sequence[SampleRow]) -> list[dict[str, Any]]:
+    """Readable responses by step: the first, the last and steps evenly between."""
+    steps = sorted({row.step for row in rows})
+    if len(steps) > MAX_SAMPLE_STEPS:
+        last = len(steps) - 1
+        steps = [steps[round(i * last / (MAX_SAMPLE_STEPS - 1))] for i in range(MAX_SAMPLE_STEPS)]
+    groups = []
+    for step in steps:
+        kept = [row for row in rows if row.step == step]
+        shown = [
+            {
+                "status": visible(row.status, 20),
+                "kind": row.status if row.status in ("right", "wrong", "failed") else "",
+                "reward": f"{row.reward:g}",
+                "prompt": visible(row.prompt_text),
+                "response": visible(row.response_text),
+            }
+            for row in _spread(kept, MAX_SAMPLES_PER_STEP)
+        ]
+        groups.append({"step": step, "rows": shown, "num_kept": len(kept)})
+    return groups
+
+
+def _spread(rows: Sequence[SampleRow], limit: int) -> list[SampleRow]:
+    """At most ``limit`` rows, evenly over the list, so that more than one prompt is seen."""
+    if len(rows) <= limit:
+        return list(rows)
+    return [rows[i * len(rows) // limit] for i in range(limit)]
+
+
+def _run_sections(run: RunData) -> list[Section]:
+    return [
+        Section(
+            anchor="accuracy",
+            title="Accuracy",
+            how="pass@1 on the held-out evaluation set with its 95 % interval over prompts, against what it cost. "
+            "Costs count every rollout made for training, kept or dropped.",
+            rows=[
+                Row(panels=[*run_figures.pass_rate_panels(run), *run_figures.level_curve_panels(run)], size="medium")
+            ],
+            empty="No evaluation yet.",
+        ),
+        Section(
+            anchor="effective",
+            title="Effective groups",
+            how=f"{EFFECTIVE_WHAT} {EFFECTIVE_STEPS}",
+            rows=[
+                Row(panels=[*run_figures.effective_ratio_panels(run), *run_figures.group_panels(run)], size="medium")
+            ],
+            empty="No step yet.",
+        ),
+        Section(
+            anchor="difficulty",
+            title="Difficulty over time",
+            how="How hard the pool is for the policy (upper row: a random part of the pool, rolled out apart from "
+            "training), and what the selector took from it (below). A good selector stays where rates are near 50 % as "
+            "that place moves.",
+            rows=[
+                Row(panels=predictor_figures.probe_maps(run), size="wide"),
+                Row(panels=run_figures.level_maps(run), size="wide"),
+            ],
+        ),
+        Section(
+            anchor="predictor",
+            title="Predicted against realised success",
+            how="On two fixed probe sets, predicted before they are rolled out. Black: mean of each tenth with its "
+            "95 % interval; on the dotted line the predictor is calibrated. Correlation within the selected "
+            "batch is not shown: it is cut to a narrow range and misleads.",
+            rows=[
+                Row(panels=predictor_figures.calibration_panels(run), size="wide"),
+                Row(
+                    panels=[*predictor_figures.spearman_panels(run), *predictor_figures.swap_test_panels(run)],
+                    size="wide",
+                ),
+            ],
+            empty="This selector predicts nothing, or no probe was measured yet.",
+        ),
+        Section(
+            anchor="cost",
+            title="Cost",
+            how="Where the time went. Phases overlap: the next prompts are selected while the policy is updated.",
+            rows=[Row(panels=run_figures.cost_panels(run), size="wide")],
+        ),
+        Section(
+            anchor="reuse",
+            title="Prompt reuse",
+            how="A selector that keeps coming back to a few prompts shows here as a flat curve.",
+            rows=[Row(panels=run_figures.reuse_panels(run), size="wide")],
+        ),
+        Section(
+            anchor="learner",
+            title="Learner",
+            how="What the policy update reports. Pale: each step; strong: mean of five.",
+            rows=[Row(panels=run_figures.learner_panels(run))],
+        ),
+    ]
+
+
+def _setting(run: RunData, section: str, key: str) -> str:
+    """One value of the config as a short text, empty where it is not there."""
+    values = run.config.get(section)
+    value = values.get(key) if isinstance(values, dict) else None
+    return "" if value is None else visible(str(value), 60)
+
+
+def write_report(run_directory: Path, out: Path | None = None) -> Path:
+    """Write ``report.html`` of one run (into its folder, or to ``out``) and return its path.
+
+    Works at any moment of a run: what is not there yet is left out. Raises DataError where the folder is no run's.
+    """
+    run = read_run(run_directory)
+    facts = {
+        "selector": _setting(run, "selection", "selector"),
+        "task": _setting(run, "data", "task"),
+        "engine": _setting(run, "rollout", "engine"),
+        "seed": _setting(run, "run", "seed"),
+    }
+    planned = run.num_steps_planned
+    tags = [f"{name} {value}" for name, value in facts.items() if value]
+    tags.append(f"{run.num_steps_done} of {planned} steps" if planned else f"{run.num_steps_done} steps")
+    unfinished = ["not finished"] if run.num_steps_done < planned else []
+    values = {
+        "title": visible(run.name, 120),
+        "tags": tags,
+        "warnings": unfinished + [visible(note, 200) for note in run.notes],
+        "cards": headlines(run),
+        "sections": _run_sections(run),
+        "samples": _samples(run.samples),
+        "config": visible(run.config_text, 200_000),
+    }
+    return render("run.html", out if out is not None else run_directory / "report.html", values)

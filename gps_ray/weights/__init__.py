@@ -1,0 +1,1 @@
+"""A policy's weights on their way from the learner to the engines."""

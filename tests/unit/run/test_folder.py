@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from gps_ray.base.errors import CheckpointError
+from gps_ray.base.types import Prediction, Prompt
+from gps_ray.config import TrainConfig
+from gps_ray.run.folder import JsonLines, RunFolder
+
+PROMPTS = [Prompt(prompt_id=i, text=f"text {i}", answer="1", task="t", level="easy") for i in ("a", "b")]
+
+
+def test_lines_are_cut_back_to_an_offset(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "m.jsonl")
+    assert lines.num_bytes == 0
+    lines.append({"step": 1})
+    offset = lines.num_bytes
+    lines.append({"step": 2})
+    lines.truncate(offset)
+    assert lines.path.read_text() == '{"step": 1}\n'
+    with pytest.raises(CheckpointError, match=r"m\.jsonl"):
+        lines.truncate(offset + 1)
+
+
+def test_files_that_no_manifest_lists_are_moved_away(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.create(TrainConfig(), {"pool": PROMPTS})
+    for name in ("step_000001.parquet", "step_000002.parquet"):
+        (folder.outcomes / name).write_bytes(b"x")
+    assert folder.data_files() == ["outcomes/step_000001.parquet", "outcomes/step_000002.parquet"]
+    assert folder.discard_unlisted(["outcomes/step_000001.parquet"]) == ["outcomes/step_000002.parquet"]
+    assert folder.data_files() == ["outcomes/step_000001.parquet"]
+    assert (tmp_path / "discarded" / "outcomes" / "step_000002.parquet").exists()
+
+
+def test_probe_rows_stand_beside_their_predictions(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.create(TrainConfig(), {"pool": PROMPTS})
+    prediction = Prediction(mean=np.array([0.25, 0.5]), std=np.array([0.1, 0.2]), seen=np.array([True, False]))
+    path = folder.write_probe(3, "pool_probe", PROMPTS, prediction, np.array([1, 2]), np.array([4, 4]))
+    rows = pq.read_table(path).to_pylist()
+    assert rows[1] == {
+        "step": 3,
+        "probe": "pool_probe",
+        "prompt_id": "b",
+        "level": "easy",
+        "predicted_mean": 0.5,
+        "predicted_std": 0.2,
+        "seen": False,
+        "num_right": 2,
+        "num_tried": 4,
+    }
+
+
+def test_the_prompts_of_all_splits_are_listed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.create(TrainConfig(), {"pool": PROMPTS, "pool_probe": PROMPTS[:1]})
+    table = pq.read_table(tmp_path / "prompts.parquet").to_pylist()
+    assert [(row["prompt_id"], row["split"]) for row in table] == [("a", "pool"), ("b", "pool"), ("a", "pool_probe")]

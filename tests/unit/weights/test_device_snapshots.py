@@ -1,0 +1,119 @@
+"""The ring of versions. On the CPU the tensors themselves stand for handles: both read the memory as it is now."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gps_ray.config import LearningConfig, RunConfig
+from gps_ray.weights.device_snapshots import DeviceSnapshots
+from tests.unit.learning.rollouts import MIXED, ids, make_groups, make_learner, make_model, make_tables
+
+
+def _read(message: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: handle["cpu"].float().numpy().copy()
+        for name, handle in zip(message["names"], message["ipc_handles"], strict=True)
+    }
+
+
+def _same(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_version_stays_whole_while_the_learner_goes_on(tmp_path: Path, recompute: bool) -> None:
+    config = LearningConfig(num_threads=1, activation_checkpointing=recompute, learning_rate=0.01)
+    learner = make_learner(make_model(tmp_path), config)
+    groups = make_groups([MIXED, MIXED])
+    num_versions = RunConfig(max_policy_lag=1).num_live_versions
+    assert num_versions == 3
+    snapshots = DeviceSnapshots(num_versions, torch.float32, lambda tensor: {"cpu": tensor})
+    messages, expected = [], []
+    for version in range(2 * num_versions):
+        messages.append(snapshots.publish(version, learner.device_weights()))
+        expected.append(learner.weights())
+        for message, weights in list(zip(messages, expected, strict=True))[-num_versions:]:
+            assert _same(_read(message), weights)
+        learner.update(make_tables(groups), ids(groups))
+    # The oldest lies under the newest, in the same memory.
+    assert not _same(_read(messages[0]), expected[0])
+    assert messages[0] is messages[num_versions]
+
+
+def test_each_copy_is_exported_once() -> None:
+    exported: list[int] = []
+
+    def export(tensor: Tensor) -> dict[str, Any]:
+        exported.append(tensor.data_ptr())
+        return {"cpu": tensor}
+
+    snapshots = DeviceSnapshots(2, torch.float32, export)
+    parameters = {"a": torch.zeros(2), "b": torch.zeros(3)}
+    for version in range(5):
+        parameters["a"] += 1
+        message = snapshots.publish(version, parameters.items())
+        assert message["ipc_handles"][0]["cpu"].tolist() == [version + 1] * 2
+    assert len(set(exported)) == len(exported) == 4
+    assert parameters["a"].data_ptr() not in exported
+
+
+def test_a_message_is_what_vllm_reads() -> None:
+    parameters = {"w": torch.full((2, 3), 1 / 3), "counts": torch.arange(4)}
+    message = DeviceSnapshots(2, torch.bfloat16, lambda tensor: {"cpu": tensor}).publish(1, parameters.items())
+    handles = message.pop("ipc_handles")
+    assert message == {"names": ["w", "counts"], "dtype_names": ["bfloat16", "int64"], "shapes": [[2, 3], [4]]}
+    assert torch.equal(handles[0]["cpu"], parameters["w"].bfloat16())
+    assert torch.equal(handles[1]["cpu"], parameters["counts"])
+
+
+def test_a_transposed_parameter_is_copied_into_plain_rows() -> None:
+    parameter = torch.arange(6.0).reshape(2, 3).T
+    snapshots = DeviceSnapshots(2, torch.float32, None)
+    assert "ipc_handles" not in snapshots.publish(1, [("w", parameter)])
+    copies = snapshots.copies(1)
+    assert copies is not None
+    assert copies["w"].is_contiguous()
+    assert torch.equal(copies["w"], parameter)
+
+
+def test_a_version_is_held_until_its_memory_is_taken() -> None:
+    snapshots = DeviceSnapshots(2, torch.float32, None)
+    parameter = torch.zeros(3)
+
+    def seen_while_copied() -> Iterator[tuple[str, Tensor]]:
+        assert snapshots.copies(5) is None
+        yield "w", parameter
+
+    for version in (5, 6):
+        snapshots.publish(version, [("w", parameter)])
+    assert snapshots.copies(5) is not None
+    snapshots.publish(7, seen_while_copied())
+    assert snapshots.copies(5) is None
+    assert snapshots.copies(6) is not None
+    assert snapshots.copies(7) is not None
+
+
+def _gather(rank: int, folder: Path, out: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{out / 'meet'}", rank=rank, world_size=2)
+    try:
+        learner = make_learner(folder, LearningConfig(num_threads=1, num_workers=2))
+        expected = learner.weights()
+        snapshots = DeviceSnapshots(2, torch.float32, None)
+        snapshots.publish(3, learner.device_weights())
+        if rank == 0:
+            copies = snapshots.copies(3)
+            assert copies is not None
+            assert _same({name: copy.numpy() for name, copy in copies.items()}, expected)
+    finally:
+        torch.distributed.destroy_process_group()
+    os._exit(0)  # gloo's threads now and then abort a process that ends by itself, after all is done
+
+
+def test_what_two_ranks_share_is_gathered_whole(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_gather, (make_model(tmp_path / "model"), tmp_path), nprocs=2)  # type: ignore[no-untyped-call]

@@ -1,0 +1,339 @@
+"""The learner's sender against the engine's own connection, over real sockets. A queue stands for the process group,
+and a TCP store where the engines are processes that are killed."""
+
+import multiprocessing
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, suppress
+from datetime import timedelta
+from queue import Queue
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed import TCPStore
+
+from gps_ray.base.errors import RolloutError
+from gps_ray.weights.device_snapshots import DeviceSnapshots
+from gps_ray.weights.nccl_sender import WeightSender
+from gps_ray.weights.transfer import LearnerConnection, update_info
+
+WAIT_S = 30
+
+
+class _Group:
+    def __init__(self, init_info: Mapping[str, Any], listener: socket.socket) -> None:
+        assert listener.getsockname() == (init_info["master_address"], init_info["master_port"])
+        listener.close()
+        self.init_info = dict(init_info)
+        self.received: Queue[Tensor] = Queue()
+        self.arrives = threading.Event()
+        self.arrives.set()
+        self.closed = threading.Event()
+
+    def send(self, tensors: Iterable[Tensor]) -> Callable[[], bool]:
+        for tensor in tensors:
+            self.received.put(tensor.clone())
+        return self.arrives.is_set
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class _Learner:
+    def __init__(self, deadline_s: float = WAIT_S) -> None:
+        self.groups: list[_Group] = []
+        self.snapshots = DeviceSnapshots(2, torch.float32, None)
+        self.sender = WeightSender(self.snapshots.copies, self._open, host="127.0.0.1", deadline_s=deadline_s)
+
+    def _open(self, init_info: Mapping[str, Any], listener: socket.socket) -> _Group:
+        self.groups.append(_Group(init_info, listener))
+        return self.groups[-1]
+
+    def group(self, init_info: Mapping[str, Any] | None) -> _Group:
+        """The one that an engine was told of, which may still be opening; the newest for None."""
+        end = time.monotonic() + WAIT_S
+        while init_info is not None and not any(group.init_info == init_info for group in self.groups):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        return self.groups[-1]
+
+    def publish(self, version: int, num_more: int = 0) -> dict[str, Any]:
+        pairs = [("a", torch.full((2,), float(version))), ("b", torch.full((3,), -float(version)))]
+        pairs += [(f"more.{i}", torch.zeros(1)) for i in range(num_more)]
+        return {**self.snapshots.publish(version, pairs), "sender": self.sender.address}
+
+
+@pytest.fixture
+def learner() -> _Learner:
+    return _Learner()
+
+
+def _engine(num_ranks: int = 1) -> LearnerConnection:
+    return LearnerConnection(num_ranks, WAIT_S)
+
+
+def _load(engine: LearnerConnection, learner: _Learner, message: Mapping[str, Any], version: int) -> Any:
+    """The init info, and what came over the group that is the newest."""
+    with engine.receiving(message, version) as init_info:
+        group = learner.group(init_info)
+        received = [group.received.get(timeout=WAIT_S) for _ in message["names"]]
+        assert [list(tensor.shape) for tensor in received] == message["shapes"]
+        assert [tensor[0].item() for tensor in received] == [version, -version]
+    return init_info
+
+
+def test_the_first_load_makes_a_group_and_later_ones_use_it(learner: _Learner) -> None:
+    engine = _engine(num_ranks=4)
+    init_info = _load(engine, learner, learner.publish(1), 1)
+    assert init_info == learner.groups[0].init_info
+    assert (init_info["rank_offset"], init_info["world_size"]) == (1, 5)
+    message = learner.publish(2)
+    assert _load(engine, learner, message, 2) is None
+    # An older version that is still held, as a restarted worker loads it.
+    assert _load(engine, learner, message, 1) is None
+    assert len(learner.groups) == 1
+    assert update_info(message).keys() == {"names", "dtype_names", "shapes"}
+
+
+def _begin_to_receive_and_vanish(engine: LearnerConnection, message: Mapping[str, Any], version: int = 1) -> None:
+    loading = engine.receiving(message, version)
+    loading.__enter__()
+    engine.close()
+
+
+def test_an_engine_that_leaves_takes_its_own_group_with_it_even_while_it_receives(learner: _Learner) -> None:
+    message = learner.publish(1)
+    engines = [_engine(), _engine()]
+    for engine in engines:
+        _load(engine, learner, message, 1)
+    learner.groups[1].arrives.clear()
+    _begin_to_receive_and_vanish(engines[1], message)
+    assert learner.groups[1].closed.wait(WAIT_S)
+    assert not learner.groups[0].closed.is_set()
+    assert _load(_engine(), learner, message, 1) is not None
+    assert len(learner.groups) == 3
+
+
+def test_what_is_no_longer_held_is_refused_and_the_connection_goes_on(learner: _Learner) -> None:
+    engine = _engine()
+    messages = {version: learner.publish(version) for version in (1, 2, 3)}
+    with (
+        pytest.raises(RolloutError, match="no longer holds policy version 1"),
+        engine.receiving(messages[1], 1),
+    ):
+        pytest.fail("nothing is sent")
+    _load(engine, learner, messages[3], 3)
+
+
+def test_a_version_overwritten_while_it_is_sent_is_an_error(learner: _Learner) -> None:
+    engine = _engine()
+    message = learner.publish(1)
+    _load(engine, learner, message, 1)
+    learner.groups[0].arrives.clear()
+    loading = engine.receiving(message, 1)
+    loading.__enter__()
+    learner.publish(2)
+    learner.publish(3)
+    learner.groups[0].arrives.set()
+    with pytest.raises(RolloutError, match="overwritten while it was sent"):
+        loading.__exit__(None, None, None)
+
+
+def test_a_broadcast_that_never_ends_is_given_up() -> None:
+    learner = _Learner(deadline_s=0.2)
+    engine = _engine()
+    message = learner.publish(1)
+    _load(engine, learner, message, 1)
+    learner.groups[0].arrives.clear()
+    with pytest.raises(RolloutError, match="left while it was to send"), engine.receiving(message, 1):
+        assert learner.groups[0].closed.wait(WAIT_S)
+    learner.groups.clear()
+    assert _load(engine, learner, message, 1) is not None
+
+
+def test_a_model_of_many_tensors_is_not_queued_at_once(learner: _Learner) -> None:
+    """Where the engine leaves in the midst of it, what is queued without end would never be looked at again."""
+    engine = _engine()
+    _load(engine, learner, learner.publish(1), 1)
+    message = learner.publish(2, num_more=2000)
+    with engine.receiving(message, 2):
+        received = [learner.groups[0].received.get(timeout=WAIT_S) for _ in message["names"]]
+    assert [list(tensor.shape) for tensor in received] == message["shapes"]
+    learner.groups[0].arrives.clear()
+    _begin_to_receive_and_vanish(engine, message, 2)
+    assert learner.groups[0].closed.wait(WAIT_S)
+    assert 0 < learner.groups[0].received.qsize() < 1000
+
+
+def test_after_an_error_within_the_engine_the_next_load_begins_anew(learner: _Learner) -> None:
+    engine = _engine()
+    message = learner.publish(1)
+    with pytest.raises(ValueError, match="shape"), engine.receiving(message, 1):
+        raise ValueError("shape")
+    assert _load(engine, learner, message, 1) == learner.groups[1].init_info
+    assert learner.groups[0].closed.wait(WAIT_S)
+
+
+def test_an_engine_follows_a_restarted_learner(learner: _Learner) -> None:
+    engine = _engine()
+    _load(engine, learner, learner.publish(1), 1)
+    restarted = _Learner()
+    assert _load(engine, restarted, restarted.publish(1), 1) == restarted.groups[0].init_info
+    assert learner.groups[0].closed.wait(WAIT_S)
+
+
+def _wrong() -> Iterator[tuple[dict[str, Any], str]]:
+    yield {"key": "00"}, "AuthenticationError"
+    yield {"port": 1}, "ConnectionRefusedError"
+
+
+@pytest.mark.parametrize(("change", "expected"), _wrong())
+def test_no_way_to_the_learner_is_one_clear_error(learner: _Learner, change: dict[str, Any], expected: str) -> None:
+    message = learner.publish(1)
+    message["sender"] = {**message["sender"], **change}
+    with pytest.raises(RolloutError, match=rf"^rollout\.vllm\.weight_transfer: no connection.*{expected}") as caught:
+        _load(_engine(), learner, message, 1)
+    assert "rollout.vllm.weight_transfer=object_store" in str(caught.value)
+    # A stranger does not stop the sender.
+    _load(_engine(), learner, learner.publish(2), 2)
+
+
+@pytest.mark.parametrize("says", [b"", b"GET / HTTP/1.1\r\n\r\n", bytes(4)])
+def test_strangers_keep_nobody_from_the_learner(learner: _Learner, says: bytes) -> None:
+    message = learner.publish(1)
+    with closing(socket.create_connection((message["sender"]["host"], message["sender"]["port"]))) as stranger:
+        stranger.sendall(says)
+        with suppress(ConnectionResetError):
+            while says and stranger.recv(4096):  # until the sender has had enough of it
+                pass
+        _load(_engine(), learner, message, 1)
+
+
+def test_weights_in_place_of_an_address_are_refused() -> None:
+    with pytest.raises(RolloutError, match="nccl expected the learner's address"), _engine().receiving({"a": 1}, 1):
+        pytest.fail("nothing is sent")
+
+
+class _StoreGroup:
+    """By a TCP store, where vLLM's groups meet too: tensors under running numbers, counted by who takes them."""
+
+    def __init__(self, init_info: Mapping[str, Any], listener: socket.socket | None = None) -> None:
+        self._store = TCPStore(
+            init_info["master_address"],
+            init_info["master_port"],
+            world_size=init_info["world_size"],
+            is_master=listener is not None,
+            timeout=timedelta(seconds=WAIT_S if listener is None else 2),
+            master_listen_fd=None if listener is None else listener.detach(),
+            use_libuv=False,
+        )
+        self._num = 0
+        self.closed = threading.Event()
+
+    def send(self, tensors: Iterable[Tensor]) -> Callable[[], bool]:
+        for tensor in tensors:
+            self._store.set(f"tensor/{self._num}", str(tensor[0].item()))
+            self._num += 1
+        return lambda: self._store.add("num_received", 0) == self._num
+
+    def receive(self) -> float:
+        value = float(self._store.get(f"tensor/{self._num}"))
+        self._num += 1
+        self._store.add("num_received", 1)
+        return value
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def _be_an_engine(orders: Any) -> None:
+    """Loads what it is told to, or as far as ``halt`` says, and answers with what it received."""
+    connection, group = LearnerConnection(1, WAIT_S), None
+    while True:
+        message, version, halt = orders.recv()
+        with connection.receiving(message, version) as init_info:
+            received: list[float] = []
+            for _ in message["names"]:
+                if halt == "entering" or (halt == "receiving" and received):
+                    orders.send(received)
+                    time.sleep(600)
+                if init_info is not None and not received:
+                    group = _StoreGroup(init_info)
+                assert group is not None
+                received.append(group.receive())
+        orders.send(received)
+
+
+class _EngineProcess:
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._orders, theirs = context.Pipe()
+        self._process = context.Process(target=_be_an_engine, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def load(self, message: Mapping[str, Any], version: int, halt: str | None = None) -> Any:
+        self._orders.send((message, version, halt))
+        assert self._orders.poll(300), "no answer"
+        return self._orders.recv()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def _num_served(others: set[threading.Thread]) -> int:
+    """Connections that are served by threads begun after ``others``, which end when they like."""
+    return sum("(_serve)" in thread.name for thread in set(threading.enumerate()) - others)
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_killed_engine_takes_nothing_but_its_own_group(caplog: pytest.LogCaptureFixture) -> None:
+    """Engines in processes of their own, killed as the pool's are: on the way into the group, and while receiving."""
+    snapshots = DeviceSnapshots(2, torch.float32, None)
+    groups: list[_StoreGroup] = []
+
+    def open_group(init_info: Mapping[str, Any], listener: socket.socket) -> _StoreGroup:
+        groups.append(_StoreGroup(init_info, listener))
+        return groups[-1]
+
+    sender = WeightSender(snapshots.copies, open_group, host="127.0.0.1", deadline_s=WAIT_S)
+    others = set(threading.enumerate())
+
+    def publish(version: int) -> dict[str, Any]:
+        pairs = [(name, torch.full((2,), float(version))) for name in "abc"]
+        return {**snapshots.publish(version, pairs), "sender": sender.address}
+
+    engines = [_EngineProcess() for _ in range(4)]
+    survivor, successor = engines[0], engines[3]
+    try:
+        first, second = publish(1), publish(2)
+        assert survivor.load(first, 1) == [1.0] * 3
+        assert engines[1].load(first, 1) == [1.0] * 3
+        assert engines[1].load(second, 2, halt="receiving") == [2.0]
+        engines[1].kill()
+        assert groups[1].closed.wait(WAIT_S)
+        assert engines[2].load(second, 2, halt="entering") == []
+        engines[2].kill()
+        assert survivor.load(second, 2) == [2.0] * 3
+        assert successor.load(second, 2) == [2.0] * 3
+        third = publish(3)
+        assert [engine.load(third, 3) for engine in (survivor, successor)] == [[3.0] * 3] * 2
+        # The second engine that was killed never came to its group, which is given up at its deadline.
+        _until(lambda: _num_served(others) == 2)
+        assert "1/2 clients joined" in caplog.text
+        assert [group.closed.is_set() for group in groups] == [False, True, False]
+    finally:
+        for engine in engines:
+            engine.kill()
+    _until(lambda: _num_served(others) == 0)
