@@ -10,7 +10,7 @@ import ray
 
 from actors.training import prepare, train
 from actors.warm_start_trainer import ensure_model
-from gps_ray.base.concurrency import together
+from gps_ray.base.concurrency import gather_or_cancel
 from gps_ray.config import TrainConfig
 from gps_ray.loop.plan import check_data
 from gps_ray.loop.resources import num_runs_at_once
@@ -22,24 +22,20 @@ __all__ = ["run_comparison"]
 
 
 def run_comparison(
-    contenders: Mapping[str, TrainConfig],
+    arms: Mapping[str, TrainConfig],
     seeds: Sequence[int],
     directory: Path,
     sink: Callable[[str, int, TrainConfig], ProgressSink],
     *,
     serial: bool = False,
 ) -> dict[str, dict[int, Path]]:
-    """Run folders by contender and seed. What is finished stays, what was begun goes on.
+    """Run folders by arm and seed. What is finished stays, what was begun goes on.
 
     All runs share data, model and warm start; seeds are matched, so that differences can be paired. ``sink`` makes the
-    display of one run, from its contender's name, its seed and its config. ``serial`` makes one run after the other,
+    display of one run, from its arm's name, its seed and its config. ``serial`` makes one run after the other,
     for wall-clock figures. Where a run fails the others are stopped, and go on from their checkpoints next time.
     """
-    runs = {
-        (name, seed): run_config(contender, name, seed, directory)
-        for seed in seeds
-        for name, contender in contenders.items()
-    }
+    runs = {(name, seed): run_config(arm, name, seed, directory) for seed in seeds for name, arm in arms.items()}
     left = {key: run for key, run in runs.items() if is_left(run)}
     if left:
         first, data = prepare(next(iter(left.values())))
@@ -48,7 +44,7 @@ def run_comparison(
         cluster = ray.cluster_resources()
         at_once = 1 if serial else min(num_runs_at_once(run, cluster) for run in left.values())
         asyncio.run(_train_all(left, data, ensure_model(first), at_once, sink))
-    return {name: {seed: runs[name, seed].run.directory for seed in seeds} for name in contenders}
+    return {name: {seed: runs[name, seed].run.directory for seed in seeds} for name in arms}
 
 
 async def _train_all(
@@ -64,4 +60,4 @@ async def _train_all(
         async with gate:
             await train(run, data, model_directory, f"{name}/seed_{seed}", resume=True, sinks=[sink(name, seed, run)])
 
-    await together(*(one(name, seed, run) for (name, seed), run in runs.items()))
+    await gather_or_cancel(*(one(name, seed, run) for (name, seed), run in runs.items()))

@@ -12,7 +12,7 @@ __all__ = ["ClusterMetrics"]
 GAUGES = {
     "gps_ray_step": ("step", "Optimizer steps done"),
     "gps_ray_tokens_per_second": ("rollout/tokens_per_s", "Response tokens per wall second of the rollout phase"),
-    "gps_ray_effective_group_ratio": ("selection/effective_group_ratio", "Groups with a gradient, of all rolled out"),
+    "gps_ray_useful_group_ratio": ("selection/useful_group_ratio", "Groups with a gradient, of all rolled out"),
     "gps_ray_pass_rate": ("val/pass@1", "pass@1 on the evaluation set"),
     "gps_ray_pool_probe_spearman": ("predictor/pool_probe_spearman", "Predicted against realised success, pool"),
     "gps_ray_heldout_probe_spearman": (

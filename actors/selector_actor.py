@@ -10,7 +10,7 @@ import pyarrow as pa
 import ray
 
 from actors.deadlines import within
-from gps_ray.base.types import Chunk, FloatArray, ObserveResult, Prediction, Selection, SelectionRequest
+from gps_ray.base.types import Chunk, FloatArray, ObserveResult, PosteriorMoments, Selection, SelectionRequest
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.selection.registry import build_selector
@@ -41,7 +41,7 @@ class SelectorActor:
         # Tables come as top-level arguments, so Ray hands over what lies in the object store without a copy.
         return self._service.observe(step, selections, tables)
 
-    def predict(self, prompt_ids: Sequence[str]) -> Prediction | None:
+    def predict(self, prompt_ids: Sequence[str]) -> PosteriorMoments | None:
         return self._service.predict(prompt_ids)
 
     def candidates(self, request: SelectionRequest) -> tuple[str, ...]:
@@ -77,8 +77,8 @@ class RaySelector:
         result: ObserveResult = await self._call("observe", step, tuple(selections), *tables)
         return result
 
-    async def predict(self, prompt_ids: Sequence[str]) -> Prediction | None:
-        prediction: Prediction | None = await self._call("predict", tuple(prompt_ids))
+    async def predict(self, prompt_ids: Sequence[str]) -> PosteriorMoments | None:
+        prediction: PosteriorMoments | None = await self._call("predict", tuple(prompt_ids))
         return prediction
 
     async def candidates(self, request: SelectionRequest) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from actors.rollout_pool import RayRolloutPool
 from actors.rollout_worker import WorkerSpec
 from actors.selector_actor import spawn_selector
 from actors.warm_start_trainer import ensure_model
-from gps_ray.base.concurrency import together
+from gps_ray.base.concurrency import gather_or_cancel
 from gps_ray.base.errors import ConfigError
 from gps_ray.config import TrainConfig
 from gps_ray.loop.plan import check_data, pool_fingerprint, resolve
@@ -108,7 +108,7 @@ async def train(
     pool = RayRolloutPool(name, spec, prompts)
     learner = spawn_learner(f"{name}/learner", config, model_directory, folder.root / "ray_train")
     try:
-        await together(pool.start(), learner.start(resume_from=None if found is None else found[0] / "learner"))
+        await gather_or_cancel(pool.start(), learner.start(resume_from=None if found is None else found[0] / "learner"))
         parts = LoopParts(
             selector=selector,
             pool=pool,

@@ -39,22 +39,22 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--serial", action="store_true", help="one run after the other, for wall-clock figures")
     args = parser.parse_intermixed_args(argv)
     if args.variants is None:
-        contenders = by_selector(load_config(TrainConfig, args.config, args.overrides), args.selectors)
+        arms = by_selector(load_config(TrainConfig, args.config, args.overrides), args.selectors)
     else:
-        contenders = by_variant(args.config, args.variants, args.overrides)
-    baseline = args.baseline or ("uniform" if "uniform" in contenders else next(iter(contenders)))
-    if baseline not in contenders:
-        raise ConfigError(f"--baseline: expected one of {', '.join(contenders)}, got {baseline!r}; name one of them")
-    config, data = prepare(next(iter(contenders.values())))
+        arms = by_variant(args.config, args.variants, args.overrides)
+    baseline = args.baseline or ("uniform" if "uniform" in arms else next(iter(arms)))
+    if baseline not in arms:
+        raise ConfigError(f"--baseline: expected one of {', '.join(arms)}, got {baseline!r}; name one of them")
+    config, data = prepare(next(iter(arms.values())))
     seeds = tuple(dict.fromkeys(args.seeds))  # each once: a run has one folder
     if args.dry_run:
         print(describe(config, data))
-        print(f"runs: {', '.join(contenders)} x seeds {', '.join(map(str, seeds))}, in {args.out}")
+        print(f"runs: {', '.join(arms)} x seeds {', '.join(map(str, seeds))}, in {args.out}")
         return 0
     with cluster_for(config) as dashboard:
         if dashboard:
             print(f"dashboard: {dashboard}", flush=True)
-        folders = run_comparison(contenders, seeds, args.out, _lines, serial=args.serial)
+        folders = run_comparison(arms, seeds, args.out, _lines, serial=args.serial)
     summary = write_seed_comparison(folders, args.out, baseline, serial=args.serial)
     print_table("accuracy in percent, against the baseline paired by seed", SUMMARY_COLUMNS, summary_rows(summary))
     print(f"report: {args.out / 'report.html'}, {args.out / 'compare.json'}")

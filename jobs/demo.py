@@ -25,11 +25,11 @@ def main(argv: Sequence[str]) -> int:
     parser.set_defaults(config=Path("configs/demo.yaml"))
     args = parser.parse_intermixed_args(argv)
     config = load_config(TrainConfig, args.config, args.overrides)
-    contenders = by_selector(config, SELECTORS)
+    arms = by_selector(config, SELECTORS)
     prepare(config)  # what is wrong is said before the folder of an earlier demo goes
     shutil.rmtree(config.run.directory, ignore_errors=True)
     with cluster_for(config):
-        folders = run_comparison(contenders, (config.run.seed,), config.run.directory, _progress, serial=True)
+        folders = run_comparison(arms, (config.run.seed,), config.run.directory, _progress, serial=True)
     runs = {selector: paths[config.run.seed] for selector, paths in folders.items()}
     for path in runs.values():
         write_report(path)

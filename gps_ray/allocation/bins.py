@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from scipy.special import betaln
 
 from gps_ray.base.types import FloatArray, IntArray
-from gps_ray.predictor.beta_posterior import BetaBelief
+from gps_ray.predictor.beta_posterior import BetaPosterior
 
 __all__ = ["GainBins", "fit_beta", "fit_bins"]
 
@@ -48,7 +48,7 @@ class GainBins:
 
     def gains(self, scores: FloatArray, max_samples: int) -> FloatArray:
         """[N, J]: every prompt gets its bin's expected gains."""
-        return BetaBelief(self.alpha, self.beta).expected_gains(max_samples)[
+        return BetaPosterior(self.alpha, self.beta).expected_gains(max_samples)[
             np.searchsorted(self.edges, scores, side="right")
         ]
 

@@ -17,13 +17,13 @@ from gps_ray.base.intervals import json_estimate
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import FloatArray
 from gps_ray.predictor.calibration import rank_correlation
-from gps_ray.predictor.interface import SuccessRateDistribution
+from gps_ray.predictor.interface import Posterior
 from gps_ray.predictor.recorded import RecordedOutcomes
 
 __all__ = ["ALLOCATORS", "AllocationSettings", "Comparison", "compare_allocators", "summarise", "summary_rows"]
 
 # What an allocator knows of a prompt: nothing; the length of its text; the predicted success rate, binned; the whole
-# predictive distribution; its mean alone; the recorded success rate itself.
+# posterior; its mean alone; the recorded success rate itself.
 ALLOCATORS = ("equal", "length_bins", "predicted_bins", "expected_gain", "plug_in", "oracle")
 
 
@@ -58,21 +58,21 @@ def compare_allocators(
     fitted_on: RecordedOutcomes,
     fitted_mean: FloatArray,
     spent_on: RecordedOutcomes,
-    belief: SuccessRateDistribution,
+    posterior: Posterior,
     settings: AllocationSettings,
     seed: int,
 ) -> Comparison:
     """Spend each budget over the prompts ``spent_on`` [N] with every allocator.
 
     Bins are fitted on other prompts that the predictor has not learnt from: ``fitted_on`` [K], with its predicted
-    ``fitted_mean`` [K]. ``belief`` is about ``spent_on``.
+    ``fitted_mean`` [K]. ``posterior`` is about ``spent_on``.
     """
     if min(len(fitted_on.prompts), len(spent_on.prompts)) < settings.num_bins:
         raise DataError(
             f"outcomes: {len(fitted_on.prompts)} prompts to fit {settings.num_bins} bins on and "
             f"{len(spent_on.prompts)} to allocate over are too few; record more prompts"
         )
-    mean = np.asarray(belief.mean(), dtype=np.float64)
+    mean = np.asarray(posterior.mean(), dtype=np.float64)
     rates = spent_on.num_right / spent_on.num_tried
     table = pass_table(spent_on.num_right, spent_on.num_tried, settings.maximum)
 
@@ -83,7 +83,7 @@ def compare_allocators(
     gains = {
         "length_bins": binned(_lengths(fitted_on), _lengths(spent_on)),
         "predicted_bins": binned(fitted_mean, mean),
-        "expected_gain": expected_gains(belief, settings.maximum, generator(seed, "allocation/gains")),
+        "expected_gain": expected_gains(posterior, settings.maximum, generator(seed, "allocation/gains")),
         "plug_in": rate_gains(mean, settings.maximum),
         "oracle": rate_gains(rates, settings.maximum),
     }

@@ -57,7 +57,7 @@ def compare_on_run(
         fitted_on=recorded.take(fitted),
         fitted_mean=np.asarray(predictor.predict(rows(fitted), num_steps + 1).mean(), dtype=np.float64),
         spent_on=recorded.take(spent),
-        belief=predictor.predict(rows(spent), num_steps + 1),
+        posterior=predictor.predict(rows(spent), num_steps + 1),
         settings=settings,
         seed=run_seed,
     )

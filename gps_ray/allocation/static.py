@@ -52,7 +52,7 @@ def run_static(
         fitted_on=recorded.take(split.bins),
         fitted_mean=np.asarray(predictor.predict(split.bins, next_step).mean(), dtype=np.float64),
         spent_on=recorded.take(split.held_out),
-        belief=predictor.predict(split.held_out, next_step),
+        posterior=predictor.predict(split.held_out, next_step),
         settings=settings,
         seed=seed,
     )

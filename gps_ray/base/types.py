@@ -36,7 +36,7 @@ __all__ = [
     "Handle",
     "IntArray",
     "ObserveResult",
-    "Prediction",
+    "PosteriorMoments",
     "Prompt",
     "PublishedWeights",
     "Rollout",
@@ -222,9 +222,8 @@ class RolloutSample:
 class ChunkHeader:
     """All that the driver fetches of one chunk (the unit of dispatch): ids and counts, no rewards, no tokens.
 
-    prompt_ids [K]; num_right, num_wrong, num_failed [K] int32; has_gradient [K] bool: the group's rewards are not
-    all equal; num_response_tokens [K] int32; ``failures`` are groups that could not be made at all (not among
-    the K). Seconds are the worker's own.
+    prompt_ids [K]; num_right, num_wrong, num_failed [K] int32; num_response_tokens [K] int32; ``failures`` are groups
+    that could not be made at all (not among the K). Seconds are the worker's own.
     """
 
     chunk_id: int
@@ -235,13 +234,17 @@ class ChunkHeader:
     num_right: IntArray
     num_wrong: IntArray
     num_failed: IntArray
-    has_gradient: BoolArray
     num_response_tokens: IntArray
     reward_sum: FloatArray
     cpu_s: float
     wall_s: float
     failures: tuple[GroupFailure, ...] = ()
     samples: tuple[RolloutSample, ...] = ()
+
+    @property
+    def useful(self) -> BoolArray:
+        """[K] bool: groups with right and wrong responses (``gps_ray.base.useful``)."""
+        return (self.num_right > 0) & (self.num_wrong > 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +266,7 @@ class ObserveResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
+class PosteriorMoments:
     """Predicted success rates: mean [N], std [N] float64; seen [N] bool: the prompt has outcomes of its own."""
 
     mean: FloatArray

@@ -8,7 +8,7 @@ from gps_ray.config.learning import LearningConfig
 from gps_ray.config.policy import EmbeddedModelConfig, ModelConfig, WarmStartConfig
 from gps_ray.config.rollout import RolloutConfig, SimulatedConfig, VllmConfig
 from gps_ray.config.run import CheckpointConfig, ClusterConfig, EvaluationConfig, RunConfig, TrainConfig
-from gps_ray.config.section import Section, load_config, read_mapping
+from gps_ray.config.section import ConfigSection, load_config, read_mapping
 from gps_ray.config.selection import (
     BetaCountsConfig,
     DpsConfig,
@@ -25,6 +25,7 @@ __all__ = [
     "BetaCountsConfig",
     "CheckpointConfig",
     "ClusterConfig",
+    "ConfigSection",
     "CountdownConfig",
     "DataConfig",
     "DpsConfig",
@@ -39,7 +40,6 @@ __all__ = [
     "PpmConfig",
     "RolloutConfig",
     "RunConfig",
-    "Section",
     "SelectionConfig",
     "SimulatedConfig",
     "TrainConfig",

@@ -7,12 +7,12 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from gps_ray.config.section import Section
+from gps_ray.config.section import ConfigSection
 
 __all__ = ["ArithmeticConfig", "CountdownConfig", "DataConfig"]
 
 
-class CountdownConfig(Section):
+class CountdownConfig(ConfigSection):
     """The generated Countdown data: reach a target from 2-4 numbers."""
 
     pool: Literal["heterogeneous", "homogeneous"] = Field(
@@ -40,7 +40,7 @@ class CountdownConfig(Section):
 ArithmeticLevel = Literal["chain-1", "chain-2", "chain-3", "chain-4", "linear-1", "linear-2", "linear-3"]
 
 
-class ArithmeticConfig(Section):
+class ArithmeticConfig(ConfigSection):
     """The generated arithmetic data: chains of operations and equations with one unknown, levels mixed."""
 
     num_pool_prompts: int = Field(4000, ge=1)
@@ -71,7 +71,7 @@ def _check_hard_numbers(max_number: int, max_hard_number: int) -> None:
         )
 
 
-class DataConfig(Section):
+class DataConfig(ConfigSection):
     """Which task, and where its prompts come from: files, or the task's own generator where pool_file is null."""
 
     task: str = Field(

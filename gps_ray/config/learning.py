@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from gps_ray.config.section import Section
+from gps_ray.config.section import ConfigSection
 
 __all__ = ["LearningConfig"]
 
 
-class LearningConfig(Section):
+class LearningConfig(ConfigSection):
     """The policy update. Where a key says "null: the algorithm's own", docs/algorithms.md lists what that is."""
 
     loss: Literal[

@@ -7,12 +7,12 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gps_ray.config.section import Section
+from gps_ray.config.section import ConfigSection
 
 __all__ = ["EmbeddedModelConfig", "ModelConfig", "WarmStartConfig"]
 
 
-class EmbeddedModelConfig(Section):
+class EmbeddedModelConfig(ConfigSection):
     """The small model made on the spot where model.path is null (Hugging Face layout, loadable by vLLM)."""
 
     family: Literal["llama", "qwen3"] = Field(
@@ -38,7 +38,7 @@ class EmbeddedModelConfig(Section):
         return self
 
 
-class ModelConfig(Section):
+class ModelConfig(ConfigSection):
     """The policy to start from."""
 
     path: Path | None = Field(
@@ -48,7 +48,7 @@ class ModelConfig(Section):
     embedded: EmbeddedModelConfig = Field(default_factory=EmbeddedModelConfig)
 
 
-class WarmStartConfig(Section):
+class WarmStartConfig(ConfigSection):
     """Supervised training of the embedded model on generated solutions, before RL."""
 
     cache_directory: Path = Field(

@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from gps_ray.config.section import Section
+from gps_ray.config.section import ConfigSection
 
 __all__ = ["RolloutConfig", "SimulatedConfig", "VllmConfig"]
 
 
-class SimulatedConfig(Section):
+class SimulatedConfig(ConfigSection):
     """The simulated engine: success rates that are known and drift, for tests and for scale.
 
     sigmoid(initial_logit_mean + initial_logit_std * x + (drift_per_version + drift_std * y) * policy_version), with
@@ -31,7 +31,7 @@ class SimulatedConfig(Section):
     response_tokens: int = Field(8, ge=1, description="Tokens of every simulated response.")
 
 
-class VllmConfig(Section):
+class VllmConfig(ConfigSection):
     """The vLLM engine of one rollout worker. Its memory is bounded here: weights + KV cache + one batch."""
 
     max_model_len: int | None = Field(
@@ -59,7 +59,7 @@ class VllmConfig(Section):
     enforce_eager: bool = Field(True, description="False compiles and captures: a minute per start, quicker on GPU.")
 
 
-class RolloutConfig(Section):
+class RolloutConfig(ConfigSection):
     """The rollout-worker pool."""
 
     engine: Literal["torch", "vllm", "simulated"] = Field(

@@ -10,13 +10,13 @@ from gps_ray.config.data import DataConfig
 from gps_ray.config.learning import LearningConfig
 from gps_ray.config.policy import ModelConfig, WarmStartConfig
 from gps_ray.config.rollout import RolloutConfig
-from gps_ray.config.section import Section
+from gps_ray.config.section import ConfigSection
 from gps_ray.config.selection import SelectionConfig
 
 __all__ = ["CheckpointConfig", "ClusterConfig", "EvaluationConfig", "RunConfig", "TrainConfig"]
 
 
-class RunConfig(Section):
+class RunConfig(ConfigSection):
     """The run as a whole."""
 
     directory: Path = Field(Path("runs/default"), description="Run folder; everything the run writes lies in it.")
@@ -37,7 +37,7 @@ class RunConfig(Section):
         return self.max_policy_lag + 2
 
 
-class EvaluationConfig(Section):
+class EvaluationConfig(ConfigSection):
     """Evaluation of the policy and of the predictor; its rollouts enter neither history nor training."""
 
     every_steps: int = Field(10, ge=1, description="Evaluate every so many steps, before the first and after the last.")
@@ -52,14 +52,14 @@ class EvaluationConfig(Section):
     )
 
 
-class CheckpointConfig(Section):
+class CheckpointConfig(ConfigSection):
     """Checkpoints of learner, selector, history and loop, committed together by one manifest."""
 
     every_steps: int = Field(10, ge=1)
     keep_last: int = Field(2, ge=1)
 
 
-class ClusterConfig(Section):
+class ClusterConfig(ConfigSection):
     """Where the actors live."""
 
     address: str | None = Field(
@@ -72,7 +72,7 @@ class ClusterConfig(Section):
     object_store_memory_bytes: int = Field(256 << 20, ge=80 << 20, description="Object store of a local cluster.")
 
 
-class TrainConfig(Section):
+class TrainConfig(ConfigSection):
     """One training run."""
 
     run: RunConfig = Field(default_factory=RunConfig)

@@ -11,16 +11,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gps_ray.base.errors import ConfigError
 
-__all__ = ["Section", "load_config", "read_mapping"]
+__all__ = ["ConfigSection", "load_config", "read_mapping"]
 
 
-class Section(BaseModel):
+class ConfigSection(BaseModel):
     """Base of every section: frozen, and no key that it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-C = TypeVar("C", bound=Section)
+C = TypeVar("C", bound=ConfigSection)
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gps_ray.config.section import Section
+from gps_ray.config.section import ConfigSection
 
 __all__ = [
     "BetaCountsConfig",
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 
-class FeaturesConfig(Section):
+class FeaturesConfig(ConfigSection):
     """Prompt features for predictor and diversity."""
 
     provider: str = Field("wordllama", description="'wordllama', or an import path 'package.module:Class'.")
@@ -29,7 +29,7 @@ class FeaturesConfig(Section):
     cache_directory: Path = Field(Path("runs/features"), description="Features by hash of provider and texts.")
 
 
-class PpmConfig(Section):
+class PpmConfig(ConfigSection):
     """The prompt predictive model (GPS, arXiv 2602.01970). The paper gives few of these values; the others are ours."""
 
     model_dim: int = Field(64, ge=8)
@@ -56,7 +56,7 @@ class PpmConfig(Section):
     use_latent: bool = Field(True, description="False forces z = 0 (ablation).")
 
 
-class BetaCountsConfig(Section):
+class BetaCountsConfig(ConfigSection):
     """Discounted Beta counts per prompt, the predictor of mopps (arXiv 2507.04632) and beta_mean."""
 
     discount: float = Field(
@@ -66,7 +66,7 @@ class BetaCountsConfig(Section):
     prior_wrong: float = Field(1.0, gt=0, description="b0")
 
 
-class DpsConfig(Section):
+class DpsConfig(ConfigSection):
     """DPS (arXiv 2603.10887): a three-state Markov chain per prompt."""
 
     discount: float = Field(
@@ -75,7 +75,7 @@ class DpsConfig(Section):
     prior_count: float = Field(1.0, gt=0, description="alpha0: Dirichlet pseudo-count of every transition.")
 
 
-class GresoConfig(Section):
+class GresoConfig(ConfigSection):
     """GRESO (arXiv 2506.02177): skip prompts whose recent groups had zero variance, with adapted probabilities."""
 
     start_probability: float = Field(0.5, gt=0, lt=1, description="p_easy and p_hard at the start.")
@@ -88,7 +88,7 @@ class GresoConfig(Section):
     safety_factor: float = Field(1.25, ge=1, description="Oversampling of the later rounds of a step.")
 
 
-class PclConfig(Section):
+class PclConfig(ConfigSection):
     """PCL (arXiv 2510.01135): a value model of the prompt. The paper's is a language model; the sizes here are ours."""
 
     hidden_dim: int = Field(256, ge=1)
@@ -99,7 +99,7 @@ class PclConfig(Section):
     )
 
 
-class FusedConfig(Section):
+class FusedConfig(ConfigSection):
     """gps_fused's predictor: a shared model of the prompt plus an effect of every prompt's own, in logits.
 
     Variances are prior variances in squared logits, drifts their growth per step. On recorded GRPO runs the quality is
@@ -137,7 +137,7 @@ class FusedConfig(Section):
     )
 
 
-class SelectionConfig(Section):
+class SelectionConfig(ConfigSection):
     """Which prompts next."""
 
     selector: str = Field("gps", description="uniform, gps, gps_paper, ... or an import path 'package.module:factory'.")

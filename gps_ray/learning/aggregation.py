@@ -7,7 +7,7 @@
     seq-mean-token-sum-norm   w_i = 1       D = number of responses * T_max     (Dr.GRPO, arXiv 2503.20783, section 3.2)
 
 T_i is the length of response i, T_max the longest that is allowed. Tokens and responses are counted over ALL groups of
-the mini-batch: over all ranks, and with the zero-variance groups that need no forward pass, so that the step size
+the mini-batch: over all workers, and with the zero-variance groups that need no forward pass, so that the step size
 depends neither on the number of workers nor on how many such groups a selector brings.
 """
 

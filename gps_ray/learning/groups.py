@@ -23,13 +23,14 @@ NO_PENALTY = OverlongPenalty(max_response_tokens=0)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainGroup:
     """A group as the update sees it: one row and one reward [G] (float64, shaped) per rollout with a verdict. A row
-    without tokens counts in the group's rewards and is not trained on."""
+    without tokens counts in the group's rewards and is not trained on. ``useful``: by success (0 < k < G)."""
 
     rows: list[Row]
     rewards: FloatArray
+    useful: bool
 
     @property
-    def has_variance(self) -> bool:
+    def rewards_differ(self) -> bool:
         """Are the rewards not all equal?"""
         return not all_equal(self.rewards)
 
@@ -60,6 +61,7 @@ def train_groups(
         TrainGroup(
             rows=[_row(rollout) for rollout in group],
             rewards=np.array([r.reward + penalty(len(r.response_tokens)) for r in group], dtype=np.float64),
+            useful=len({rollout.status for rollout in group}) > 1,
         )
         for group in groups
     ]
@@ -94,11 +96,12 @@ def number_rows(groups: Sequence[TrainGroup]) -> list[TrainGroup]:
 
 
 def count_metrics(groups: Sequence[TrainGroup], num_trained: int | None = None) -> dict[str, float]:
-    """``train/num_tokens_admitted`` counts zero-variance groups too. ``num_trained``: groups with a gradient, where it
-    is not those with variance."""
-    num_with_variance = sum(group.has_variance for group in groups)
+    """``train/num_tokens_admitted`` counts groups with equal rewards too. ``num_trained``: groups that the loss learns
+    from, where it is not those whose rewards differ."""
+    num_differing = sum(group.rewards_differ for group in groups)
     return {
-        "train/num_groups_trained": num_with_variance if num_trained is None else num_trained,
-        "train/num_groups_zero_variance": len(groups) - num_with_variance,
+        "train/num_groups_trained": num_differing if num_trained is None else num_trained,
+        "train/num_groups_equal_rewards": len(groups) - num_differing,
+        "train/num_groups_shaped_only": sum(group.rewards_differ and not group.useful for group in groups),
         "train/num_tokens_admitted": sum(sum(group.lengths) for group in groups),
     }

@@ -1,8 +1,8 @@
 """The learner: rollouts in, better weights out. Knows nothing of how it is called.
 
-With a process group of several ranks every rank makes the same calls with the same arguments; the model, its optimizer
+With several train workers every one makes the same calls with the same arguments; the model, its optimizer
 and the rows of an update are shared among them (FSDP2). What that must not change is explicit: divisors of a loss are
-computed from all admitted groups before any forward pass, and every sum goes through ``Ranks``.
+computed from all admitted groups before any forward pass, and every sum goes through ``TrainWorkers``.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from gps_ray.learning.losses.kl import kl_estimate
 from gps_ray.learning.losses.value import value_loss
 from gps_ray.learning.minibatch import MicroBatch, MiniBatch, RewardKl, fill_advantages, make_minibatch
 from gps_ray.learning.packing import Row, pack
-from gps_ray.learning.ranks import Ranks
 from gps_ray.learning.schedule import learning_rate_factor
-from gps_ray.learning.sharding import device_weights, full_weights, place, train_device
+from gps_ray.learning.sharding import device_weights, full_weights, move_to_workers, train_device
 from gps_ray.learning.stepping import GuardedOptimizer, SkipCounter
 from gps_ray.learning.totals import Totals
+from gps_ray.learning.train_workers import TrainWorkers
 from gps_ray.model import load_model, load_tokenizer, load_weights_into
 
 __all__ = ["Learner"]
@@ -72,7 +72,7 @@ class Learner:
         self._max_response_tokens = max_response_tokens
         self._num_steps = config.total_training_steps or num_steps
         self._algorithm, self._penalty = resolve_algorithm(config, max_response_tokens)
-        self._ranks = Ranks.current(train_device(config))
+        self._workers = TrainWorkers.current(train_device(config))
         policy = load_policy(model_directory, config)
         self._max_shared_tokens = config.max_shared_prompt_tokens if can_share_prompts(policy) else 0
         self._model = self._placed(policy)
@@ -91,7 +91,7 @@ class Learner:
 
     def _placed(self, model: Any) -> Any:
         # Evaluation mode throughout: dropout would make the policy another than the one that sampled.
-        place(model.eval(), self._config, self._ranks, self._dtype)
+        move_to_workers(model.eval(), self._config, self._workers, self._dtype)
         return model
 
     @property
@@ -117,13 +117,13 @@ class Learner:
                 if self._critic is not None:
                     self._value_step(mini_batch, factor, totals)
         self._policy_version += 1
-        metrics = self._counts(groups) | totals.metrics(self._ranks)
+        metrics = self._counts(groups) | totals.metrics(self._workers)
         metrics["train/learning_rate"] = self._config.learning_rate * factor
         return UpdateResult(policy_version=self._policy_version, metrics=metrics, cpu_s=time.process_time() - start)
 
     def _is_trained(self, group: TrainGroup) -> bool:
         # Without a KL a zero-variance group adds exactly nothing to the gradient; with one it still pulls.
-        return group.has_variance or not self._algorithm.skips_equal_rewards or self._reference is not None
+        return group.rewards_differ or not self._algorithm.skips_equal_rewards or self._reference is not None
 
     def _counts(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
         return count_metrics(groups, None if self._algorithm.skips_equal_rewards else len(groups))
@@ -140,7 +140,7 @@ class Learner:
                 max_response_tokens=self._max_response_tokens,
                 max_tokens=self._config.microbatch_tokens,
                 max_shared_tokens=self._max_shared_tokens,
-                ranks=self._ranks,
+                workers=self._workers,
             )
             if mini_batch is not None:
                 mini_batches.append(mini_batch)
@@ -155,7 +155,7 @@ class Learner:
             reward_kl=RewardKl(coefficient=self._config.kl_coefficient, algorithm=self._algorithm),
             gamma=self._config.gamma,
             lam=self._config.lam,
-            ranks=self._ranks,
+            workers=self._workers,
         )
         return mini_batches
 
@@ -175,7 +175,7 @@ class Learner:
     def _policy_step(self, mini_batch: MiniBatch, factor: float, totals: Totals) -> None:
         self._optimizer.zero_grad()
         share = sum(self._policy_share(micro, mini_batch.denominator, totals) for micro in mini_batch.micro_batches)
-        loss = float(self._ranks.sum(torch.tensor(share, dtype=torch.float64)))
+        loss = float(self._workers.sum(torch.tensor(share, dtype=torch.float64)))
         norm = self._optimizer.step(loss, factor, f"update {self._policy_version + 1}")
         totals.add_step(loss, norm)
 
@@ -196,7 +196,7 @@ class Learner:
                 per_token = per_token + self._config.kl_coefficient * kl
         share = (per_token * mask * micro.row_weights).sum() / denominator
         # FSDP2 averages gradients over ranks; the shares are to be added.
-        (share * self._ranks.size).backward()  # type: ignore[no-untyped-call]
+        (share * self._workers.size).backward()  # type: ignore[no-untyped-call]
         totals.add_tokens(tokens, token_loss, logprobs, kl, micro.importance)
         return float(share.detach())
 
@@ -210,20 +210,20 @@ class Learner:
                 values = token_values(self._critic, micro.batch)
             per_token = value_loss(values, micro.old_values, micro.value_targets, self._config.cliprange_value)
             share = (per_token * micro.batch.mask).sum() / mini_batch.num_tokens
-            (share * self._ranks.size).backward()  # type: ignore[no-untyped-call]
+            (share * self._workers.size).backward()  # type: ignore[no-untyped-call]
             loss += float(share.detach())
             totals.add_values(micro.old_values, micro.value_targets, micro.batch.mask)
-        loss = float(self._ranks.sum(torch.tensor(loss, dtype=torch.float64)))
+        loss = float(self._workers.sum(torch.tensor(loss, dtype=torch.float64)))
         norm = self._critic_optimizer.step(loss, factor, f"update {self._policy_version + 1} of the value model")
         totals.add_value_step(loss, norm)
 
     def _autocast(self) -> Any:
-        return torch.autocast(self._ranks.device.type, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16)
+        return torch.autocast(self._workers.device.type, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16)
 
     def weights(self) -> dict[str, np.ndarray[Any, Any]]:
         """All parameters by their Hugging Face names, adapters merged, as float32 copies; on rank 0, the others get
         none."""
-        weights = full_weights(self._model, self._ranks)
+        weights = full_weights(self._model, self._workers)
         with deterministic(self._config.num_threads):
             return merged_weights(weights, self._model)
 
@@ -241,7 +241,7 @@ class Learner:
         row = Row(prompt_tokens=tokens[:1], response_tokens=tokens[1:])
         with torch.no_grad(), deterministic(self._config.num_threads), self._autocast():
             (batch,) = pack([(row,)], PROBE_TOKENS)
-            logprobs, _ = token_logprobs(self._model, batch.to(self._ranks.device), 1.0)
+            logprobs, _ = token_logprobs(self._model, batch.to(self._workers.device), 1.0)
         return tokens, logprobs.cpu()[batch.mask].numpy()
 
     def save(self, directory: Path) -> None:
@@ -279,7 +279,7 @@ class Learner:
     def export(self, directory: Path) -> None:
         """Write the policy as a Hugging Face folder in its own dtype, with the tokenizer it came with."""
         weights = self.weights()
-        if self._ranks.rank:
+        if self._workers.rank:
             return
         transformers_logging.disable_progress_bar()
         # A fresh copy: config.json must name the dtype that lies beside it, and this one is whole on one rank.

@@ -49,7 +49,7 @@ def load_policy(directory: Path, config: LearningConfig) -> Any:
         lora_alpha=config.lora_alpha,
         target_modules=_targets(model, config.lora_target_modules),
     )
-    # Drawn from torch's global generator: it is seeded here, for all ranks alike, and given back as it was.
+    # Drawn from torch's global generator: it is seeded here, for all workers alike, and given back as it was.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(seed_64(0, "learning/lora_init"))
         # GPT-2's Conv1D keeps its weight transposed; peft sees that by itself and says so.

@@ -17,7 +17,7 @@ from gps_ray.learning.groups import TrainGroup
 from gps_ray.learning.importance import ImportanceWeights
 from gps_ray.learning.losses.kl import kl_estimate
 from gps_ray.learning.packing import PackedBatch, blank_batch, lines_of, pack, split_lines
-from gps_ray.learning.ranks import Ranks
+from gps_ray.learning.train_workers import TrainWorkers
 
 __all__ = ["MicroBatch", "MiniBatch", "RewardKl", "fill_advantages", "make_minibatch"]
 
@@ -41,7 +41,7 @@ class MicroBatch:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MiniBatch:
     """What one optimizer step takes: this rank's micro-batches (equally many on every rank), the divisor of the policy
-    loss, and the response tokens that are trained on, over all ranks."""
+    loss, and the response tokens that are trained on, over all workers."""
 
     micro_batches: list[MicroBatch]
     denominator: float
@@ -56,7 +56,7 @@ def make_minibatch(
     max_response_tokens: int,
     max_tokens: int,
     max_shared_tokens: int,
-    ranks: Ranks,
+    workers: TrainWorkers,
 ) -> MiniBatch | None:
     """Of ``groups``, all of which count in the divisor, those ``trained`` are packed into micro-batches of at most
     ``max_tokens`` tokens, their prompts shared in lines of at most ``max_shared_tokens``. Every rank computes all
@@ -65,11 +65,11 @@ def make_minibatch(
     if not rows:
         return None
     lines = lines_of(rows, max_shared_tokens)
-    shares = [pack(share, max_tokens) for share in split_lines(lines, ranks.size)]
-    own = shares[ranks.rank]
+    shares = [pack(share, max_tokens) for share in split_lines(lines, workers.size)]
+    own = shares[workers.rank]
     own += [blank_batch(lines[0])] * (max(map(len, shares)) - len(own))
     return MiniBatch(
-        micro_batches=[_micro_batch(batch.to(ranks.device), mode) for batch in own],
+        micro_batches=[_micro_batch(batch.to(workers.device), mode) for batch in own],
         denominator=denominator([n for group in groups for n in group.lengths], mode, max_response_tokens),
         num_tokens=sum(len(row.response_tokens) for row in rows),
     )
@@ -107,11 +107,11 @@ def fill_advantages(
     reward_kl: RewardKl,
     gamma: float,
     lam: float,
-    ranks: Ranks,
+    workers: TrainWorkers,
 ) -> None:
     """Set ``advantages`` (and ``value_targets``) of all micro-batches of an update; rows of ``groups`` are numbered."""
     over_response = algorithm.over_tokens == "response"
-    scores = _row_scores(groups, micro_batches, algorithm, reward_kl if over_response else None, ranks)
+    scores = _row_scores(groups, micro_batches, algorithm, reward_kl if over_response else None, workers)
     for micro in micro_batches:
         mask = micro.batch.mask
         score = scores[micro.batch.numbers.cpu()].to(mask.device).unsqueeze(1)
@@ -129,7 +129,7 @@ def fill_advantages(
             )
     if algorithm.normalises_batch:
         masks = [micro.batch.mask for micro in micro_batches]
-        normalised = batch_normalised([micro.advantages for micro in micro_batches], masks, ranks.sum)
+        normalised = batch_normalised([micro.advantages for micro in micro_batches], masks, workers.sum)
         for micro, advantages in zip(micro_batches, normalised, strict=True):
             micro.advantages = advantages
 
@@ -139,7 +139,7 @@ def _row_scores(
     micro_batches: Sequence[MicroBatch],
     algorithm: Algorithm,
     reward_kl: RewardKl | None,
-    ranks: Ranks,
+    workers: TrainWorkers,
 ) -> Tensor:
     """The advantage of each row [rows] float32, or its reward where the algorithm has no baseline of the group."""
     num_rows = sum(len(group.rows) for group in groups)
@@ -147,7 +147,7 @@ def _row_scores(
     if reward_kl is not None and reward_kl.coefficient and algorithm.kl_in_reward:
         for micro in micro_batches:
             kl.index_add_(0, micro.batch.numbers.cpu(), reward_kl(micro).sum(1).double().cpu())
-        kl = ranks.sum(kl)
+        kl = workers.sum(kl)
     scores = torch.zeros(num_rows, dtype=torch.float32)
     for group in groups:
         numbers = [row.number for row in group.rows]

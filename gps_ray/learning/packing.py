@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gps_ray.base.types import FloatArray, IntArray
 
-__all__ = ["Line", "PackedBatch", "Row", "blank_batch", "lines_of", "pack", "split_lines"]
+__all__ = ["PackedBatch", "PackedLine", "Row", "blank_batch", "lines_of", "pack", "split_lines"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Row:
 
 
 # Rows of one prompt that stand behind one copy of it.
-Line = tuple[Row, ...]
+PackedLine = tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ class PackedBatch:
         return replace(self, **moved)
 
 
-def lines_of(rows: Sequence[Row], max_shared_tokens: int = 0) -> list[Line]:
+def lines_of(rows: Sequence[Row], max_shared_tokens: int = 0) -> list[PackedLine]:
     """The rows in lines, in the order in which their prompts first come.
 
     Rows of equal prompts share a line as long as it has at most ``max_shared_tokens`` tokens; 0: every row alone. The
@@ -107,7 +107,7 @@ def _length(line: Sequence[Row]) -> int:
     return len(line[0].prompt_tokens) + sum(len(row.response_tokens) - 1 for row in line)
 
 
-def _assemble(lines: Sequence[Line]) -> PackedBatch:
+def _assemble(lines: Sequence[PackedLine]) -> PackedBatch:
     length = max(map(_length, lines))
     first = min(len(line[0].prompt_tokens) for line in lines) - 1
     rows = [row for line in lines for row in line]
@@ -159,13 +159,13 @@ def _attention(segments: Tensor) -> Tensor:
     return ((key == 0) | (key == query)) & torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool).tril()
 
 
-def pack(lines: Sequence[Line], max_tokens: int) -> list[PackedBatch]:
+def pack(lines: Sequence[PackedLine], max_tokens: int) -> list[PackedBatch]:
     """Micro-batches of at most ``max_tokens`` tokens each, padding counted; a longer line stands alone.
 
     The result depends on the lines and their order only: equal lengths keep their order.
     """
     batches: list[PackedBatch] = []
-    current: list[Line] = []
+    current: list[PackedLine] = []
     longest = 0
     for line in sorted(lines, key=lambda line: (len(line[0].prompt_tokens), _length(line))):
         longest = max(longest, _length(line))
@@ -178,7 +178,7 @@ def pack(lines: Sequence[Line], max_tokens: int) -> list[PackedBatch]:
     return batches
 
 
-def split_lines(lines: Sequence[Line], num_parts: int) -> list[list[Line]]:
+def split_lines(lines: Sequence[PackedLine], num_parts: int) -> list[list[PackedLine]]:
     """The lines in ``num_parts`` parts of about equally many tokens, each in the given order.
 
     Longest first, each to the part with the fewest tokens so far: at most one line's length apart.
@@ -192,7 +192,7 @@ def split_lines(lines: Sequence[Line], num_parts: int) -> list[list[Line]]:
     return [[lines[i] for i in sorted(part)] for part in parts]
 
 
-def blank_batch(line: Line) -> PackedBatch:
+def blank_batch(line: PackedLine) -> PackedBatch:
     """A forward pass that counts for nothing: ranks that share a model must all make equally many."""
     batch = _assemble([line])
     return replace(batch, mask=torch.zeros_like(batch.mask), sampled_logprobs=torch.zeros_like(batch.sampled_logprobs))

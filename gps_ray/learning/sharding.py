@@ -1,4 +1,4 @@
-"""A transformers model made ready to train: on its device, shared among ranks layer by layer (FSDP2), checkpointed."""
+"""A transformers model made ready to train: on its device, shared layer by layer among train workers (FSDP2)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch.distributed.tensor import DTensor
 
 from gps_ray.base.errors import LearnerError
 from gps_ray.config import LearningConfig
-from gps_ray.learning.ranks import Ranks
+from gps_ray.learning.train_workers import TrainWorkers
 from gps_ray.model import tied_names, weights_from_state_dict, weights_of
 
-__all__ = ["clip_gradients", "device_weights", "full_weights", "place", "train_device"]
+__all__ = ["clip_gradients", "device_weights", "full_weights", "move_to_workers", "train_device"]
 
 
 def train_device(config: LearningConfig) -> torch.device:
@@ -39,10 +39,10 @@ def _layers(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
-def place(model: nn.Module, config: LearningConfig, ranks: Ranks, dtype: torch.dtype) -> None:
-    """Put the model on its device, in place; with several ranks each keeps its share of every parameter.
+def move_to_workers(model: nn.Module, config: LearningConfig, workers: TrainWorkers, dtype: torch.dtype) -> None:
+    """Put the model on its device, in place; with several workers each keeps its share of every parameter.
 
-    Weights, gradients and their sums stay float32; with ``dtype`` bfloat16 several ranks gather the parameters in it.
+    Weights, gradients and their sums stay float32; with ``dtype`` bfloat16 several workers gather the parameters in it.
     """
     layers = _layers(model)
     if config.activation_checkpointing:
@@ -52,33 +52,33 @@ def place(model: nn.Module, config: LearningConfig, ranks: Ranks, dtype: torch.d
                 "to false"
             )
         apply_activation_checkpointing(model, check_fn=lambda module: any(module is layer for layer in layers))
-    if ranks.size == 1:
-        model.to(ranks.device)
+    if workers.size == 1:
+        model.to(workers.device)
         return
     precision = MixedPrecisionPolicy(param_dtype=None if dtype == torch.float32 else dtype, reduce_dtype=torch.float32)
-    mesh = init_device_mesh(ranks.device.type, (ranks.size,))
+    mesh = init_device_mesh(workers.device.type, (workers.size,))
     for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=precision)
     fully_shard(model, mesh=mesh, mp_policy=precision)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
-    """Scale the gradients down to ``max_norm``; returns their norm before, over all ranks."""
+    """Scale the gradients down to ``max_norm``; returns their norm before, over all workers."""
     norm: Any = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
     whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     return float(whole)
 
 
-def full_weights(model: Any, ranks: Ranks) -> dict[str, Any]:
+def full_weights(model: Any, workers: TrainWorkers) -> dict[str, Any]:
     """All parameters as ``gps_ray.model.weights_of`` gives them, on rank 0; the other ranks take part and get none."""
-    if ranks.size == 1:
+    if workers.size == 1:
         return weights_of(model)
     whole: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     return weights_from_state_dict(whole, frozenset(model.all_tied_weights_keys))
 
 
 def device_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """All parameters on their device, one by one and not copied, names as ``full_weights``. Several ranks must all go
+    """All parameters on their device, one by one and not copied, names as ``full_weights``. Several workers must all go
     through them to the end: each parameter is gathered as its turn comes."""
     state: dict[str, Any] = model.state_dict()
     for name in sorted(state.keys() - tied_names(model)):

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from gps_ray.learning.importance import ImportanceWeights
 from gps_ray.learning.losses.interface import PolicyTokens, TokenLoss
-from gps_ray.learning.ranks import Ranks
+from gps_ray.learning.train_workers import TrainWorkers
 
 __all__ = ["Totals"]
 
 
 @dataclass(slots=True)
 class Totals:
-    """Losses and norms are over all ranks already; the sums are this rank's, over its response tokens."""
+    """Losses and norms are over all workers already; the sums are this rank's, over its response tokens."""
 
     losses: list[float] = field(default_factory=list)
     grad_norms: list[float] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Totals:
         self._add("train/value_mean", (values * mask).sum())
         self._add("train/value_error", ((values - targets).abs() * mask).sum())
 
-    def metrics(self, ranks: Ranks) -> dict[str, float]:
+    def metrics(self, workers: TrainWorkers) -> dict[str, float]:
         """Means over what was trained on are left out where nothing was."""
         metrics: dict[str, float] = {
             "train/num_optimizer_steps": len(self.losses),
@@ -81,8 +81,8 @@ class Totals:
         }
         names = sorted(self.sums)
         totals = {}
-        if names:  # on all ranks or on none
-            sums = ranks.sum(torch.tensor([self.sums[name] for name in names], dtype=torch.float64)).tolist()
+        if names:  # on all workers or on none
+            sums = workers.sum(torch.tensor([self.sums[name] for name in names], dtype=torch.float64)).tolist()
             totals = dict(zip(names, sums, strict=True))
         num_tokens = totals.pop("num_tokens", 0.0)
         metrics["train/num_tokens"] = int(num_tokens)
@@ -96,5 +96,5 @@ class Totals:
             if values:
                 metrics[name] = float(np.mean(values))
         if "train/tis_mean" in metrics:
-            metrics["train/tis_max"] = float(ranks.max(torch.tensor(self.largest_weight, dtype=torch.float64)))
+            metrics["train/tis_max"] = float(workers.max(torch.tensor(self.largest_weight, dtype=torch.float64)))
         return metrics

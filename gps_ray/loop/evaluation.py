@@ -13,7 +13,7 @@ import numpy as np
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.intervals import Estimate, mean_estimate
-from gps_ray.base.types import ChunkHeader, FloatArray, IntArray, Prediction
+from gps_ray.base.types import ChunkHeader, FloatArray, IntArray, PosteriorMoments
 from gps_ray.predictor.calibration import predictor_quality
 from gps_ray.run.metrics import VAL_LEVEL
 
@@ -131,7 +131,7 @@ def evaluation_metrics(num_right: IntArray, num_tried: IntArray, levels: Sequenc
 
 
 def probe_metrics(
-    probe: str, prediction: Prediction, num_right: IntArray, num_tried: IntArray, group_size: int
+    probe: str, prediction: PosteriorMoments, num_right: IntArray, num_tried: IntArray, group_size: int
 ) -> dict[str, float]:
     """Predicted [N] against realised success (num_right of num_tried [N]) on one probe set.
 

@@ -11,7 +11,7 @@ from gps_ray.base.types import (
     FloatArray,
     GenerateRequest,
     ObserveResult,
-    Prediction,
+    PosteriorMoments,
     PublishedWeights,
     Selection,
     SelectionRequest,
@@ -32,7 +32,7 @@ class SelectorPort(Protocol):
         """Learn from every group of the step, kept or not, in the order of the selection."""
         ...
 
-    async def predict(self, prompt_ids: Sequence[str]) -> Prediction | None:
+    async def predict(self, prompt_ids: Sequence[str]) -> PosteriorMoments | None:
         """Predicted success rates of any known prompts; None where the selector predicts nothing."""
         ...
 

@@ -4,8 +4,8 @@ Steps count from 1: step s ends with policy version s. Its rollouts are made wit
 run ahead by a lag of L, with version s - 1 - L while the learner still trains on the steps before. After every step
 with an evaluation or a checkpoint the learner is waited for, so that neither has anything under way. Everything that
 could change a result (which prompts share an engine batch, the order of reduction, every draw, which weights made a
-rollout and which outcomes a selection knew of) is a function of the config, never of timing: chunks are cut by place in
-the selection and sorted by it before anyone learns from them.
+rollout and which outcomes a selection knew of) is a function of the config, never of timing: chunks are cut by position
+in the selection and sorted by it before anyone learns from them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gps_ray.base.concurrency import together
+from gps_ray.base.concurrency import gather_or_cancel
 from gps_ray.base.types import (
     Chunk,
     GenerateRequest,
@@ -101,7 +101,7 @@ class TrainingLoop:
         while self._steps_done < self._config.run.num_steps:
             ahead = Stretch(self._steps_done, self._end_of_stretch())
             self._mark = time.perf_counter()
-            await together(self._roll_out_stretch(ahead), self._learn_stretch(ahead))
+            await gather_or_cancel(self._roll_out_stretch(ahead), self._learn_stretch(ahead))
         self._phase("export")
         await self._parts.learner.export(self._parts.folder.final_model)
         return self._last_metrics
@@ -160,7 +160,7 @@ class TrainingLoop:
         """Learn from the step's rollouts, tell the selector, write everything down."""
         self._phase("update")
         # A selection depends on the selector's state after observe, never on the new weights: it overlaps.
-        updated, observed = await together(self._learn(record, ahead), self._observe(record, ahead))
+        updated, observed = await gather_or_cancel(self._learn(record, ahead), self._observe(record, ahead))
         self._steps_done = record.step
         now = time.perf_counter()
         self._add("cost/wall_s", now - self._mark)
@@ -219,7 +219,7 @@ class TrainingLoop:
                 num_samples_kept=4 if self._samples_due(record.step) else 0,
             ):
                 record.chunks.append(chunk)
-                admission.offer(chunk.header.prompt_ids, chunk.header.has_gradient)
+                admission.offer(chunk.header.prompt_ids, chunk.header.useful)
             if not admission.wants_more(len(record.selections)):
                 break
             following = await self._select(record.step, len(record.selections), admission.num_missing)
@@ -365,7 +365,7 @@ class TrainingLoop:
         self._phase("checkpoint")
         parts = self._parts
         path = parts.store.begin(self._steps_done)
-        await together(parts.learner.save(path / "learner"), parts.selector.save(path / "selector"))
+        await gather_or_cancel(parts.learner.save(path / "learner"), parts.selector.save(path / "selector"))
         manifest = Manifest(
             num_steps_done=self._steps_done,
             counters=self._counters,

@@ -13,8 +13,8 @@ import numpy as np
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.types import BoolArray, IntArray, State
 from gps_ray.config import BetaCountsConfig
-from gps_ray.predictor.beta_posterior import BetaBelief
-from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
+from gps_ray.predictor.beta_posterior import BetaPosterior
+from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
 
 __all__ = ["BetaCountsPredictor"]
 
@@ -29,8 +29,8 @@ class BetaCountsPredictor:
         self._beta = np.full(num_rows, config.prior_wrong)
         self._seen = np.zeros(num_rows, dtype=np.bool_)
 
-    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution:
-        return BetaBelief(self._alpha[rows], self._beta[rows])
+    def predict(self, rows: IntArray, step: int) -> Posterior:
+        return BetaPosterior(self._alpha[rows], self._beta[rows])
 
     def observe(self, batch: OutcomeBatch) -> None:
         tried = batch.num_tried > 0

@@ -1,4 +1,4 @@
-"""Independent Beta beliefs about success rates, with the expectations that have a closed form."""
+"""Independent Beta posteriors of success rates, with the expectations that have a closed form."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from scipy.special import betaln
 
 from gps_ray.base.types import FloatArray
 
-__all__ = ["BetaBelief"]
+__all__ = ["BetaPosterior"]
 
 
 @dataclass(frozen=True, slots=True)
-class BetaBelief:
-    """g_i ~ Beta(alpha_i, beta_i), alpha and beta [N] float64 > 0 (``SuccessRateDistribution``)."""
+class BetaPosterior:
+    """g_i ~ Beta(alpha_i, beta_i), alpha and beta [N] float64 > 0 (``Posterior``)."""
 
     alpha: FloatArray
     beta: FloatArray

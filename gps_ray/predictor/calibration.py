@@ -17,24 +17,24 @@ __all__ = [
     "brier_score",
     "expected_calibration_error",
     "noise_ceiling",
+    "not_useful_share",
     "predictor_quality",
     "rank_correlation",
-    "zero_variance_auc",
-    "zero_variance_share",
+    "useful_auc",
 ]
 
 _NUM_SPLITS = 32
 
 
 def predictor_quality(mean: FloatArray, num_right: IntArray, num_tried: IntArray, group_size: int) -> dict[str, float]:
-    """spearman, noise_ceiling, mae, brier, ece, zero_variance_auc; NaN where a quantity is undefined.
+    """spearman, noise_ceiling, mae, brier, ece, useful_auc; NaN where a quantity is undefined.
 
     Prompts without a verdict (num_tried = 0) are left out. ``group_size`` is G of training.
     """
     judged = num_tried > 0
     mean, right, tried = np.asarray(mean, np.float64)[judged], num_right[judged], num_tried[judged]
     if not len(mean):
-        return dict.fromkeys(("spearman", "noise_ceiling", "mae", "brier", "ece", "zero_variance_auc"), np.nan)
+        return dict.fromkeys(("spearman", "noise_ceiling", "mae", "brier", "ece", "useful_auc"), np.nan)
     rate = right / tried
     return {
         "spearman": rank_correlation(mean, rate),
@@ -42,7 +42,7 @@ def predictor_quality(mean: FloatArray, num_right: IntArray, num_tried: IntArray
         "mae": float(np.abs(mean - rate).mean()),
         "brier": brier_score(mean, right, tried),
         "ece": expected_calibration_error(mean, rate),
-        "zero_variance_auc": zero_variance_auc(mean, right, tried, group_size),
+        "useful_auc": useful_auc(mean, right, tried, group_size),
     }
 
 
@@ -85,7 +85,7 @@ def expected_calibration_error(mean: FloatArray, rate: FloatArray, num_bins: int
     return float(np.abs(gap).sum() / len(mean))
 
 
-def zero_variance_share(num_right: IntArray, num_tried: IntArray, group_size: int) -> FloatArray:
+def not_useful_share(num_right: IntArray, num_tried: IntArray, group_size: int) -> FloatArray:
     """[N]: of all groups of G that can be drawn from the n tries, the share that is all right or all wrong.
 
     [C(k, G) + C(n - k, G)] / C(n, G), an unbiased estimate of g^G + (1 - g)^G; with fewer tries than G the group is
@@ -106,13 +106,13 @@ def _choose_ratio(part: FloatArray, whole: IntArray, size: IntArray) -> FloatArr
     return ratio
 
 
-def zero_variance_auc(mean: FloatArray, num_right: IntArray, num_tried: IntArray, group_size: int) -> float:
+def useful_auc(mean: FloatArray, num_right: IntArray, num_tried: IntArray, group_size: int) -> float:
     """AUC of p^G + (1 - p)^G as a score for "this prompt's group will carry no gradient".
 
-    A prompt counts as zero-variance with weight w = ``zero_variance_share`` and as mixed with weight 1 - w, so that a
+    A prompt counts as zero-variance with weight w = ``not_useful_share`` and as mixed with weight 1 - w, so that a
     probe with more tries than G uses all of them. NaN where only one kind occurs.
     """
-    weight = np.clip(zero_variance_share(num_right, num_tried, group_size), 0.0, 1.0)
+    weight = np.clip(not_useful_share(num_right, num_tried, group_size), 0.0, 1.0)
     score = mean**group_size + (1 - mean) ** group_size
     label = np.repeat([1, 0], len(mean))
     weights = np.concatenate([weight, 1 - weight])

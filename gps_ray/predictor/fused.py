@@ -1,10 +1,10 @@
-"""gps_fused's predictor: what a prompt's text says, its own record and the drift of the policy, joined in one belief.
+"""gps_fused's predictor: what a prompt's text says, its own record and the policy's drift, joined in one posterior.
 
     f_i(t) = level + slope . [log length, text prior] + phi_i . w + shared drift + u_i(t),    g_i = sigmoid(f_i)
 
 phi: text features (``fused_features``); w, level and slopes: weights shared by all prompts; u_i: the prompt's own
 effect; all Gaussian, updated in closed form (``shared_filter``). The answer to two weaknesses of a predictor that sees
-only embeddings and the newest batch: a prompt's own outcomes count as soon as there are any, and the belief
+only embeddings and the newest batch: a prompt's own outcomes count as soon as there are any, and the posterior
 is a distribution that widens where nothing is known.
 
 The difficulty context z of GPS (arXiv 2602.01970, eq. for p(H_t | z_t)) is here the shared state (w, d): how hard the
@@ -20,7 +20,7 @@ from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
 from gps_ray.config import FusedConfig
 from gps_ray.predictor.fused_features import TextFeatures, build_text_features
-from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
+from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
 from gps_ray.predictor.logit_normal import expectation
 from gps_ray.predictor.shared_filter import SharedFilter
 from gps_ray.predictor.text_prior import load_text_prior
@@ -63,7 +63,7 @@ def build_filter(
 
 
 class FusedPredictor:
-    """``predict`` gives a logit-normal belief per prompt, with joint draws and closed expectations."""
+    """``predict`` gives a logit-normal posterior per prompt, with joint draws and closed expectations."""
 
     def __init__(self, table: PromptTable, config: FusedConfig, prior_logits: FloatArray | None = None) -> None:
         """``prior_logits`` [N]: what other outcomes say of these texts; None takes them from ``config.text_prior``
@@ -85,7 +85,7 @@ class FusedPredictor:
         """With a text prior even the first batch can be chosen."""
         return self._has_prior
 
-    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution:
+    def predict(self, rows: IntArray, step: int) -> Posterior:
         return self._filter.predict(rows)
 
     def observe(self, batch: OutcomeBatch) -> None:
@@ -112,11 +112,11 @@ class FusedPredictor:
         others = np.setdiff1d(self._swap_rows, rows, assume_unique=True)
         if not len(others):
             return {}
-        belief = self._filter.predict(others)
+        posterior = self._filter.predict(others)
         rates = [
             expectation(
-                belief.location + self._filter.shift_under(rows, right, num_tried, others),
-                belief.logit_variance,
+                posterior.location + self._filter.shift_under(rows, right, num_tried, others),
+                posterior.logit_variance,
                 lambda rate: rate,
             )
             for right in (num_tried, np.zeros_like(num_tried))

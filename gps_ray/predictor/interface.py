@@ -1,6 +1,6 @@
 """The predictor seam: "how likely is the policy to solve this prompt?"
 
-A predictor knows prompts by their row in a ``PromptTable``. Acquisitions see only the distribution it returns, so
+A predictor knows prompts by their row in a ``PromptTable``. Acquisitions see only the posterior it returns, so
 any predictor goes with any acquisition.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
 
-__all__ = ["OutcomeBatch", "Predictor", "PromptTable", "SuccessRateDistribution"]
+__all__ = ["OutcomeBatch", "Posterior", "Predictor", "PromptTable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +43,8 @@ class OutcomeBatch:
     mean_response_length: FloatArray
 
 
-class SuccessRateDistribution(Protocol):
-    """A belief about N success rates."""
+class Posterior(Protocol):
+    """A posterior of N success rates."""
 
     def mean(self) -> FloatArray:
         """[N] float64 in [0, 1]."""
@@ -62,8 +62,8 @@ class SuccessRateDistribution(Protocol):
 class Predictor(Protocol):
     """Learns from outcomes, predicts success rates. A loaded ``state`` goes on bit for bit."""
 
-    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution:
-        """The belief about rows [N] before the outcomes of ``step`` are known. Does not change the state."""
+    def predict(self, rows: IntArray, step: int) -> Posterior:
+        """The posterior of rows [N] before the outcomes of ``step`` are known. Does not change the state."""
         ...
 
     def observe(self, batch: OutcomeBatch) -> None:

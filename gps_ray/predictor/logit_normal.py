@@ -14,8 +14,9 @@ import numpy as np
 from scipy.special import expit, gammaln, log_expit, logsumexp
 
 from gps_ray.base.types import FloatArray, IntArray
+from gps_ray.base.useful import useful_probability
 
-__all__ = ["LogitNormalBelief", "expectation"]
+__all__ = ["LogitNormalPosterior", "expectation"]
 
 _NODES = np.linspace(-5.0, 5.0, 31)
 _WEIGHTS = np.exp(-0.5 * _NODES**2) / np.exp(-0.5 * _NODES**2).sum()
@@ -35,8 +36,8 @@ def expectation(location: FloatArray, variance: FloatArray, function: Callable[[
 
 
 @dataclass(frozen=True, slots=True)
-class LogitNormalBelief:
-    """location, variance [N] of the logits (``SuccessRateDistribution``).
+class LogitNormalPosterior:
+    """location, variance [N] of the logits (``Posterior``).
 
     ``draw_logits(num_draws, rng)`` gives joint draws [S, N] of the logits; without it the prompts are independent.
     """
@@ -63,9 +64,7 @@ class LogitNormalBelief:
 
     def expected_useful(self, group_size: int) -> FloatArray:
         """E[1 - g^G - (1 - g)^G] [N]: the probability that a group of G is neither all right nor all wrong."""
-        return expectation(
-            self.location, self.logit_variance, lambda rate: 1.0 - rate**group_size - (1.0 - rate) ** group_size
-        )
+        return expectation(self.location, self.logit_variance, lambda rate: useful_probability(rate, group_size))
 
     def log_likelihood(self, num_right: IntArray, num_tried: IntArray) -> FloatArray:
         """log E[Binomial(k | n, g)] [N], each prompt by itself, for k of n right."""

@@ -8,7 +8,7 @@ P = alpha / alpha.sum(axis=new), one step does, for every prompt of the pool,
     alpha <- lam * alpha + (1 - lam) * alpha0 + xi
     pi    <- P pi_new, with P from the new alpha
 
-where pi_old is the belief after the step before (not the prediction made from it).
+where pi_old is the posterior after the step before (not the prediction made from it).
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import numpy as np
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
 from gps_ray.config import DpsConfig
-from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
+from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
 
-__all__ = ["MarkovStateBelief", "MarkovStatePredictor"]
+__all__ = ["MarkovStatePosterior", "MarkovStatePredictor"]
 
 _ALL_WRONG, _MIXED, _ALL_RIGHT = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
-class MarkovStateBelief:
+class MarkovStatePosterior:
     """probabilities [N, 3] of the next group being all wrong, mixed or all right.
 
-    DPS says nothing of the success rate inside "mixed"; as a rate the belief is 0, uniform on (0, 1), or 1.
+    DPS says nothing of the success rate inside "mixed"; as a rate the posterior is 0, uniform on (0, 1), or 1.
     """
 
     probabilities: FloatArray
@@ -60,7 +60,7 @@ class MarkovStateBelief:
 
 
 class MarkovStatePredictor:
-    """All prompts at once: alpha [N, 3, 3], belief [N, 3] after the last step, prediction [N, 3] for the next."""
+    """All prompts at once: alpha [N, 3, 3], posterior [N, 3] after the last step, prediction [N, 3] for the next."""
 
     def __init__(self, table: PromptTable, config: DpsConfig) -> None:
         num_rows = len(table.prompt_ids)
@@ -70,21 +70,21 @@ class MarkovStatePredictor:
         self._prediction = np.full((num_rows, 3), 1 / 3)
         self._seen = np.zeros(num_rows, dtype=np.bool_)
 
-    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution:
-        return MarkovStateBelief(self._prediction[rows])
+    def predict(self, rows: IntArray, step: int) -> Posterior:
+        return MarkovStatePosterior(self._prediction[rows])
 
     def observe(self, batch: OutcomeBatch) -> None:
         rows, states = self._observed_states(batch)
         transition = self._alpha / self._alpha.sum(axis=1, keepdims=True)
-        new_belief = self._prediction.copy()
-        new_belief[rows] = np.eye(3)[states]
-        joint = new_belief[rows][:, :, None] * self._belief[rows][:, None, :] * transition[rows]
+        new_posterior = self._prediction.copy()
+        new_posterior[rows] = np.eye(3)[states]
+        joint = new_posterior[rows][:, :, None] * self._belief[rows][:, None, :] * transition[rows]
         decay = self._config.discount
         self._alpha = decay * self._alpha + (1 - decay) * self._config.prior_count
         self._alpha[rows] += joint / joint.sum(axis=(1, 2), keepdims=True)
         transition = self._alpha / self._alpha.sum(axis=1, keepdims=True)
-        self._prediction = np.einsum("nij,nj->ni", transition, new_belief)
-        self._belief = new_belief
+        self._prediction = np.einsum("nij,nj->ni", transition, new_posterior)
+        self._belief = new_posterior
         self._seen[rows] = True
 
     @staticmethod
@@ -109,7 +109,7 @@ class MarkovStatePredictor:
     def state(self) -> State:
         return {
             "alpha": self._alpha.copy(),
-            "belief": self._belief.copy(),
+            "posterior": self._belief.copy(),
             "prediction": self._prediction.copy(),
             "seen": self._seen.copy(),
         }
@@ -121,6 +121,6 @@ class MarkovStatePredictor:
                 f"{len(state['alpha'])}; resume with the data the run was started with (data.*)"
             )
         self._alpha = state["alpha"].astype(np.float64)
-        self._belief = state["belief"].astype(np.float64)
+        self._belief = state["posterior"].astype(np.float64)
         self._prediction = state["prediction"].astype(np.float64)
         self._seen = state["seen"].astype(np.bool_)

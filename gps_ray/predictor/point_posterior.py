@@ -1,4 +1,4 @@
-"""A belief without uncertainty, for predictors that give one number per prompt."""
+"""A posterior without uncertainty, for predictors that give one number per prompt."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from gps_ray.base.types import FloatArray
+from gps_ray.base.useful import useful_probability
 
-__all__ = ["PointBelief"]
+__all__ = ["PointPosterior"]
 
 
 @dataclass(frozen=True, slots=True)
-class PointBelief:
-    """Success rates [N] float64 believed with certainty (``SuccessRateDistribution``)."""
+class PointPosterior:
+    """Success rates [N] float64 believed with certainty (``Posterior``)."""
 
     rates: FloatArray
 
@@ -28,5 +29,4 @@ class PointBelief:
 
     def expected_useful(self, group_size: int) -> FloatArray:
         """P(0 < k < G) = 1 - g^G - (1 - g)^G."""
-        useful: FloatArray = 1.0 - self.rates**group_size - (1.0 - self.rates) ** group_size
-        return useful
+        return useful_probability(self.rates, group_size)

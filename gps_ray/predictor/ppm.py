@@ -9,9 +9,10 @@ from torch import Tensor
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.keyed_random import generator, seed_64
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
+from gps_ray.base.useful import useful_probability
 from gps_ray.config import PpmConfig
 from gps_ray.predictor.history import OutcomeWindow
-from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
+from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
 from gps_ray.predictor.ppm_network import build_network
 from gps_ray.predictor.ppm_training import GroupSet, group_sets, prior_of, replay_pairs, train_on_pairs
 
@@ -23,7 +24,7 @@ _ROWS_AT_ONCE = 8192
 
 
 class LatentDraws:
-    """A belief held as success rates under M draws of z: ``rates`` [M, N]. The draws move all prompts together."""
+    """A posterior held as success rates under M draws of z: ``rates`` [M, N]. The draws move all prompts together."""
 
     def __init__(self, rates: FloatArray) -> None:
         self._rates = rates
@@ -41,7 +42,7 @@ class LatentDraws:
 
     def expected_useful(self, group_size: int) -> FloatArray:
         """[N] float64: mean over the draws of 1 - g^G - (1 - g)^G."""
-        useful = [1.0 - rate**group_size - (1.0 - rate) ** group_size for rate in self._rates.astype(np.float64)]
+        useful = [useful_probability(rate, group_size) for rate in self._rates.astype(np.float64)]
         return np.asarray(np.mean(useful, axis=0))
 
 
@@ -76,7 +77,7 @@ class PpmPredictor:
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self._network.parameters())
 
-    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution:
+    def predict(self, rows: IntArray, step: int) -> Posterior:
         """M draws of z from p(z | newest batch), N(0, I) before the first."""
         batches = self._window.batches
         context = group_sets(batches[-1:] or [None], self._features)

@@ -30,7 +30,7 @@ from scipy.linalg.blas import strmm
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from gps_ray.base.types import FloatArray, IntArray, State
-from gps_ray.predictor.logit_normal import LogitNormalBelief, expectation
+from gps_ray.predictor.logit_normal import LogitNormalPosterior, expectation
 
 __all__ = ["GaussianSites", "SharedFilter", "binomial_sites"]
 
@@ -111,8 +111,8 @@ class SharedFilter:
         self.weight = np.ones(len(columns))
         self.own = own_variance.copy()
 
-    def predict(self, rows: IntArray) -> LogitNormalBelief:
-        """The joint belief about f of rows [N], independent of what the filter learns afterwards."""
+    def predict(self, rows: IntArray) -> LogitNormalPosterior:
+        """The joint posterior of f of rows [N], independent of what the filter learns afterwards."""
         weight, own = self.weight[rows], self.own[rows]
         location, variance = self.offset[rows], own.copy()
         with _BLAS.limit(limits=1):
@@ -130,7 +130,7 @@ class SharedFilter:
                     logits[:, part] = (_times_factor(self._design(rows[part], weight[part]), factor) @ common).T
             return logits + location + np.sqrt(own) * rng.standard_normal(logits.shape)
 
-        return LogitNormalBelief(location, variance, draw_logits)
+        return LogitNormalPosterior(location, variance, draw_logits)
 
     def _design(self, rows: IntArray, weight: FloatArray) -> FloatArray:
         """[N, D + R] float32: how f of these rows depends on (w, d)."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
-from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
-from gps_ray.predictor.point_posterior import PointBelief
+from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
+from gps_ray.predictor.point_posterior import PointPosterior
 
 __all__ = ["TrueRatePredictor"]
 
@@ -45,9 +45,9 @@ class TrueRatePredictor:
         rates: FloatArray = np.where(np.isnan(self._revealed[rows]), known[rows], self._revealed[rows])
         return rates
 
-    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution:
+    def predict(self, rows: IntArray, step: int) -> Posterior:
         """NaN where unknown: whoever asks for a prediction checks ``rates`` first."""
-        return PointBelief(self.rates(rows, step))
+        return PointPosterior(self.rates(rows, step))
 
     def informed(self) -> bool:
         return True

@@ -16,8 +16,8 @@ from gps_ray.base.errors import CheckpointError
 from gps_ray.base.keyed_random import seed_64
 from gps_ray.base.types import BoolArray, IntArray, State
 from gps_ray.config import PclConfig
-from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
-from gps_ray.predictor.point_posterior import PointBelief
+from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
+from gps_ray.predictor.point_posterior import PointPosterior
 
 __all__ = ["ValueModelPredictor"]
 
@@ -60,10 +60,10 @@ class ValueModelPredictor:
         self._seen = np.zeros(len(table.prompt_ids), dtype=np.bool_)
         self._loss = float("nan")
 
-    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution:
+    def predict(self, rows: IntArray, step: int) -> Posterior:
         with torch.no_grad():
             values = self._values(rows)
-        return PointBelief(values.numpy().astype(np.float64))
+        return PointPosterior(values.numpy().astype(np.float64))
 
     def _values(self, rows: IntArray) -> torch.Tensor:
         values: torch.Tensor = self._model(self._features[torch.from_numpy(rows)])

@@ -55,7 +55,7 @@ class ChunkRequest:
 def cut_chunks(
     request: GenerateRequest, prompts_by_id: Mapping[str, Prompt], prompts_per_chunk: int
 ) -> list[ChunkRequest]:
-    """Cut a request by place in the selection: which prompts share an engine batch is never a matter of timing.
+    """Cut a request by position in the selection: which prompts share an engine batch is never a matter of timing.
 
     Chunk ids count on from ``request.first_chunk``. Readable responses are asked of the first chunks, at most one
     per prompt.
@@ -201,7 +201,7 @@ def _header(
     def count(status: RolloutStatus) -> IntArray:
         return np.array([np.count_nonzero(o.status == status) for o in outcomes], dtype=np.int32)
 
-    # A failed rollout has no reward: it neither makes a gradient nor adds to the sum.
+    # A failed rollout has no reward: it does not add to the sum.
     rewards = [o.rewards[o.status != RolloutStatus.FAILED] for o in outcomes]
     return ChunkHeader(
         chunk_id=chunk.chunk_id,
@@ -212,7 +212,6 @@ def _header(
         num_right=count(RolloutStatus.RIGHT),
         num_wrong=count(RolloutStatus.WRONG),
         num_failed=count(RolloutStatus.FAILED),
-        has_gradient=np.array([bool((row != row[:1]).any()) for row in rewards], dtype=np.bool_),
         num_response_tokens=np.array([o.response_lengths.sum() for o in outcomes], dtype=np.int32),
         reward_sum=np.array([row.sum(dtype=np.float64) for row in rewards], dtype=np.float64),
         cpu_s=cpu_s,

@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from gps_ray.base.errors import CheckpointError
-from gps_ray.base.types import IntArray, Prediction, Prompt, RolloutSample
-from gps_ray.config import Section
+from gps_ray.base.types import IntArray, PosteriorMoments, Prompt, RolloutSample
+from gps_ray.config import ConfigSection
 from gps_ray.run.metrics import read_metrics
 
 __all__ = ["JsonLines", "RunFolder"]
@@ -70,7 +70,7 @@ class RunFolder:
         self.probes = root / "probes"
         self.final_model = root / "final_model"
 
-    def create(self, config: Section, splits: Mapping[str, Sequence[Prompt]]) -> None:
+    def create(self, config: ConfigSection, splits: Mapping[str, Sequence[Prompt]]) -> None:
         """Lay out the folder; ``splits`` (pool, evaluation, ...) become prompts.parquet."""
         for directory in (self.checkpoints, self.outcomes, self.probes):
             directory.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ class RunFolder:
         step: int,
         probe: str,
         prompts: Sequence[Prompt],
-        prediction: Prediction | None,
+        prediction: PosteriorMoments | None,
         num_right: IntArray,
         num_tried: IntArray,
     ) -> Path:

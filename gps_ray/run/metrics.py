@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.types import ChunkHeader, FloatArray, Selection, SlotKind
+from gps_ray.base.useful import is_useful
 
 __all__ = [
     "METRICS",
@@ -55,16 +57,16 @@ NUM_GROUPS = _metric("selection/num_groups", "groups", "groups rolled out in the
 NUM_ADMITTED = _metric("selection/num_admitted", "groups", "groups that admission kept for the update")
 NUM_ROUNDS = _metric("selection/num_rounds", "rounds", "rounds of selection in the step")
 NUM_CANDIDATES = _metric("selection/num_candidates", "prompts", "candidates scored, summed over rounds")
-EFFECTIVE_RATIO = _metric(
-    "selection/effective_group_ratio", "share", "groups whose rewards are not all equal, of the groups rolled out"
+USEFUL_RATIO = _metric(
+    "selection/useful_group_ratio", "share", "groups with right and wrong responses, of the groups rolled out"
 )
-EFFECTIVE_RATIO_CHOSEN = _metric(
-    "selection/effective_group_ratio_chosen", "share", "the same over slots filled by the selector's score"
+USEFUL_RATIO_CHOSEN = _metric(
+    "selection/useful_group_ratio_chosen", "share", "the same over slots filled by the selector's score"
 )
-EFFECTIVE_RATIO_RANDOM = _metric("selection/effective_group_ratio_random", "share", "the same over random slots")
+USEFUL_RATIO_RANDOM = _metric("selection/useful_group_ratio_random", "share", "the same over random slots")
 LARGEST_GROUP = _metric("selection/largest_group", "rollouts", "most rollouts asked for one prompt")
-ZERO_VARIANCE_RIGHT = _metric("selection/num_zero_variance_right", "groups", "groups with every verdict right")
-ZERO_VARIANCE_WRONG = _metric("selection/num_zero_variance_wrong", "groups", "groups with every verdict wrong")
+ALL_RIGHT = _metric("selection/num_all_right", "groups", "groups with every verdict right")
+ALL_WRONG = _metric("selection/num_all_wrong", "groups", "groups with every verdict wrong")
 PREDICTION_BIAS = _metric(
     "selection/prediction_bias", "share", "predicted minus observed success rate, mean over the step's groups"
 )
@@ -117,6 +119,13 @@ _metric("val/num_prompts", "prompts", "evaluation prompts with at least one verd
 # Families whose members their owners define.
 PROBES = ("pool_probe", "heldout_probe")
 _metric("selection/*", "", "what the selector reports of its choices (unique prompts, reuse)")
+_metric("train/num_groups_trained", "groups", "admitted groups that the loss learnt from")
+_metric("train/num_groups_equal_rewards", "groups", "admitted groups whose rewards are all equal")
+_metric(
+    "train/num_groups_shaped_only",
+    "groups",
+    "admitted groups whose rewards differ by shaping alone: all responses right or all wrong",
+)
 _metric("train/*", "", "what the learner reports of the update (loss, gradient norm, clipped share, ...)")
 _metric("predictor/*", "", "what the selector reports after learning (losses, swap test, unique prompts, ...)")
 for _probe, _what in zip(
@@ -131,6 +140,18 @@ def markdown_table() -> str:
     rows = ["| metric | unit | meaning |", "|---|---|---|"]
     rows += [f"| `{m.name}` | {m.unit} | {m.meaning} |" for m in METRICS.values()]
     return "\n".join(rows) + "\n"
+
+
+# Names of earlier versions, in the metrics files of their runs.
+RENAMED = {
+    "selection/effective_group_ratio": USEFUL_RATIO,
+    "selection/effective_group_ratio_chosen": USEFUL_RATIO_CHOSEN,
+    "selection/effective_group_ratio_random": USEFUL_RATIO_RANDOM,
+    "selection/num_zero_variance_right": ALL_RIGHT,
+    "selection/num_zero_variance_wrong": ALL_WRONG,
+    "train/num_groups_zero_variance": "train/num_groups_equal_rewards",
+    **{f"predictor/{probe}_zero_variance_auc": f"predictor/{probe}_useful_auc" for probe in PROBES},
+}
 
 
 def _joined(headers: Iterable[ChunkHeader], column: str, dtype: type) -> Any:
@@ -154,7 +175,7 @@ def step_metrics(
     right, wrong, failed, tokens = (
         _joined(headers, column, np.int64) for column in ("num_right", "num_wrong", "num_failed", "num_response_tokens")
     )
-    effective = _joined(headers, "has_gradient", np.bool_)
+    useful = is_useful(right, right + wrong)
     tried = right + wrong
     num_rollouts = int((tried + failed).sum())
     metrics: dict[str, float] = {
@@ -167,19 +188,19 @@ def step_metrics(
         NUM_TOKENS: int(tokens.sum()),
         NUM_FAILED_ROLLOUTS: int(failed.sum()),
         NUM_FAILED_GROUPS: sum(len(header.failures) for header in headers),
-        ZERO_VARIANCE_RIGHT: int(np.count_nonzero((tried > 0) & (wrong == 0))),
-        ZERO_VARIANCE_WRONG: int(np.count_nonzero((tried > 0) & (right == 0))),
+        ALL_RIGHT: int(np.count_nonzero((tried > 0) & (wrong == 0))),
+        ALL_WRONG: int(np.count_nonzero((tried > 0) & (right == 0))),
     }
     metrics |= _share(_joined(headers, "reward_sum", np.float64).sum(), tried.sum(), REWARD_MEAN)
     metrics |= _share(right.sum(), tried.sum(), TRAIN_PASS_RATE)
     metrics |= _share(tokens.sum(), num_rollouts, RESPONSE_LENGTH_MEAN)
-    metrics |= _share(effective.sum(), len(effective), EFFECTIVE_RATIO)
+    metrics |= _share(useful.sum(), len(useful), USEFUL_RATIO)
     prompt_ids = [prompt_id for header in headers for prompt_id in header.prompt_ids]
-    return metrics | _by_slot(selections, prompt_ids, effective, right, tried)
+    return metrics | _by_slot(selections, prompt_ids, useful, right, tried)
 
 
 def _by_slot(
-    selections: Sequence[Selection], prompt_ids: Sequence[str], effective: Any, right: Any, tried: Any
+    selections: Sequence[Selection], prompt_ids: Sequence[str], useful: Any, right: Any, tried: Any
 ) -> dict[str, float]:
     """What needs the selection's own view of each group: the kind of slot, and what it had predicted."""
     slots = {
@@ -193,8 +214,8 @@ def _by_slot(
     kinds = np.array([slots[prompt_id][0] for prompt_id in prompt_ids], dtype=np.int64)
     predicted: FloatArray = np.array([slots[prompt_id][1] for prompt_id in prompt_ids], dtype=np.float64)
     metrics: dict[str, float] = {}
-    for kind, name in ((SlotKind.CHOSEN, EFFECTIVE_RATIO_CHOSEN), (SlotKind.RANDOM, EFFECTIVE_RATIO_RANDOM)):
-        metrics |= _share(effective[kinds == kind].sum(), int(np.count_nonzero(kinds == kind)), name)
+    for kind, name in ((SlotKind.CHOSEN, USEFUL_RATIO_CHOSEN), (SlotKind.RANDOM, USEFUL_RATIO_RANDOM)):
+        metrics |= _share(useful[kinds == kind].sum(), int(np.count_nonzero(kinds == kind)), name)
     known = np.isfinite(predicted) & (tried > 0)
     if known.any():
         metrics[PREDICTION_BIAS] = float((predicted[known] - right[known] / tried[known]).mean())
@@ -212,6 +233,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     except OSError as error:
         raise DataError(f"{path}: cannot read metrics: {error.strerror}; give the folder of a run") from error
     rows: dict[int, dict[str, float]] = {}
+    old: set[str] = set()
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
@@ -220,6 +242,10 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
             raise DataError(
                 f"{path}: line {number} is not a metrics object with a {STEP!r}; remove the line"
             ) from error
-        values = {k: v for k, v in row.items() if isinstance(v, int | float) and math.isfinite(v)}
+        old.update(RENAMED.keys() & row.keys())
+        values = {RENAMED.get(k, k): v for k, v in row.items() if isinstance(v, int | float) and math.isfinite(v)}
         rows.setdefault(step, {}).update(values)
+    if old:
+        names = ", ".join(f"{name} is {RENAMED[name]} now" for name in sorted(old))
+        print(f"{path}: written by an earlier version; {names}", file=sys.stderr)
     return [rows[step] for step in sorted(rows)]

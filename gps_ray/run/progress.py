@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 
-from gps_ray.run.metrics import EFFECTIVE_RATIO, TRAIN_PASS_RATE, VAL_PASS_1
+from gps_ray.run.metrics import TRAIN_PASS_RATE, USEFUL_RATIO, VAL_PASS_1
 
 __all__ = ["NamedLines", "Progress", "format_duration"]
 
-_SHOWN = ((EFFECTIVE_RATIO, "effective"), (TRAIN_PASS_RATE, "train pass rate"), (VAL_PASS_1, "pass@1"))
+_SHOWN = ((USEFUL_RATIO, "useful"), (TRAIN_PASS_RATE, "train pass rate"), (VAL_PASS_1, "pass@1"))
 
 
 def format_duration(seconds: float) -> str:
@@ -27,7 +27,7 @@ def format_duration(seconds: float) -> str:
 
 
 class Progress:
-    """Shows step, phase, effective-group ratio, pass rates and ETA. A context manager.
+    """Shows step, phase, share of useful groups, pass rates and ETA. A context manager.
 
     In a terminal one line is kept up to date; elsewhere every ``every_steps``-th step, and each one with an
     evaluation, is a plain line without control codes. The ETA is the pace since the first step reported, so that

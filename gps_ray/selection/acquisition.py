@@ -1,6 +1,6 @@
-"""Acquisitions: from a belief about success rates to one score per candidate.
+"""Acquisitions: from a posterior of success rates to one score per candidate.
 
-An acquisition sees only the predictive distribution, so that any of them goes with any predictor.
+An acquisition sees only the posterior, so that any of them goes with any predictor.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import numpy as np
 
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.types import FloatArray
-from gps_ray.predictor.interface import SuccessRateDistribution
+from gps_ray.base.useful import useful_probability
+from gps_ray.predictor.interface import Posterior
 
 __all__ = [
     "ACQUISITIONS",
@@ -24,12 +25,11 @@ __all__ = [
     "thompson_nearest_half",
     "thompson_threshold",
     "useful_group",
-    "useful_probability",
     "with_random_ties",
 ]
 
-# (belief about N prompts, group size G, keyed generator) -> scores [N] float64, higher is better.
-Acquisition = Callable[[SuccessRateDistribution, int, np.random.Generator], FloatArray]
+# (posterior of N prompts, group size G, keyed generator) -> scores [N] float64, higher is better.
+Acquisition = Callable[[Posterior, int, np.random.Generator], FloatArray]
 
 # Joint draws where an expectation has no closed form: standard error at most .5 / sqrt(128) = .044 per prompt.
 NUM_DRAWS = 128
@@ -41,44 +41,37 @@ _SMALLEST_SCORE = 1e-6
 THRESHOLD = (0.3, 0.7)
 
 
-def useful_probability(rate: FloatArray, group_size: int) -> FloatArray:
-    """P(0 < k < G) = 1 - g^G - (1 - g)^G for success rates g of any shape: the group carries a gradient."""
-    return 1.0 - rate**group_size - (1.0 - rate) ** group_size
+def expected_useful(posterior: Posterior, group_sizes: Iterable[int], rng: np.random.Generator) -> FloatArray:
+    """E[1 - g^G - (1 - g)^G] under the whole posterior for several G: [K, N] for K group sizes.
 
-
-def expected_useful(
-    belief: SuccessRateDistribution, group_sizes: Iterable[int], rng: np.random.Generator
-) -> FloatArray:
-    """E[1 - g^G - (1 - g)^G] under the whole belief for several G: [K, N] for K group sizes.
-
-    Taken from the belief's own ``expected_useful(group_size)`` [N] where it has that method (a closed form), else as
+    Taken from the posterior's own ``expected_useful(group_size)`` [N] where it has that method (a closed form), else as
     the mean over ``NUM_DRAWS`` joint draws of ``rng``, the same for every G.
     """
-    closed_form = getattr(belief, "expected_useful", None)
+    closed_form = getattr(posterior, "expected_useful", None)
     if closed_form is not None:
         return np.array([closed_form(size) for size in group_sizes], dtype=np.float64)
-    draws = belief.sample(NUM_DRAWS, rng)
+    draws = posterior.sample(NUM_DRAWS, rng)
     return np.array([useful_probability(draws, size).mean(axis=0) for size in group_sizes])
 
 
-def nearest_half(belief: SuccessRateDistribution, group_size: int, rng: np.random.Generator) -> FloatArray:
+def nearest_half(posterior: Posterior, group_size: int, rng: np.random.Generator) -> FloatArray:
     """u = -(E[g] - 1/2)^2 (GPS, arXiv 2602.01970): the mean alone, blind to uncertainty."""
-    score: FloatArray = -((belief.mean() - 0.5) ** 2)
+    score: FloatArray = -((posterior.mean() - 0.5) ** 2)
     return score
 
 
-def useful_group(belief: SuccessRateDistribution, group_size: int, rng: np.random.Generator) -> FloatArray:
-    """u = E[1 - g^G - (1 - g)^G] under the whole belief: the expected probability of a useful group."""
-    score: FloatArray = expected_useful(belief, (group_size,), rng)[0]
+def useful_group(posterior: Posterior, group_size: int, rng: np.random.Generator) -> FloatArray:
+    """u = E[1 - g^G - (1 - g)^G] under the whole posterior: the expected probability of a useful group."""
+    score: FloatArray = expected_useful(posterior, (group_size,), rng)[0]
     return score
 
 
 def with_random_ties(acquisition: Acquisition) -> Acquisition:
-    """The acquisition with exact ties in random order, for beliefs that give all prompts without outcomes the same
+    """The acquisition with exact ties in random order, for posteriors that give all prompts without outcomes the same
     value (Beta counts, DPS), where the lowest row would always win. The order is worth at most 1e-9."""
 
-    def shuffled(belief: SuccessRateDistribution, group_size: int, rng: np.random.Generator) -> FloatArray:
-        scores = acquisition(belief, group_size, rng)
+    def shuffled(posterior: Posterior, group_size: int, rng: np.random.Generator) -> FloatArray:
+        scores = acquisition(posterior, group_size, rng)
         return scores + 1e-9 * rng.random(len(scores))
 
     return shuffled
@@ -95,8 +88,8 @@ def sampled(acquisition: Acquisition, exponent: float) -> Acquisition:
     Raises ConfigError where a score is negative: only probabilities, like those of ``useful_group``, can be drawn by.
     """
 
-    def drawn(belief: SuccessRateDistribution, group_size: int, rng: np.random.Generator) -> FloatArray:
-        scores = acquisition(belief, group_size, rng)
+    def drawn(posterior: Posterior, group_size: int, rng: np.random.Generator) -> FloatArray:
+        scores = acquisition(posterior, group_size, rng)
         if scores.min(initial=0.0) < 0:
             raise ConfigError(
                 "selection.sampling_exponent: prompts can be drawn only by scores of 0 and more, got "
@@ -108,17 +101,17 @@ def sampled(acquisition: Acquisition, exponent: float) -> Acquisition:
     return drawn
 
 
-def thompson_nearest_half(belief: SuccessRateDistribution, group_size: int, rng: np.random.Generator) -> FloatArray:
-    """u = -(g' - 1/2)^2 for one draw g' of the belief (MoPPS ``topk``, arXiv 2507.04632)."""
-    draw = belief.sample(1, rng)[0]
+def thompson_nearest_half(posterior: Posterior, group_size: int, rng: np.random.Generator) -> FloatArray:
+    """u = -(g' - 1/2)^2 for one draw g' of the posterior (MoPPS ``topk``, arXiv 2507.04632)."""
+    draw = posterior.sample(1, rng)[0]
     score: FloatArray = -((draw - 0.5) ** 2)
     return score
 
 
-def thompson_threshold(belief: SuccessRateDistribution, group_size: int, rng: np.random.Generator) -> FloatArray:
+def thompson_threshold(posterior: Posterior, group_size: int, rng: np.random.Generator) -> FloatArray:
     """Draws inside [0.3, 0.7] first, in random order, then by their distance from it (MoPPS ``threshold``)."""
     low, high = THRESHOLD
-    draw = belief.sample(1, rng)[0]
+    draw = posterior.sample(1, rng)[0]
     distance = np.maximum(low - draw, draw - high)
     score: FloatArray = np.where(distance <= 0, rng.random(len(draw)), -distance)
     return score

@@ -23,9 +23,10 @@ MAX_ROUNDS = {"keep_all": 1, "useful_only": 10}
 class Admission:
     """Admits groups in the order in which they are offered, at most ``num_prompts`` per step, none twice.
 
-    ``useful_only`` admits a group only where its rewards are not all equal (0 < k < G); otherwise every group is
-    admitted, and the learner skips those of zero variance. Where the last round is over before the step is full,
-    the step trains on what ``admitted`` holds. A pure function of the offers: the loop sorts them by selection order.
+    ``useful_only`` admits useful groups alone, those with right and wrong responses (0 < k < G); otherwise every group
+    is admitted, and the learner skips those whose rewards are all equal. Where the last round is over before the step
+    is full, the step trains on what ``admitted`` holds. A pure function of the offers: the loop sorts them by selection
+    order.
     """
 
     def __init__(self, *, useful_only: bool, max_rounds: int) -> None:
@@ -38,22 +39,15 @@ class Admission:
         self._num_prompts = num_prompts
         self._admitted: list[str] = []
         self._offered: set[str] = set()
-        self._num_zero_variance = 0
-        self._num_surplus = 0
 
-    def offer(self, prompt_ids: Sequence[str], has_gradient: BoolArray) -> None:
-        """Offer finished groups: prompt_ids [K], has_gradient [K] (as in ``ChunkHeader``). A prompt that was offered
+    def offer(self, prompt_ids: Sequence[str], useful: BoolArray) -> None:
+        """Offer finished groups: prompt_ids [K], useful [K] (as in ``ChunkHeader``). A prompt that was offered
         in this step before (a chunk made twice) is ignored."""
-        for prompt_id, useful in zip(prompt_ids, has_gradient.tolist(), strict=True):
+        for prompt_id, is_useful in zip(prompt_ids, useful.tolist(), strict=True):
             if prompt_id in self._offered:
                 continue
             self._offered.add(prompt_id)
-            self._num_zero_variance += not useful
-            if self.useful_only and not useful:
-                continue
-            if self.is_full:
-                self._num_surplus += 1
-            else:
+            if not self.is_full and (is_useful or not self.useful_only):
                 self._admitted.append(prompt_id)
 
     @property
@@ -73,16 +67,6 @@ class Admission:
     def wants_more(self, num_rounds: int) -> bool:
         """Is another round due after ``num_rounds`` rounds of this step?"""
         return not self.is_full and num_rounds < self.max_rounds
-
-    def metrics(self) -> dict[str, float]:
-        """Counts of this step, in groups: all that were offered are charged; surplus ones came after the step was
-        full; groups of zero variance are counted whether admitted or not."""
-        return {
-            "num_offered": float(len(self._offered)),
-            "num_admitted": float(len(self._admitted)),
-            "num_surplus": float(self._num_surplus),
-            "num_zero_variance": float(self._num_zero_variance),
-        }
 
 
 def build_admission(config: SelectionConfig) -> Admission:

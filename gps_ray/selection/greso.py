@@ -18,7 +18,7 @@ from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, SlotKind, State
 from gps_ray.config import GresoConfig
 from gps_ray.predictor.history import PromptIndex, ReuseCounter
-from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
+from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
 
 __all__ = ["GresoSelector"]
 
@@ -137,7 +137,7 @@ class GresoSelector:
         p = p - step if ratio >= target else p + step
         return min(max(p, self._config.min_probability), self._config.max_probability)
 
-    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution | None:
+    def predict(self, rows: IntArray, step: int) -> Posterior | None:
         return None
 
     def seen(self, rows: IntArray) -> BoolArray:

@@ -14,27 +14,25 @@ import numpy as np
 
 from gps_ray.base.greedy import allocate
 from gps_ray.base.types import FloatArray, IntArray
-from gps_ray.predictor.interface import SuccessRateDistribution
+from gps_ray.predictor.interface import Posterior
 from gps_ray.selection.acquisition import expected_useful
 
 __all__ = ["group_sizes", "useful_gains"]
 
 
-def useful_gains(belief: SuccessRateDistribution, largest: int, rng: np.random.Generator) -> FloatArray:
+def useful_gains(posterior: Posterior, largest: int, rng: np.random.Generator) -> FloatArray:
     """[N, J]: what the j-th rollout (j = 1 .. J = ``largest``) adds to the probability of a useful group.
 
     A group of one is never useful, so the first two count half of what they bring together.
     """
-    useful = expected_useful(belief, range(2, largest + 1), rng)
+    useful = expected_useful(posterior, range(2, largest + 1), rng)
     first = useful[0] / 2
     return np.stack([first, first, *np.diff(useful, axis=0)], axis=1)
 
 
-def group_sizes(
-    belief: SuccessRateDistribution, total: int, smallest: int, largest: int, rng: np.random.Generator
-) -> IntArray:
+def group_sizes(posterior: Posterior, total: int, smallest: int, largest: int, rng: np.random.Generator) -> IntArray:
     """num_rollouts [N] int32, each between ``smallest`` (at least 2) and ``largest``, with sum ``total``.
 
     Raises ConfigError where the total does not fit between the bounds.
     """
-    return allocate(useful_gains(belief, largest, rng), total, smallest).astype(np.int32)
+    return allocate(useful_gains(posterior, largest, rng), total, smallest).astype(np.int32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gps_ray.base.types import BoolArray, IntArray, Selection, SelectionRequest, State
-from gps_ray.predictor.interface import OutcomeBatch, SuccessRateDistribution
+from gps_ray.predictor.interface import OutcomeBatch, Posterior
 
 __all__ = ["PromptSelector"]
 
@@ -22,7 +22,7 @@ class PromptSelector(Protocol):
         """Learn from all groups of one step, kept by admission or not."""
         ...
 
-    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution | None: ...
+    def predict(self, rows: IntArray, step: int) -> Posterior | None: ...
 
     def seen(self, rows: IntArray) -> BoolArray: ...
 

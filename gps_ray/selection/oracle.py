@@ -14,7 +14,7 @@ import numpy as np
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.types import FloatArray, IntArray, Selection, SelectionRequest
 from gps_ray.config import SelectionConfig
-from gps_ray.predictor.interface import PromptTable, SuccessRateDistribution
+from gps_ray.predictor.interface import Posterior, PromptTable
 from gps_ray.predictor.true_rates import TrueRatePredictor
 from gps_ray.selection.acquisition import Acquisition
 from gps_ray.selection.selector import PredictiveSelector
@@ -54,7 +54,7 @@ class OracleSelector(PredictiveSelector):
         free = np.flatnonzero(self._index.free(request.excluded))
         return np.sort(np.concatenate(self._looked_at(request, free, min(request.num_prompts, len(free)))))
 
-    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution | None:
+    def predict(self, rows: IntArray, step: int) -> Posterior | None:
         """The rates; None where one of them is not known."""
         return None if np.isnan(self._oracle.rates(rows, step)).any() else super().predict(rows, step)
 

@@ -139,8 +139,8 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         "ppm.replay_steps": 1,
         "ppm.pairs_per_update": 1,
     },
-    # Our own answer: shared text model, own record and drift in one belief. Drawing by the score, random candidates and
-    # an eighth of random slots keep the loop "predict, choose, learn from the chosen" from narrowing to one kind of
+    # Our own answer: shared text model, own record and drift in one posterior. Drawing by the score, random candidates
+    # and an eighth of random slots keep the loop "predict, choose, learn from the chosen" from narrowing to one kind of
     # prompt: by rank it took whatever level had the best odds, and forgot the others (docs/comparison.md).
     "gps_fused": {
         "predictor": "fused",

@@ -11,7 +11,7 @@ from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, SlotKind, State
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.history import OutcomeWindow, PromptIndex, ReuseCounter, concatenate_batches
-from gps_ray.predictor.interface import OutcomeBatch, Predictor, PromptTable, SuccessRateDistribution
+from gps_ray.predictor.interface import OutcomeBatch, Posterior, Predictor, PromptTable
 from gps_ray.selection.acquisition import Acquisition
 from gps_ray.selection.batch_composer import compose_batch
 from gps_ray.selection.group_sizes import group_sizes
@@ -83,11 +83,11 @@ class PredictiveSelector:
 
         random_rows, candidates = self._looked_at(request, free, num_prompts)
         num_random = len(random_rows)
-        # One belief about both kinds, so that they share its draws; acquisitions see all rows, the composer candidates.
+        # One posterior of both kinds, so that they share its draws; acquisitions see all rows, the composer candidates.
         rows = np.concatenate([random_rows, candidates])
-        belief = self._predictor.predict(rows, request.step)
+        posterior = self._predictor.predict(rows, request.step)
         rng = generator(self._run_seed, "selector/acquisition", request.step, rollout=request.round)
-        scores = self._acquisition(belief, request.group_size, rng)
+        scores = self._acquisition(posterior, request.group_size, rng)
         chosen = num_random + self._compose(scores[num_random:], candidates, random_rows, num_prompts - num_random)
         picks = np.concatenate([np.arange(num_random), chosen])
         return self._selection(
@@ -95,8 +95,8 @@ class PredictiveSelector:
             rows[picks],
             self._group_sizes(request, rows[picks]),
             num_random,
-            np.asarray(belief.mean(), dtype=np.float64)[picks],
-            np.sqrt(np.asarray(belief.variance(), dtype=np.float64)[picks]),
+            np.asarray(posterior.mean(), dtype=np.float64)[picks],
+            np.sqrt(np.asarray(posterior.variance(), dtype=np.float64)[picks]),
             len(candidates),
             started,
         )
@@ -181,7 +181,7 @@ class PredictiveSelector:
         self._recent.append(batch)
         self._reuse.observe(batch.rows)
 
-    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution | None:
+    def predict(self, rows: IntArray, step: int) -> Posterior | None:
         return self._predictor.predict(rows, step)
 
     def seen(self, rows: IntArray) -> BoolArray:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from gps_ray.base.states import load_state_file, save_state_file
 from gps_ray.base.tables import outcomes_from_table
-from gps_ray.base.types import FloatArray, ObserveResult, Prediction, Selection, SelectionRequest
+from gps_ray.base.types import FloatArray, ObserveResult, PosteriorMoments, Selection, SelectionRequest
 from gps_ray.predictor.history import PromptIndex
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.run.outcomes import write_outcomes
@@ -56,16 +56,16 @@ class SelectorService:
         }
         return ObserveResult(metrics=metrics, cpu_s=cpu_s, outcome_file=file)
 
-    def predict(self, prompt_ids: Sequence[str]) -> Prediction | None:
-        """The belief before the next step's outcomes; None where the selector predicts nothing."""
+    def predict(self, prompt_ids: Sequence[str]) -> PosteriorMoments | None:
+        """The posterior before the next step's outcomes; None where the selector predicts nothing."""
         start = time.process_time()
         rows = self._index.rows(prompt_ids)
-        belief = self._selector.predict(rows, self._steps_observed + 1)
-        if belief is None:
+        posterior = self._selector.predict(rows, self._steps_observed + 1)
+        if posterior is None:
             return None
-        return Prediction(
-            mean=np.asarray(belief.mean(), dtype=np.float64),
-            std=np.sqrt(np.asarray(belief.variance(), dtype=np.float64)),
+        return PosteriorMoments(
+            mean=np.asarray(posterior.mean(), dtype=np.float64),
+            std=np.sqrt(np.asarray(posterior.variance(), dtype=np.float64)),
             seen=self._selector.seen(rows),
             cpu_s=time.process_time() - start,
         )

@@ -9,7 +9,7 @@ import numpy as np
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import BoolArray, IntArray, Selection, SelectionRequest, SlotKind, State
 from gps_ray.predictor.history import PromptIndex, ReuseCounter
-from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
+from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
 
 __all__ = ["UniformSelector"]
 
@@ -60,7 +60,7 @@ class UniformSelector:
     def observe(self, batch: OutcomeBatch) -> None:
         self._reuse.observe(batch.rows)
 
-    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution | None:
+    def predict(self, rows: IntArray, step: int) -> Posterior | None:
         return None
 
     def seen(self, rows: IntArray) -> BoolArray:

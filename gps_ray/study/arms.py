@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
 def by_selector(config: TrainConfig, selectors: Sequence[str]) -> dict[str, TrainConfig]:
-    """One contender per selector, all else as in ``config``. Raises ConfigError where there is none, or no such
+    """One arm per selector, all else as in ``config``. Raises ConfigError where there is none, or no such
     selector."""
     if not selectors:
         raise ConfigError("--selectors: expected names with commas between, got none; for instance uniform,gps_fused")
@@ -32,7 +32,7 @@ def by_selector(config: TrainConfig, selectors: Sequence[str]) -> dict[str, Trai
 
 
 def by_variant(config_file: Path | None, variants_file: Path, overrides: Sequence[str]) -> dict[str, TrainConfig]:
-    """One contender per entry of a YAML file, ``name: [section.key=value, ...]``, laid over ``config_file``; then
+    """One arm per entry of a YAML file, ``name: [section.key=value, ...]``, laid over ``config_file``; then
     come ``overrides``, which hold for all.
 
     Raises ConfigError where the file is not so, or where variants differ in data, model or warm start.
@@ -40,7 +40,7 @@ def by_variant(config_file: Path | None, variants_file: Path, overrides: Sequenc
     variants = read_mapping("--variants", variants_file, "variants, name: [section.key=value, ...]")
     if not variants:
         raise ConfigError(f"--variants: {variants_file} holds none; write name: [section.key=value, ...]")
-    contenders: dict[str, TrainConfig] = {}
+    arms: dict[str, TrainConfig] = {}
     for name, changes in variants.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(
@@ -51,22 +51,22 @@ def by_variant(config_file: Path | None, variants_file: Path, overrides: Sequenc
             raise ConfigError(
                 f"--variants: {name} must be a list of section.key=value, got {changes!r}; change it in {variants_file}"
             )
-        contenders[name] = _checked(load_config(TrainConfig, config_file, [*changes, *overrides]))
-    first, *others = contenders
+        arms[name] = _checked(load_config(TrainConfig, config_file, [*changes, *overrides]))
+    first, *others = arms
     for name in others:
         for key in _SHARED:
-            if attrgetter(key)(contenders[name]) != attrgetter(key)(contenders[first]):
+            if attrgetter(key)(arms[name]) != attrgetter(key)(arms[first]):
                 raise ConfigError(
                     f"--variants: {name} differs from {first} in {key}, which all runs of a comparison share; set "
                     f"{key} for all, in the config or on the command line"
                 )
-    return contenders
+    return arms
 
 
-def run_config(contender: TrainConfig, name: str, seed: int, directory: Path) -> TrainConfig:
-    """The resolved config of one run: this contender and seed, in ``directory/<name>/seed_<seed>``."""
-    run = contender.run.model_copy(update={"seed": seed, "directory": directory / name / f"seed_{seed}"})
-    return resolve(contender.model_copy(update={"run": run}))
+def run_config(arm: TrainConfig, name: str, seed: int, directory: Path) -> TrainConfig:
+    """The resolved config of one run: this arm and seed, in ``directory/<name>/seed_<seed>``."""
+    run = arm.run.model_copy(update={"seed": seed, "directory": directory / name / f"seed_{seed}"})
+    return resolve(arm.model_copy(update={"run": run}))
 
 
 def is_left(run: TrainConfig) -> bool:
@@ -84,7 +84,7 @@ def is_left(run: TrainConfig) -> bool:
     return False
 
 
-def _checked(contender: TrainConfig) -> TrainConfig:
+def _checked(arm: TrainConfig) -> TrainConfig:
     """The same config; what is wrong with it is said here. Not the resolved one: a seed and folder come first."""
-    resolve(contender)
-    return contender
+    resolve(arm)
+    return arm

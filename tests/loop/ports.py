@@ -20,7 +20,7 @@ from gps_ray.base.types import (
     FloatArray,
     GenerateRequest,
     ObserveResult,
-    Prediction,
+    PosteriorMoments,
     Prompt,
     PublishedWeights,
     Selection,
@@ -140,7 +140,7 @@ class _Selector:
         self._run.point("observe")
         return self.service.observe(step, selections, [chunk.outcomes for chunk in chunks])
 
-    async def predict(self, prompt_ids: Sequence[str]) -> Prediction | None:
+    async def predict(self, prompt_ids: Sequence[str]) -> PosteriorMoments | None:
         return self.service.predict(prompt_ids)
 
     async def candidates(self, request: SelectionRequest) -> tuple[str, ...]:

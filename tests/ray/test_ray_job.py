@@ -22,7 +22,7 @@ METRICS = (
     "ray_gps_ray_phase_seconds",
     "ray_gps_ray_step_seconds",
     "ray_gps_ray_tokens_per_second",
-    "ray_gps_ray_effective_group_ratio",
+    "ray_gps_ray_useful_group_ratio",
     "ray_gps_ray_pool_probe_spearman",
     "ray_gps_ray_queue_depth",
 )

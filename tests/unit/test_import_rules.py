@@ -59,4 +59,4 @@ def test_the_map_names_every_room_and_every_room_says_what_it_is() -> None:
     assert set(re.findall(r"^ {6}(\w+)/ ", section, re.MULTILINE)) == rooms
     assert len(rooms) + len(loose) <= 14
     for room in rooms:
-        assert (ROOT / "gps_ray" / room / "__init__.py").read_text().startswith('"""'), f"{room} does not say what it is"
+        assert (ROOT / "gps_ray" / room / "__init__.py").read_text().startswith('"""'), room

@@ -1,4 +1,4 @@
-"""Advantages normalised over the whole update: all mini-batches, all ranks (REINFORCE++, PPO).
+"""Advantages normalised over the whole update: all mini-batches, all workers (REINFORCE++, PPO).
 
     A_it <- (A_it - mean A) / (std A + epsilon)       mean and population std over all response tokens
 

@@ -242,8 +242,8 @@ def _predictor_rows(args: argparse.Namespace, embeddings: FloatArray) -> list[di
 def _predictor_case(
     args: argparse.Namespace, table: PromptTable, name: str, batch: int, what: str, num_predicted: int
 ) -> list[dict[str, Any]]:
-    """predict = beliefs about the candidates; update = learning from one step with the replay full; select = predict,
-    score and compose."""
+    """predict = the posterior of the candidates; update = learning from one step with the replay full; select =
+    predict, score and compose."""
     import torch
 
     torch.set_num_threads(args.num_threads)
@@ -274,9 +274,9 @@ def _predictor_case(
 
 
 def _means(selector: PromptSelector, rows: IntArray, step: int) -> FloatArray:
-    belief = selector.predict(rows, step)
-    assert belief is not None
-    return belief.mean()
+    posterior = selector.predict(rows, step)
+    assert posterior is not None
+    return posterior.mean()
 
 
 def _outcomes(table: PromptTable, step: int, batch: int) -> OutcomeBatch:

@@ -11,8 +11,8 @@ from markupsafe import Markup
 from gps_ray.base.types import FloatArray
 from gps_ray.study.replay.protocol import ReplayRun
 from gps_ray.study.replay.summary import COLUMNS, Summary, table_rows
-from gps_ray.study.report.charts import Line, curve_panel
-from gps_ray.study.report.render import Row, Section, render, visible
+from gps_ray.study.report.charts import Curve, curve_panel
+from gps_ray.study.report.render import ReportSection, Row, render, visible
 from gps_ray.study.report.svg import colours
 
 __all__ = ["write_page"]
@@ -22,7 +22,7 @@ _PREDICTION = (
     ("spearman_unseen", "Spearman, never seen", "number"),
     ("ece", "calibration error", "number"),
 )
-_CHOICE = (("effective_group_ratio", "effective groups", "share"),)
+_CHOICE = (("useful_group_ratio", "useful groups", "share"),)
 
 
 def write_page(
@@ -30,14 +30,14 @@ def write_page(
 ) -> Path:
     """``ceiling`` [T]: noise ceiling per point in time."""
     sections = [
-        Section(
+        ReportSection(
             anchor="prediction",
             title="Prediction",
             how="Of the whole pool, before each point in time. Mean over seeds with its range; dotted: noise ceiling.",
             rows=[Row(panels=_panels(runs, _PREDICTION, ceiling), size="medium")],
             empty="No selector here predicts anything.",
         ),
-        Section(
+        ReportSection(
             anchor="choice",
             title="Choice",
             how="Share of the revealed groups that are neither all right nor all wrong.",
@@ -70,7 +70,7 @@ def _panels(runs: Sequence[ReplayRun], curves: Sequence[tuple[str, str, str]], c
     return panels
 
 
-def _lines(runs: Sequence[ReplayRun], curve: str) -> list[Line]:
+def _lines(runs: Sequence[ReplayRun], curve: str) -> list[Curve]:
     """One line per selector that has the curve at all: mean, least and greatest over seeds."""
     names = list(dict.fromkeys(run.selector for run in runs))
     palette = colours(names)
@@ -81,7 +81,7 @@ def _lines(runs: Sequence[ReplayRun], curve: str) -> list[Line]:
         if not known.any():
             continue
         lines.append(
-            Line(
+            Curve(
                 label=name,
                 x=np.flatnonzero(known).astype(np.float64),
                 y=values[:, known].mean(axis=0),

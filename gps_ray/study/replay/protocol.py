@@ -16,12 +16,13 @@ import numpy as np
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, SelectionRequest
+from gps_ray.base.useful import is_useful
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.calibration import (
     brier_score,
     expected_calibration_error,
     rank_correlation,
-    zero_variance_auc,
+    useful_auc,
 )
 from gps_ray.predictor.history import PromptIndex
 from gps_ray.predictor.interface import PromptTable
@@ -40,8 +41,8 @@ CURVES = (
     "mae",
     "brier",
     "ece",
-    "zero_variance_auc",
-    "effective_group_ratio",
+    "useful_auc",
+    "useful_group_ratio",
     "swap_test",
     "swap_test_signed",
     "seconds",
@@ -88,8 +89,8 @@ def replay(
     seen = np.zeros(len(series.prompts), dtype=np.bool_)
     for step in range(num_points):
         started = time.process_time()
-        belief = selector.predict(everything, step)
-        mean = None if belief is None else np.asarray(belief.mean(), dtype=np.float64)
+        posterior = selector.predict(everything, step)
+        mean = None if posterior is None else np.asarray(posterior.mean(), dtype=np.float64)
         picks = _random_picks(seed, step, config.num_prompts, len(everything))
         if reveal == "selected":
             picks = _picks(selector, index, step, config.num_prompts, series.group_size)
@@ -121,8 +122,8 @@ def _judge(
 ) -> dict[str, float]:
     """Quality of the prediction ``mean`` [N] made before the point, and of the picks."""
     right, tried = series.num_right[:, step], series.num_tried
-    mixed = (right[picks] > 0) & (right[picks] < tried[picks])
-    quality = {"effective_group_ratio": float(mixed.mean())}
+    useful = is_useful(right[picks], tried[picks])
+    quality = {"useful_group_ratio": float(useful.mean())}
     if mean is None:
         return quality
     rate = right / tried
@@ -135,5 +136,5 @@ def _judge(
         "mae": float(np.abs(mean - rate).mean()),
         "brier": brier_score(mean, right, tried),
         "ece": expected_calibration_error(mean, rate),
-        "zero_variance_auc": zero_variance_auc(mean, right, tried, series.group_size),
+        "useful_auc": useful_auc(mean, right, tried, series.group_size),
     }

@@ -13,7 +13,7 @@ from gps_ray.base.types import FloatArray
 from gps_ray.config import FeaturesConfig, FusedConfig, SelectionConfig
 from gps_ray.predictor.calibration import predictor_quality
 from gps_ray.predictor.fused import FusedPredictor
-from gps_ray.predictor.interface import PromptTable, SuccessRateDistribution
+from gps_ray.predictor.interface import Posterior, PromptTable
 from gps_ray.predictor.prompt_features import embed_texts
 from gps_ray.predictor.recorded import RecordedOutcomes, held_out, normalised_text, teach, without_overlap
 from gps_ray.predictor.text_prior import fit_text_prior
@@ -55,7 +55,7 @@ def static_data(recorded: RecordedOutcomes, test: RecordedOutcomes | None, featu
 
 
 def static_figures(data: StaticData, num_labels: int, config: SelectionConfig, seed: int) -> dict[str, float]:
-    """spearman, mae, brier, ece, zero_variance_auc and noise_ceiling on the held-out prompts, from ``num_labels``
+    """spearman, mae, brier, ece, useful_auc and noise_ceiling on the held-out prompts, from ``num_labels``
     prompts drawn by the seed (all where there are fewer); nothing for a selector without a predictor.
 
     A predictor that takes a text prior is pre-trained on the labels; others observe them.
@@ -66,16 +66,14 @@ def static_figures(data: StaticData, num_labels: int, config: SelectionConfig, s
     rows = generator(seed, "replay/labels").permutation(len(data.learn.prompts))[:num_labels]
     labels, embeddings = data.learn.take(rows), data.learn_embeddings[rows]
     if resolved.predictor == "fused":
-        belief = _pre_trained(data, labels, embeddings, resolved.fused)
+        posterior = _pre_trained(data, labels, embeddings, resolved.fused)
     else:
-        belief = _observed(data, labels, embeddings, resolved, seed)
-    mean = np.asarray(belief.mean(), dtype=np.float64)
+        posterior = _observed(data, labels, embeddings, resolved, seed)
+    mean = np.asarray(posterior.mean(), dtype=np.float64)
     return predictor_quality(mean, data.test.num_right, data.test.num_tried, _GROUP_SIZE)
 
 
-def _pre_trained(
-    data: StaticData, labels: RecordedOutcomes, embeddings: FloatArray, config: FusedConfig
-) -> SuccessRateDistribution:
+def _pre_trained(data: StaticData, labels: RecordedOutcomes, embeddings: FloatArray, config: FusedConfig) -> Posterior:
     prior = fit_text_prior(labels.prompts, embeddings, labels.num_right, labels.num_tried)
     logits = prior.logits(data.test.prompts, data.test_embeddings)
     table = _table(data.test.prompts, data.test_embeddings, len(logits))
@@ -84,7 +82,7 @@ def _pre_trained(
 
 def _observed(
     data: StaticData, labels: RecordedOutcomes, embeddings: FloatArray, config: SelectionConfig, seed: int
-) -> SuccessRateDistribution:
+) -> Posterior:
     texts = (*labels.prompts, *data.test.prompts)
     table = _table(texts, np.concatenate([embeddings, data.test_embeddings]), len(labels.prompts))
     predictor = build_predictor(config, table, _GROUP_SIZE, seed)

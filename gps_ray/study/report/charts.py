@@ -17,7 +17,7 @@ from gps_ray.study.report.svg import INK, RATE_MAP, Panel, panel
 
 __all__ = [
     "AXES",
-    "Line",
+    "Curve",
     "curve_panel",
     "heat_map",
     "label_text",
@@ -38,7 +38,7 @@ AXES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class Curve:
     """One curve: x [E], y [E]; ``low`` and ``high`` [E] draw a band; ``faint`` [E] the unsmoothed values behind it."""
 
     label: str
@@ -82,7 +82,7 @@ def _short_number(value: float, _: int | None = None) -> str:
 
 def curve_panel(
     description: str,
-    lines: Sequence[Line],
+    lines: Sequence[Curve],
     xlabel: str,
     title: str = "",
     kind: str = "share",

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from gps_ray.base.intervals import mean_estimate
 from gps_ray.base.types import FloatArray
 from gps_ray.run.metrics import PROBES, TRAINING_PHASES
-from gps_ray.study.report.charts import AXES, Line, curve_panel, label_text, legend_below, share_top, trailing_mean
+from gps_ray.study.report.charts import AXES, Curve, curve_panel, label_text, legend_below, share_top, trailing_mean
 from gps_ray.study.report.run_data import RunData
 from gps_ray.study.report.run_figures import SMOOTHING_STEPS, unique_prompts
 from gps_ray.study.report.svg import INK, PALETTE, colours, panel
@@ -27,7 +27,7 @@ _Series = list[tuple[FloatArray, FloatArray]]
 MAX_FAINT_RUNS = 3  # the raw values of more runs only cover each other
 
 
-def _line(name: str, series: _Series, colour: str, window: int, marker: bool, faint: bool) -> Line | None:
+def _line(name: str, series: _Series, colour: str, window: int, marker: bool, faint: bool) -> Curve | None:
     """Mean over seeds at each place of the series (x and y alike), cut to the shortest, smoothed over ``window`` places
     where that is above 1; ``faint`` shows a single run's own values behind it."""
     num_points = min((len(x) for x, _ in series), default=0)
@@ -37,7 +37,7 @@ def _line(name: str, series: _Series, colour: str, window: int, marker: bool, fa
     y = np.array([trailing_mean(ys[:num_points], window) if window > 1 else ys[:num_points] for _, ys in series])
     ends = [mean_estimate(column) for column in y.T]
     known = len(series) > 1
-    return Line(
+    return Curve(
         label=name,
         x=x,
         y=y.mean(axis=0),
@@ -49,7 +49,7 @@ def _line(name: str, series: _Series, colour: str, window: int, marker: bool, fa
     )
 
 
-def _lines(runs: NamedRuns, series: Mapping[str, _Series], window: int = 1, marker: bool = True) -> list[Line]:
+def _lines(runs: NamedRuns, series: Mapping[str, _Series], window: int = 1, marker: bool = True) -> list[Curve]:
     palette = colours(list(runs))
     faint = len(runs) <= MAX_FAINT_RUNS
     lines = [_line(name, of_seeds, palette[name], window, marker, faint) for name, of_seeds in series.items()]
@@ -59,7 +59,7 @@ def _lines(runs: NamedRuns, series: Mapping[str, _Series], window: int = 1, mark
 def curves(
     runs: NamedRuns, metric: str, title: str, smooth: bool = False, level: tuple[float, str] | None = None
 ) -> list[Markup]:
-    """A share (pass@1, effective groups) against every axis of ``AXES``; ``level`` as in ``curve_panel``."""
+    """A share (pass@1, useful groups) against every axis of ``AXES``; ``level`` as in ``curve_panel``."""
     panels = []
     for axis, label in AXES.items():
         series = {name: [run.series(metric, axis) for run in of_seeds] for name, of_seeds in runs.items()}

@@ -8,9 +8,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gps_ray.base.errors import DataError
-from gps_ray.run.metrics import EFFECTIVE_RATIO, VAL_PASS_1
+from gps_ray.run.metrics import USEFUL_RATIO, VAL_PASS_1
 from gps_ray.study.report import comparison_figures, run_figures
-from gps_ray.study.report.render import EFFECTIVE_STEPS, EFFECTIVE_WHAT, Row, Section, render, visible
+from gps_ray.study.report.render import USEFUL_STEPS, USEFUL_WHAT, ReportSection, Row, render, visible
 from gps_ray.study.report.run_data import RunData, read_run
 from gps_ray.study.report.svg import colours
 from gps_ray.study.report.tables import COLUMNS, ONE_SEED_NOTE, ComparisonTable, compare
@@ -89,18 +89,18 @@ def _link(run_directory: Path, out: Path) -> str:
 _OVER_SEEDS = "Mean of ten steps, over seeds with its 95 % interval."
 
 
-def shared_sections(runs: comparison_figures.NamedRuns) -> list[Section]:
+def shared_sections(runs: comparison_figures.NamedRuns) -> list[ReportSection]:
     """What a comparison shows of any runs, one per name or several: useful groups, reuse, predictors, cost."""
     over_seeds = any(len(of_seeds) > 1 for of_seeds in runs.values())
     return [
-        Section(
-            anchor="effective",
-            title="Effective groups and prompt reuse",
-            how=f"{EFFECTIVE_WHAT} {_OVER_SEEDS if over_seeds else EFFECTIVE_STEPS}",
+        ReportSection(
+            anchor="useful",
+            title="Useful groups and prompt reuse",
+            how=f"{USEFUL_WHAT} {_OVER_SEEDS if over_seeds else USEFUL_STEPS}",
             rows=[
                 Row(
                     panels=[
-                        *comparison_figures.curves(runs, EFFECTIVE_RATIO, "effective groups", smooth=True),
+                        *comparison_figures.curves(runs, USEFUL_RATIO, "useful groups", smooth=True),
                         *comparison_figures.reuse_curves(runs),
                     ],
                     size="medium",
@@ -108,7 +108,7 @@ def shared_sections(runs: comparison_figures.NamedRuns) -> list[Section]:
             ],
             empty="No step yet.",
         ),
-        Section(
+        ReportSection(
             anchor="predictor",
             title="Predictors and cost",
             how="Rank correlation on the two probe sets (only selectors that predict), and what each phase cost.",
@@ -122,11 +122,11 @@ def shared_sections(runs: comparison_figures.NamedRuns) -> list[Section]:
     ]
 
 
-def _comparison_sections(runs: Mapping[str, RunData], table: ComparisonTable) -> list[Section]:
+def _comparison_sections(runs: Mapping[str, RunData], table: ComparisonTable) -> list[ReportSection]:
     alone = {name: [run] for name, run in runs.items()}
     target = None if table.target is None else (table.target, "target")
     return [
-        Section(
+        ReportSection(
             anchor="accuracy",
             title="Accuracy",
             how="pass@1 on the held-out evaluation set against what it cost, each evaluation as measured.",
@@ -142,7 +142,7 @@ def _comparison_sections(runs: Mapping[str, RunData], table: ComparisonTable) ->
             empty="No evaluation yet.",
         ),
         *shared_sections(alone),
-        Section(
+        ReportSection(
             anchor="outcomes",
             title="Where the groups went",
             how="Share of each run's groups in which every response was wrong, responses differed, or all were right.",
@@ -154,7 +154,7 @@ def _comparison_sections(runs: Mapping[str, RunData], table: ComparisonTable) ->
             empty="No step yet.",
         ),
         *(
-            Section(
+            ReportSection(
                 anchor=f"difficulty-{i}",
                 title=f"Difficulty: {visible(name, 40)}",
                 how="What this selector took from the pool, by level of the data set.",

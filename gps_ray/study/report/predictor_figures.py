@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from gps_ray.base.types import FloatArray, IntArray
 from gps_ray.run.metrics import PROBES
-from gps_ray.study.report.charts import Line, curve_panel, heat_map
+from gps_ray.study.report.charts import Curve, curve_panel, heat_map
 from gps_ray.study.report.run_data import ProbeTable, RunData
 from gps_ray.study.report.svg import PALETTE, SHARE_MAP, colours, panel
 
@@ -111,7 +111,7 @@ def spearman_panels(run: RunData) -> list[Markup]:
         x, y = run.series(f"predictor/{probe}_spearman{suffix}")
         if len(y):
             text = PROBE_LABELS[probe] + {"": "", "_seen": ", seen", "_unseen": ", never seen"}[suffix]
-            lines.append(Line(label=text, x=x, y=y, colour=colour, dashed=dashed, marker=True))
+            lines.append(Curve(label=text, x=x, y=y, colour=colour, dashed=dashed, marker=True))
     if not lines:
         return []
     ceiling = run.last(f"predictor/{PROBES[0]}_noise_ceiling")
@@ -128,7 +128,7 @@ def swap_test_panels(run: RunData) -> list[Markup]:
     lines = []
     for name in names:
         x, y = run.series(name)
-        lines.append(Line(label=name.removeprefix("predictor/"), x=x, y=y, colour=palette[name]))
+        lines.append(Curve(label=name.removeprefix("predictor/"), x=x, y=y, colour=palette[name]))
     if not lines:
         return []
     return [curve_panel("swap test over steps", lines, "step", "swap test", "number", x_kind="step", size="wide")]

@@ -17,11 +17,11 @@ from markupsafe import Markup
 
 from gps_ray.base.errors import DataError
 
-__all__ = ["EFFECTIVE_STEPS", "EFFECTIVE_WHAT", "Row", "Section", "render", "visible"]
+__all__ = ["USEFUL_STEPS", "USEFUL_WHAT", "ReportSection", "Row", "render", "visible"]
 
 MAX_CHARACTERS = 1200
-EFFECTIVE_WHAT = "Share of groups whose rewards differ: only these carry a gradient."
-EFFECTIVE_STEPS = "Pale: each step; strong: mean of ten steps."
+USEFUL_WHAT = "Share of groups whose rewards differ: only these carry a gradient."
+USEFUL_STEPS = "Pale: each step; strong: mean of ten steps."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
+class ReportSection:
     """A part of the page: what it shows, how to read it, what stands there when there is nothing."""
 
     anchor: str

@@ -8,12 +8,13 @@ import numpy as np
 from markupsafe import Markup
 
 from gps_ray.base.types import FloatArray, IntArray
+from gps_ray.base.useful import is_useful
 from gps_ray.run.metrics import (
-    EFFECTIVE_RATIO,
-    EFFECTIVE_RATIO_CHOSEN,
-    EFFECTIVE_RATIO_RANDOM,
     OTHER_PHASES,
     TRAINING_PHASES,
+    USEFUL_RATIO,
+    USEFUL_RATIO_CHOSEN,
+    USEFUL_RATIO_RANDOM,
     VAL_LEVEL,
     VAL_PASS_1,
     VAL_PASS_1_HIGH,
@@ -21,7 +22,7 @@ from gps_ray.run.metrics import (
 )
 from gps_ray.study.report.charts import (
     AXES,
-    Line,
+    Curve,
     curve_panel,
     heat_map,
     label_text,
@@ -34,7 +35,6 @@ from gps_ray.study.report.svg import PALETTE, RATE_MAP, SHARE_MAP, colours, pane
 
 __all__ = [
     "cost_panels",
-    "effective_ratio_panels",
     "group_panels",
     "learner_panels",
     "level_cells",
@@ -44,6 +44,7 @@ __all__ = [
     "reuse_panels",
     "step_windows",
     "unique_prompts",
+    "useful_ratio_panels",
 ]
 
 MAX_LEVELS = 12
@@ -61,7 +62,7 @@ def pass_rate_panels(run: RunData) -> list[Markup]:
         low, high = run.series(VAL_PASS_1_LOW, axis)[1], run.series(VAL_PASS_1_HIGH, axis)[1]
         band = len(low) == len(high) == len(y)
         if len(y):
-            line = Line(
+            line = Curve(
                 label="pass@1",
                 x=x,
                 y=y,
@@ -83,7 +84,7 @@ def level_curve_panels(run: RunData) -> list[Markup]:
         return []
     palette = colours(names)
     lines = [
-        Line(label=n.removeprefix(VAL_LEVEL), x=x, y=y, colour=palette[n], marker=True, dashed=i >= len(PALETTE))
+        Curve(label=n.removeprefix(VAL_LEVEL), x=x, y=y, colour=palette[n], marker=True, dashed=i >= len(PALETTE))
         for i, n in enumerate(names)
         for x, y in [run.series(n)]
     ]
@@ -91,13 +92,13 @@ def level_curve_panels(run: RunData) -> list[Markup]:
     return [curve_panel(f"{title} over steps", lines, "step", title, x_kind="step", size="medium")]
 
 
-def effective_ratio_panels(run: RunData) -> list[Markup]:
-    """Effective-group ratio, mean of the last ten steps over the raw values; chosen and random slots apart."""
-    variants = [(EFFECTIVE_RATIO, "all", PALETTE[2], False)]
-    if len(run.series(EFFECTIVE_RATIO_RANDOM)[1]):
+def useful_ratio_panels(run: RunData) -> list[Markup]:
+    """Share of useful groups, mean of the last ten steps over the raw values; chosen and random slots apart."""
+    variants = [(USEFUL_RATIO, "all", PALETTE[2], False)]
+    if len(run.series(USEFUL_RATIO_RANDOM)[1]):
         variants += [
-            (EFFECTIVE_RATIO_CHOSEN, "chosen", PALETTE[0], True),
-            (EFFECTIVE_RATIO_RANDOM, "random", PALETTE[4], True),
+            (USEFUL_RATIO_CHOSEN, "chosen", PALETTE[0], True),
+            (USEFUL_RATIO_RANDOM, "random", PALETTE[4], True),
         ]
     panels = []
     for axis, label in AXES.items():
@@ -107,14 +108,14 @@ def effective_ratio_panels(run: RunData) -> list[Markup]:
             if len(y):
                 smooth = trailing_mean(y, SMOOTHING_STEPS)
                 faint = None if dashed else y
-                lines.append(Line(label=text, x=x, y=smooth, colour=colour, dashed=dashed, faint=faint))
+                lines.append(Curve(label=text, x=x, y=smooth, colour=colour, dashed=dashed, faint=faint))
         if lines:
             panels.append(
                 curve_panel(
-                    f"effective-group ratio against {label}",
+                    f"share of useful groups against {label}",
                     lines,
                     label,
-                    f"effective groups by {label}",
+                    f"useful groups by {label}",
                     size="medium",
                 )
             )
@@ -141,7 +142,7 @@ def group_panels(run: RunData, title: str = "outcome of the groups") -> list[Mar
     total = np.bincount(window, minlength=len(labels))
     kinds = {
         "all wrong": ((groups.num_tried > 0) & (groups.num_right == 0), PALETTE[1]),
-        "mixed": ((groups.num_right > 0) & (groups.num_right < groups.num_tried), PALETTE[2]),
+        "useful": (is_useful(groups.num_right, groups.num_tried), PALETTE[2]),
         "all right": ((groups.num_tried > 0) & (groups.num_right == groups.num_tried), PALETTE[0]),
         "no verdict": (groups.num_tried == 0, "#8c959f"),
     }
@@ -212,8 +213,8 @@ def reuse_panels(run: RunData) -> list[Markup]:
     if not len(made):
         return []
     lines = [
-        Line(label="unique prompts", x=made, y=unique, colour=PALETTE[0]),
-        Line(label="no reuse", x=made, y=made, colour="#8c959f", dashed=True),
+        Curve(label="unique prompts", x=made, y=unique, colour=PALETTE[0]),
+        Curve(label="no reuse", x=made, y=made, colour="#8c959f", dashed=True),
     ]
     pool = run.num_pool_prompts
     level = (float(pool), "pool") if 0 < pool < 1.3 * unique[-1] else None
@@ -282,6 +283,6 @@ def learner_panels(run: RunData, limit: int = 8) -> list[Markup]:
         x, y = run.series(name)
         if len(y) and len(panels) < limit:
             label = name.removeprefix("train/")
-            line = Line(label=label, x=x, y=trailing_mean(y, 5), faint=y, colour=PALETTE[3])
+            line = Curve(label=label, x=x, y=trailing_mean(y, 5), faint=y, colour=PALETTE[3])
             panels.append(curve_panel(f"{label} over steps", [line], "step", label, "number", x_kind="step"))
     return panels

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gps_ray.study.report import predictor_figures, run_figures
-from gps_ray.study.report.render import EFFECTIVE_STEPS, EFFECTIVE_WHAT, Row, Section, render, visible
+from gps_ray.study.report.render import USEFUL_STEPS, USEFUL_WHAT, ReportSection, Row, render, visible
 from gps_ray.study.report.run_data import RunData, SampleRow, read_run
 from gps_ray.study.report.tables import headlines
 
@@ -47,9 +47,9 @@ def _spread(rows: Sequence[SampleRow], limit: int) -> list[SampleRow]:
     return [rows[i * len(rows) // limit] for i in range(limit)]
 
 
-def _run_sections(run: RunData) -> list[Section]:
+def _run_sections(run: RunData) -> list[ReportSection]:
     return [
-        Section(
+        ReportSection(
             anchor="accuracy",
             title="Accuracy",
             how="pass@1 on the held-out evaluation set with its 95 % interval over prompts, against what it cost. "
@@ -59,16 +59,14 @@ def _run_sections(run: RunData) -> list[Section]:
             ],
             empty="No evaluation yet.",
         ),
-        Section(
-            anchor="effective",
-            title="Effective groups",
-            how=f"{EFFECTIVE_WHAT} {EFFECTIVE_STEPS}",
-            rows=[
-                Row(panels=[*run_figures.effective_ratio_panels(run), *run_figures.group_panels(run)], size="medium")
-            ],
+        ReportSection(
+            anchor="useful",
+            title="Useful groups",
+            how=f"{USEFUL_WHAT} {USEFUL_STEPS}",
+            rows=[Row(panels=[*run_figures.useful_ratio_panels(run), *run_figures.group_panels(run)], size="medium")],
             empty="No step yet.",
         ),
-        Section(
+        ReportSection(
             anchor="difficulty",
             title="Difficulty over time",
             how="How hard the pool is for the policy (upper row: a random part of the pool, rolled out apart from "
@@ -79,7 +77,7 @@ def _run_sections(run: RunData) -> list[Section]:
                 Row(panels=run_figures.level_maps(run), size="wide"),
             ],
         ),
-        Section(
+        ReportSection(
             anchor="predictor",
             title="Predicted against realised success",
             how="On two fixed probe sets, predicted before they are rolled out. Black: mean of each tenth with its "
@@ -94,19 +92,19 @@ def _run_sections(run: RunData) -> list[Section]:
             ],
             empty="This selector predicts nothing, or no probe was measured yet.",
         ),
-        Section(
+        ReportSection(
             anchor="cost",
             title="Cost",
             how="Where the time went. Phases overlap: the next prompts are selected while the policy is updated.",
             rows=[Row(panels=run_figures.cost_panels(run), size="wide")],
         ),
-        Section(
+        ReportSection(
             anchor="reuse",
             title="Prompt reuse",
             how="A selector that keeps coming back to a few prompts shows here as a flat curve.",
             rows=[Row(panels=run_figures.reuse_panels(run), size="wide")],
         ),
-        Section(
+        ReportSection(
             anchor="learner",
             title="Learner",
             how="What the policy update reports. Pale: each step; strong: mean of five.",

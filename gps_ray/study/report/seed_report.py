@@ -10,7 +10,7 @@ from gps_ray.base.json_files import write_json
 from gps_ray.run.metrics import VAL_PASS_1
 from gps_ray.study.report import comparison_figures
 from gps_ray.study.report.comparison_report import shared_sections
-from gps_ray.study.report.render import Row, Section, render, visible
+from gps_ray.study.report.render import ReportSection, Row, render, visible
 from gps_ray.study.report.run_data import RunData, read_run
 from gps_ray.study.report.seed_summary import SUMMARY_COLUMNS, summarise_seeds, summary_rows
 from gps_ray.study.report.svg import colours
@@ -52,14 +52,14 @@ def _write_page(runs: Mapping[str, Sequence[RunData]], summary: Mapping[str, Any
     render("comparison.html", out / "report.html", values)
 
 
-def _sections(runs: Mapping[str, Sequence[RunData]], summary: Mapping[str, Any]) -> list[Section]:
+def _sections(runs: Mapping[str, Sequence[RunData]], summary: Mapping[str, Any]) -> list[ReportSection]:
     ratios = [
         panel
         for cost, title in (("rollouts_to_target", "rollouts to target"), ("cpu_s_to_target", "CPU-seconds to target"))
         for panel in comparison_figures.ratio_panel(summary, cost, title)
     ]
     return [
-        Section(
+        ReportSection(
             anchor="target",
             title="Cost to the baseline's accuracy",
             how="Geometric mean of the ratios over seeds with its 95 % interval; left of the line is cheaper. "
@@ -67,7 +67,7 @@ def _sections(runs: Mapping[str, Sequence[RunData]], summary: Mapping[str, Any])
             rows=[Row(panels=ratios, size="medium")],
             empty="Only the baseline was run.",
         ),
-        Section(
+        ReportSection(
             anchor="accuracy",
             title="Accuracy",
             how="pass@1 on the held-out evaluation set: mean over seeds with its 95 % interval.",

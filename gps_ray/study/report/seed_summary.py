@@ -15,6 +15,7 @@ import numpy as np
 from gps_ray.base.errors import DataError
 from gps_ray.base.intervals import finite_or_none, json_estimate
 from gps_ray.base.types import BoolArray
+from gps_ray.base.useful import is_useful
 from gps_ray.run.metrics import (
     COST_CPU_S,
     COST_ROLLOUTS,
@@ -40,7 +41,7 @@ __all__ = ["COSTS", "SUMMARY_COLUMNS", "summarise_seeds", "summary_rows"]
 
 # Name in compare.json -> metric of the run.
 COSTS = {"rollouts": COST_ROLLOUTS, "tokens": COST_TOKENS, "cpu_s": COST_CPU_S, "wall_s": COST_WALL_S}
-_PROBE_FIGURES = ("spearman", "spearman_seen", "spearman_unseen", "ece", "zero_variance_auc", "noise_ceiling")
+_PROBE_FIGURES = ("spearman", "spearman_seen", "spearman_unseen", "ece", "useful_auc", "noise_ceiling")
 
 # The baseline is not compared with itself.
 _Runs = Mapping[str, Mapping[int, RunData]]
@@ -102,16 +103,16 @@ def _selector(runs: Sequence[RunData], base: Sequence[RunData]) -> dict[str, Any
 def _figures(run: RunData) -> dict[str, float | None]:
     """One run in numbers; None where it has no such number."""
     groups = run.groups
-    useful = (groups.num_right > 0) & (groups.num_right < groups.num_tried)
+    useful = is_useful(groups.num_right, groups.num_tried)
     every = np.ones(len(useful), dtype=np.bool_)
     num_unique = len(set(groups.prompt_id))
     accuracy = run.series(VAL_PASS_1)[1]
     figures: dict[str, float | None] = {
         "accuracy": float(smoothed(accuracy)[-1]),
         "accuracy_at_start": float(accuracy[0]),
-        "effective_group_ratio": _share(useful, every),
-        "effective_group_ratio_chosen": _share(useful, ~groups.random_slot),
-        "effective_group_ratio_random": _share(useful, groups.random_slot),
+        "useful_group_ratio": _share(useful, every),
+        "useful_group_ratio_chosen": _share(useful, ~groups.random_slot),
+        "useful_group_ratio_random": _share(useful, groups.random_slot),
         "num_unique_prompts": float(num_unique),
         "groups_per_unique_prompt": len(useful) / num_unique if num_unique else None,
     }
@@ -188,8 +189,8 @@ SUMMARY_COLUMNS = (
     "difference, equal CPU-s",
     "rollouts to target",
     "CPU-s to target",
-    "effective, chosen",
-    "effective, all",
+    "useful, chosen",
+    "useful, all",
     "unique prompts",
     "Spearman pool probe",
 )
@@ -209,8 +210,8 @@ def summary_rows(summary: Mapping[str, Any]) -> list[list[str]]:
                 "-" if itself else _interval(differences["accuracy_at_equal_cpu_s"], _points),
                 "1" if itself else _ratio_cell(ratios["rollouts_to_target"]),
                 "1" if itself else _ratio_cell(ratios["cpu_s_to_target"]),
-                _mean(figures.get("effective_group_ratio_chosen"), _percent),
-                _mean(figures.get("effective_group_ratio"), _percent),
+                _mean(figures.get("useful_group_ratio_chosen"), _percent),
+                _mean(figures.get("useful_group_ratio"), _percent),
                 _mean(figures.get("num_unique_prompts"), lambda value: f"{value:,.0f}"),
                 _mean(figures.get("pool_probe_spearman"), lambda value: f"{value:.2f}"),
             ]

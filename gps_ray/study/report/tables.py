@@ -16,9 +16,9 @@ from gps_ray.run.metrics import (
     COST_CPU_S,
     COST_ROLLOUTS,
     COST_TOKENS,
-    EFFECTIVE_RATIO,
     NUM_GROUPS,
     PROBES,
+    USEFUL_RATIO,
     VAL_PASS_1,
     VAL_PASS_1_HIGH,
     VAL_PASS_1_LOW,
@@ -34,7 +34,7 @@ __all__ = [
     "Headline",
     "compare",
     "headlines",
-    "overall_effective_ratio",
+    "overall_useful_ratio",
     "print_comparison",
 ]
 
@@ -58,13 +58,13 @@ def _correlation(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def overall_effective_ratio(run: RunData) -> float | None:
-    """Effective groups of all groups of the run; None before the first step."""
-    rows = [row for row in run.metrics if EFFECTIVE_RATIO in row]
+def overall_useful_ratio(run: RunData) -> float | None:
+    """Useful groups of all groups of the run; None before the first step."""
+    rows = [row for row in run.metrics if USEFUL_RATIO in row]
     weights = [row.get(NUM_GROUPS, 1.0) for row in rows]
     if not sum(weights):
         return None
-    return sum(row[EFFECTIVE_RATIO] * weight for row, weight in zip(rows, weights, strict=True)) / sum(weights)
+    return sum(row[USEFUL_RATIO] * weight for row, weight in zip(rows, weights, strict=True)) / sum(weights)
 
 
 def num_unique_prompts(run: RunData) -> int | None:
@@ -86,7 +86,7 @@ def headlines(run: RunData) -> list[Headline]:
             detail=", ".join(filter(None, [begin, interval])),
         ),
         Headline(
-            label="effective-group ratio", value=_share(overall_effective_ratio(run)), detail="whole run, all slots"
+            label="share of useful groups", value=_share(overall_useful_ratio(run)), detail="whole run, all slots"
         ),
         Headline(
             label="rollouts",
@@ -125,7 +125,7 @@ class ComparisonRow:
     pass_1_low: float | None
     pass_1_high: float | None
     pass_1_smoothed: float | None
-    effective_group_ratio: float | None
+    useful_group_ratio: float | None
     rollouts_to_target: Crossing | None
     cpu_s_to_target: Crossing | None
     num_unique_prompts: int | None
@@ -157,7 +157,7 @@ COLUMNS = (
     "run",
     "final pass@1",
     "last 3 evaluations",
-    "effective groups",
+    "useful groups",
     "rollouts to target",
     "CPU-s to target",
     "unique prompts",
@@ -174,7 +174,7 @@ def _cells(row: ComparisonRow, base: ComparisonRow) -> list[str]:
         row.name,
         _share(row.pass_1) + interval,
         _share(row.pass_1_smoothed),
-        _share(row.effective_group_ratio),
+        _share(row.useful_group_ratio),
         _cost(row.rollouts_to_target, base.rollouts_to_target),
         _cost(row.cpu_s_to_target, base.cpu_s_to_target),
         "-" if row.num_unique_prompts is None else f"{row.num_unique_prompts:,}",
@@ -222,7 +222,7 @@ def _row(name: str, run: RunData, target: float | None) -> ComparisonRow:
         pass_1_low=run.last(VAL_PASS_1_LOW),
         pass_1_high=run.last(VAL_PASS_1_HIGH),
         pass_1_smoothed=float(smoothed(accuracy)[-1]) if len(accuracy) else None,
-        effective_group_ratio=overall_effective_ratio(run),
+        useful_group_ratio=overall_useful_ratio(run),
         rollouts_to_target=_crossing(run, COST_ROLLOUTS, target),
         cpu_s_to_target=_crossing(run, COST_CPU_S, target),
         num_unique_prompts=num_unique_prompts(run),

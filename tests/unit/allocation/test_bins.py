@@ -8,7 +8,7 @@ import pytest
 from gps_ray.allocation.bins import fit_beta, fit_bins
 from gps_ray.base.greedy import allocate
 from gps_ray.base.keyed_random import generator
-from gps_ray.predictor.beta_posterior import BetaBelief
+from gps_ray.predictor.beta_posterior import BetaPosterior
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.5, 1.5), (3.0, 2.0), (12.0, 4.0)])
@@ -24,7 +24,7 @@ def test_the_fit_finds_the_distribution_that_made_the_outcomes(a: float, b: floa
 def test_a_one_sided_bin_stays_finite(rate: int) -> None:
     num_tried = np.full(50, 8)
     a, b = fit_beta(rate * num_tried, num_tried)
-    gain = BetaBelief(np.array([a]), np.array([b])).expected_gains(1)[0, 0]
+    gain = BetaPosterior(np.array([a]), np.array([b])).expected_gains(1)[0, 0]
     assert gain < 0.05 if rate == 0 else gain > 0.95
 
 
@@ -36,7 +36,7 @@ def test_bins_are_equally_filled_and_scores_outside_fall_into_the_outer_ones() -
     means = bins.alpha / (bins.alpha + bins.beta)
     np.testing.assert_allclose(means, [0.125, 0.375, 0.625, 0.875], atol=0.05)
     gains = bins.gains(np.array([-9.0, 0.3, 9.0]), 5)
-    np.testing.assert_allclose(gains, BetaBelief(bins.alpha, bins.beta).expected_gains(5)[[0, 1, 3]])
+    np.testing.assert_allclose(gains, BetaPosterior(bins.alpha, bins.beta).expected_gains(5)[[0, 1, 3]])
 
 
 def test_a_score_without_information_is_one_bin() -> None:

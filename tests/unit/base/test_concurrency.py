@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gps_ray.base.concurrency import together
+from gps_ray.base.concurrency import gather_or_cancel
 
 
 def test_results_come_in_the_order_of_the_coroutines() -> None:
@@ -15,7 +15,7 @@ def test_results_come_in_the_order_of_the_coroutines() -> None:
         return number
 
     async def whole() -> list[int]:
-        return await together(value(1), value(2), value(3))
+        return await gather_or_cancel(value(1), value(2), value(3))
 
     assert asyncio.run(whole()) == [1, 2, 3]
 
@@ -36,7 +36,7 @@ def test_the_others_have_ended_when_an_error_comes_out() -> None:
 
     async def whole() -> None:
         with pytest.raises(RuntimeError, match="broken"):
-            await together(waits(), fails())
+            await gather_or_cancel(waits(), fails())
         assert ended == ["waits"]
 
     asyncio.run(whole())

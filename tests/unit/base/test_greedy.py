@@ -11,7 +11,7 @@ from gps_ray.base.errors import ConfigError
 from gps_ray.base.greedy import allocate, equal_order, sample_order
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import FloatArray, IntArray
-from gps_ray.predictor.beta_posterior import BetaBelief
+from gps_ray.predictor.beta_posterior import BetaPosterior
 
 
 def _falling_gains(seed: int, num_prompts: int, maximum: int) -> FloatArray:
@@ -45,7 +45,7 @@ def test_greedy_equals_brute_force(seed: int, minimum: int) -> None:
 @pytest.mark.parametrize("total", [0, 1, 999, 4001, 6400])
 def test_the_total_is_kept_exactly(total: int) -> None:
     rng = generator(0, "test")
-    gains = BetaBelief(rng.gamma(1.0, size=400) + 0.01, rng.gamma(2.0, size=400) + 0.01).expected_gains(16)
+    gains = BetaPosterior(rng.gamma(1.0, size=400) + 0.01, rng.gamma(2.0, size=400) + 0.01).expected_gains(16)
     assert allocate(gains, total).sum() == total
 
 

@@ -143,7 +143,7 @@ def test_one_response_per_prompt_is_enough(model_directory: Path, name: str) -> 
     learner = make_learner(model_directory, _config(name))
     metrics = _update(learner, ("r", "w", "w", "r", "w"), 0)
     assert metrics["train/num_groups_trained"] == 5
-    assert metrics["train/num_groups_zero_variance"] == 5
+    assert metrics["train/num_groups_equal_rewards"] == 5
     assert metrics["train/num_optimizer_steps"] == 2
     assert metrics["train/grad_norm"] > 0
     TrainConfig.model_validate({"learning": {"loss": name}, "rollout": {"group_size": 1}})

@@ -125,7 +125,7 @@ def test_metrics_count_what_was_trained_and_what_was_skipped(model_directory: Pa
     }
     trained = {i for i, results in zip(kept, GROUPS, strict=True) if {"r", "w"} <= set(results)}
     assert metrics["train/num_groups_trained"] == len(trained) == 5
-    assert metrics["train/num_groups_zero_variance"] == 3
+    assert metrics["train/num_groups_equal_rewards"] == 3
     assert metrics["train/num_tokens"] == sum(sum(kept[i]) for i in trained)
     assert metrics["train/num_tokens_admitted"] == sum(map(sum, kept.values()))
     assert metrics["train/num_optimizer_steps"] == 2

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, MistralConfig
 
 from gps_ray.learning.logprobs import can_share_prompts, token_logprobs
-from gps_ray.learning.packing import Line, PackedBatch, Row, blank_batch, lines_of, pack, split_lines
+from gps_ray.learning.packing import PackedBatch, PackedLine, Row, blank_batch, lines_of, pack, split_lines
 from gps_ray.model import load_model
 from tests.unit.learning.rollouts import VOCABULARY, make_model
 
@@ -30,7 +30,7 @@ def _rows(seed: int, num_prompts: int = 40, group_size: int = 1) -> list[Row]:
     return rows
 
 
-def _length(line: Line) -> int:
+def _length(line: PackedLine) -> int:
     return len(line[0].prompt_tokens) + sum(len(row.response_tokens) - 1 for row in line)
 
 

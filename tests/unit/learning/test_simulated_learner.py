@@ -13,7 +13,7 @@ def test_it_counts_what_would_have_been_trained_and_moves_its_version(tmp_path: 
     result = learner.update(make_tables(groups), ids(groups))
     assert result.policy_version == learner.policy_version == 1
     assert result.metrics["train/num_groups_trained"] == 2
-    assert result.metrics["train/num_groups_zero_variance"] == 1
+    assert result.metrics["train/num_groups_equal_rewards"] == 1
     assert result.metrics["train/num_tokens_admitted"] == sum(int(g.outcome.response_lengths.sum()) for g in groups)
     with pytest.raises(LearnerError, match="p9"):
         learner.update(make_tables(groups), ("p9",))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gps_ray.base.errors import DataError
-from gps_ray.base.types import Prediction
+from gps_ray.base.types import PosteriorMoments
 from gps_ray.loop.evaluation import (
     MIN_PROBE_PROMPTS,
     avg_at_k,
@@ -89,7 +89,7 @@ def test_probe_quality_is_split_by_own_outcomes() -> None:
     seen = np.arange(num) < MIN_PROBE_PROMPTS
     rank = np.arange(num) % MIN_PROBE_PROMPTS
     mean = 0.05 + 0.09 * np.where(seen, rank, rank[::-1])
-    metrics = probe_metrics("pool_probe", Prediction(mean=mean, std=mean, seen=seen), rank, np.full(num, 16), 8)
+    metrics = probe_metrics("pool_probe", PosteriorMoments(mean=mean, std=mean, seen=seen), rank, np.full(num, 16), 8)
     assert metrics["predictor/pool_probe_spearman_seen"] == pytest.approx(1.0)
     assert metrics["predictor/pool_probe_spearman_unseen"] == pytest.approx(-1.0)
     assert metrics["predictor/pool_probe_spearman"] == pytest.approx(0.0, abs=1e-9)
@@ -100,6 +100,6 @@ def test_probe_quality_is_split_by_own_outcomes() -> None:
 def test_a_part_too_small_and_prompts_without_verdict_are_left_out() -> None:
     num = MIN_PROBE_PROMPTS + 3
     tried = np.where(np.arange(num) < MIN_PROBE_PROMPTS - 1, 16, 0)
-    prediction = Prediction(mean=np.linspace(0, 1, num), std=np.zeros(num), seen=np.ones(num, bool))
+    prediction = PosteriorMoments(mean=np.linspace(0, 1, num), std=np.zeros(num), seen=np.ones(num, bool))
     metrics = probe_metrics("heldout_probe", prediction, np.minimum(np.arange(num), tried), tried, 8)
     assert metrics == {"predictor/heldout_probe_num_seen": MIN_PROBE_PROMPTS - 1}

@@ -13,10 +13,10 @@ from gps_ray.predictor.calibration import (
     brier_score,
     expected_calibration_error,
     noise_ceiling,
+    not_useful_share,
     predictor_quality,
     rank_correlation,
-    zero_variance_auc,
-    zero_variance_share,
+    useful_auc,
 )
 
 
@@ -33,23 +33,23 @@ def test_calibration_error_by_hand() -> None:
     assert expected_calibration_error(mean, rate) == pytest.approx(0.5 * 0.19 + 0.5 * 0.225)
 
 
-def test_zero_variance_share_counts_the_groups_that_could_be_drawn() -> None:
+def test_not_useful_share_counts_the_groups_that_could_be_drawn() -> None:
     for tried, right, size in [(6, 4, 2), (6, 1, 3), (6, 0, 4), (6, 6, 6), (3, 2, 8), (3, 3, 8), (1, 0, 8)]:
         tries = [1] * right + [0] * (tried - right)
         groups = list(combinations(tries, min(size, tried)))
         expected = np.mean([len(set(group)) == 1 for group in groups])
-        assert zero_variance_share(np.array([right]), np.array([tried]), size)[0] == pytest.approx(expected)
+        assert not_useful_share(np.array([right]), np.array([tried]), size)[0] == pytest.approx(expected)
 
 
-def test_zero_variance_auc_against_pairs() -> None:
+def test_useful_auc_against_pairs() -> None:
     rng = generator(0, "test")
     mean, tried = rng.uniform(size=30), np.full(30, 10)
     right = rng.binomial(tried, mean)
-    weight = zero_variance_share(right, tried, 4)
+    weight = not_useful_share(right, tried, 4)
     score = mean**4 + (1 - mean) ** 4
     wins = (score[:, None] > score[None, :]) + 0.5 * (score[:, None] == score[None, :])
     pairs = weight[:, None] * (1 - weight)[None, :]
-    assert zero_variance_auc(mean, right, tried, 4) == pytest.approx((wins * pairs).sum() / pairs.sum())
+    assert useful_auc(mean, right, tried, 4) == pytest.approx((wins * pairs).sum() / pairs.sum())
 
 
 @pytest.mark.parametrize("num_tried", [8, 16])
@@ -70,5 +70,5 @@ def test_quality_leaves_out_prompts_without_a_verdict_and_is_nan_where_undefined
     assert np.isnan(rank_correlation(np.full(3, 0.5), np.arange(3.0)))
     assert np.isnan(list(predictor_quality(mean[3:], right[3:], tried[3:], 4).values())).all()
     alike = predictor_quality(np.array([0.2, 0.4]), np.array([0, 0]), np.array([4, 4]), 4)
-    assert np.isnan(alike["zero_variance_auc"])
+    assert np.isnan(alike["useful_auc"])
     assert alike["mae"] == pytest.approx(0.3)

@@ -66,9 +66,9 @@ def test_without_drift_it_equals_the_dense_process() -> None:
         tested.advance()
         dense.observe(rows, right, tried)
         seen |= set(rows.tolist())
-        belief = tested.predict(np.arange(NUM_PROMPTS))
-        np.testing.assert_allclose(belief.location, dense.mean, atol=2e-3)
-        np.testing.assert_allclose(belief.logit_variance, np.diag(dense.covariance), rtol=2e-3, atol=1e-4)
+        posterior = tested.predict(np.arange(NUM_PROMPTS))
+        np.testing.assert_allclose(posterior.location, dense.mean, atol=2e-3)
+        np.testing.assert_allclose(posterior.logit_variance, np.diag(dense.covariance), rtol=2e-3, atol=1e-4)
     assert len(seen) > 25  # most prompts were observed, several of them again
 
 
@@ -89,12 +89,12 @@ def test_with_drift_it_stays_close_to_the_dense_process() -> None:
             tested.advance()
             dense.observe(rows, right, tried)
             logits = logits + np.sqrt(level_drift) * rng.standard_normal()
-        belief = tested.predict(np.arange(NUM_PROMPTS))
+        posterior = tested.predict(np.arange(NUM_PROMPTS))
         std = np.sqrt(np.diag(dense.covariance))
-        assert np.abs((belief.location - dense.mean) / std).max() < 1.0
-        assert np.abs((belief.location - dense.mean) / std).mean() < 0.25
-        np.testing.assert_allclose(np.sqrt(belief.logit_variance), std, rtol=0.25)
-        errors.append((belief.location - logits) / np.sqrt(belief.logit_variance))
+        assert np.abs((posterior.location - dense.mean) / std).max() < 1.0
+        assert np.abs((posterior.location - dense.mean) / std).mean() < 0.25
+        np.testing.assert_allclose(np.sqrt(posterior.logit_variance), std, rtol=0.25)
+        errors.append((posterior.location - logits) / np.sqrt(posterior.logit_variance))
     # It knows what is true now as well as it believes it does. Of one truth alone this says little: all prompts share
     # the error about the level.
     assert 0.8 < np.sqrt(np.mean(np.square(errors))) < 1.2
@@ -122,23 +122,23 @@ def test_draws_are_joint() -> None:
         tested.observe(rows, right, tried)
         tested.advance()
     rows = np.arange(8)
-    belief = tested.predict(rows)
-    assert belief.draw_logits is not None
-    draws = belief.draw_logits(60_000, generator(3, "draws"))
-    np.testing.assert_allclose(draws.mean(axis=0), belief.location, atol=0.03)
+    posterior = tested.predict(rows)
+    assert posterior.draw_logits is not None
+    draws = posterior.draw_logits(60_000, generator(3, "draws"))
+    np.testing.assert_allclose(draws.mean(axis=0), posterior.location, atol=0.03)
     covariance = np.cov(draws.T)
-    np.testing.assert_allclose(np.diag(covariance), belief.logit_variance, rtol=0.05)
+    np.testing.assert_allclose(np.diag(covariance), posterior.logit_variance, rtol=0.05)
     columns = np.concatenate([tested.weight[rows, None] * _columns()[rows], _columns()[rows, :2]], axis=1)
     expected = columns @ tested.covariance @ columns.T
     off_diagonal = ~np.eye(8, dtype=bool)
     np.testing.assert_allclose(covariance[off_diagonal], expected[off_diagonal], atol=0.05)
     assert np.abs(expected[off_diagonal]).max() > 0.2
-    # A belief is a snapshot: what the filter learns afterwards does not change its draws.
+    # A posterior is a snapshot: what the filter learns afterwards does not change its draws.
     tested.observe(rows, np.full(8, 8), np.full(8, 8))
     np.testing.assert_array_equal(
-        belief.draw_logits(5, generator(4, "draws")), belief.draw_logits(5, generator(4, "draws"))
+        posterior.draw_logits(5, generator(4, "draws")), posterior.draw_logits(5, generator(4, "draws"))
     )
-    np.testing.assert_allclose(belief.draw_logits(60_000, generator(3, "draws")), draws)
+    np.testing.assert_allclose(posterior.draw_logits(60_000, generator(3, "draws")), draws)
 
 
 @pytest.mark.parametrize(("num_right", "num_tried"), [(0, 8), (1, 8), (4, 8), (8, 8), (128, 128), (3, 128), (1, 1)])

@@ -82,7 +82,7 @@ def test_it_learns_text_and_record_and_stays_calibrated() -> None:
     assert expected_calibration_error(mean, truth) < 0.08
 
 
-def test_a_belief_narrows_where_there_are_outcomes() -> None:
+def test_a_posterior_narrows_where_there_are_outcomes() -> None:
     predictor, _ = trained(15)
     everything = np.arange(NUM_PROMPTS)
     seen, variance = predictor.seen(everything), predictor.predict(everything, 15).variance()

@@ -10,7 +10,7 @@ from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import FloatArray
 from gps_ray.config import DpsConfig
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
-from gps_ray.predictor.markov_state import MarkovStateBelief, MarkovStatePredictor
+from gps_ray.predictor.markov_state import MarkovStatePosterior, MarkovStatePredictor
 
 SCRIPTED, NEVER = 0, 1
 
@@ -34,9 +34,9 @@ def _batch(step: int, groups: list[tuple[int, int, int]]) -> OutcomeBatch:
 
 
 def _probabilities(predictor: MarkovStatePredictor, row: int) -> FloatArray:
-    belief = predictor.predict(np.array([row]), 0)
-    assert isinstance(belief, MarkovStateBelief)
-    return belief.probabilities[0]
+    posterior = predictor.predict(np.array([row]), 0)
+    assert isinstance(posterior, MarkovStatePosterior)
+    return posterior.probabilities[0]
 
 
 def test_a_scripted_history_equals_the_hand_computed_table() -> None:
@@ -54,7 +54,7 @@ def test_a_scripted_history_equals_the_hand_computed_table() -> None:
     np.testing.assert_allclose(predictor.state()["alpha"][SCRIPTED], [[1, 1, 1], [7 / 6, 7 / 6, 7 / 6], [1, 2, 1]])
     np.testing.assert_allclose(_probabilities(predictor, SCRIPTED), [6 / 19, 7 / 19, 6 / 19])
 
-    # An empty batch: counts decay towards 1, the belief propagates through columns [12 13 12]/37 and [12 13 18]/43.
+    # An empty batch: counts decay towards 1, the posterior propagates through columns [12 13 12]/37 and [12 13 18]/43.
     predictor.observe(_batch(3, []))
     alpha = [[1, 1, 1], [13 / 12, 13 / 12, 13 / 12], [1, 3 / 2, 1]]
     np.testing.assert_allclose(predictor.state()["alpha"][SCRIPTED], alpha)
@@ -103,20 +103,20 @@ def test_probabilities_stay_probabilities_over_a_long_run() -> None:
         rng = generator(0, "test", step)
         rows = rng.choice(20, size=5, replace=False)
         predictor.observe(_batch(step, [(int(row), int(rng.integers(0, 5)), 4) for row in rows]))
-    belief = predictor.predict(np.arange(20), 200)
-    assert isinstance(belief, MarkovStateBelief)
-    np.testing.assert_allclose(belief.probabilities.sum(axis=1), 1.0)
-    assert (belief.probabilities > 0).all()
+    posterior = predictor.predict(np.arange(20), 200)
+    assert isinstance(posterior, MarkovStatePosterior)
+    np.testing.assert_allclose(posterior.probabilities.sum(axis=1), 1.0)
+    assert (posterior.probabilities > 0).all()
 
 
-def test_the_belief_as_a_distribution_of_rates() -> None:
-    belief = MarkovStateBelief(np.array([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
-    np.testing.assert_allclose(belief.mean(), [0.55, 0.0, 1.0])
-    np.testing.assert_allclose(belief.variance(), [0.5 / 3 + 0.3 - 0.55**2, 0.0, 0.0])
-    np.testing.assert_allclose(belief.expected_useful(8), [0.5, 0.0, 0.0])
-    draws = belief.sample(20_000, generator(0, "test"))
-    np.testing.assert_allclose(draws.mean(axis=0), belief.mean(), atol=0.01)
-    np.testing.assert_allclose(draws.var(axis=0), belief.variance(), atol=0.01)
+def test_the_posterior_as_a_distribution_of_rates() -> None:
+    posterior = MarkovStatePosterior(np.array([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
+    np.testing.assert_allclose(posterior.mean(), [0.55, 0.0, 1.0])
+    np.testing.assert_allclose(posterior.variance(), [0.5 / 3 + 0.3 - 0.55**2, 0.0, 0.0])
+    np.testing.assert_allclose(posterior.expected_useful(8), [0.5, 0.0, 0.0])
+    draws = posterior.sample(20_000, generator(0, "test"))
+    np.testing.assert_allclose(draws.mean(axis=0), posterior.mean(), atol=0.01)
+    np.testing.assert_allclose(draws.var(axis=0), posterior.variance(), atol=0.01)
 
 
 def test_a_state_of_another_pool_is_refused() -> None:

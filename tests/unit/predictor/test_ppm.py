@@ -172,15 +172,15 @@ def test_blocked_prediction_equals_the_training_path() -> None:
     torch.testing.assert_close(network.success_rates(features, z), expected.detach())
 
 
-def test_belief_mean_variance_draws_and_useful_share() -> None:
+def test_posterior_mean_variance_draws_and_useful_share() -> None:
     rates = np.array([[0.1, 0.5], [0.3, 0.5], [0.8, 0.5]], np.float32)
-    belief = LatentDraws(rates)
-    np.testing.assert_allclose(belief.mean(), [0.4, 0.5], rtol=1e-6)
-    np.testing.assert_allclose(belief.variance(), [np.var([0.1, 0.3, 0.8]), 0.0], rtol=1e-5, atol=1e-12)
-    drawn = belief.sample(500, generator(0, "test"))
+    posterior = LatentDraws(rates)
+    np.testing.assert_allclose(posterior.mean(), [0.4, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(posterior.variance(), [np.var([0.1, 0.3, 0.8]), 0.0], rtol=1e-5, atol=1e-12)
+    drawn = posterior.sample(500, generator(0, "test"))
     assert drawn.shape == (500, 2)
     assert {round(float(x), 4) for x in drawn[:, 0]} == {0.1, 0.3, 0.8}
-    np.testing.assert_allclose(belief.expected_useful(8), (1 - rates**8 - (1 - rates) ** 8).mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(posterior.expected_useful(8), (1 - rates**8 - (1 - rates) ** 8).mean(axis=0), rtol=1e-5)
 
 
 def _weights(predictor: PpmPredictor) -> dict[str, FloatArray]:

@@ -17,12 +17,14 @@ from gps_ray.base.types import (
     PublishedWeights,
     RolloutStatus,
 )
-from gps_ray.config import EmbeddedModelConfig, RolloutConfig, SimulatedConfig
+from gps_ray.config import EmbeddedModelConfig, RolloutConfig, SelectionConfig, SimulatedConfig
+from gps_ray.learning.groups import count_metrics, train_groups
 from gps_ray.model import make_embedded_model
 from gps_ray.rollout.chunk import ChunkRequest, ChunkRunner, build_engine, cut_chunks
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
 from gps_ray.rollout.simulated_engine import SimulatedEngine, SimulatedTask, success_rates
 from gps_ray.rollout.torch_engine import TorchEngine
+from gps_ray.selection.admission import build_admission
 from gps_ray.tasks.interface import Verdict
 from tests.unit.rollout.test_sandbox import OwnTask
 
@@ -122,6 +124,32 @@ SCRIPT = {
 }
 
 
+class ShapedTask(SumTask):
+    """Takes a little off every reward for each character, so that rewards differ in groups that are all wrong."""
+
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        reward, status = super().verify(prompt, response)
+        return reward - 0.01 * len(response), status
+
+
+ShapedTask.__module__ = SumTask.__module__
+
+
+def test_a_group_is_useful_by_success_not_by_rewards_that_shaping_makes_differ() -> None:
+    engine = ScriptedEngine({"p0": ["9", "99", "999"], "p1": ["2", "99", "2"]})
+    runner = ChunkRunner(engine, ShapedTask(), RolloutConfig(max_response_tokens=9), run_seed=11)
+    header, outcomes, rollouts = runner.run(_chunk(("p0", "p1")))
+    assert len(set(outcomes_from_table(outcomes)[0].rewards.tolist())) == 3
+    assert header.useful.tolist() == [False, True]
+    admission = build_admission(SelectionConfig(selector="ds"))
+    admission.begin(2)
+    admission.offer(header.prompt_ids, header.useful)
+    assert admission.admitted == ("p1",)
+    counts = count_metrics(train_groups([rollouts], ["p0", "p1"]))
+    assert counts["train/num_groups_shaped_only"] == 1
+    assert counts["train/num_groups_equal_rewards"] == 0
+
+
 def test_header_and_tables_tell_the_same_story() -> None:
     engine = ScriptedEngine(SCRIPT)
     runner = ChunkRunner(engine, SumTask(), RolloutConfig(max_response_tokens=9), run_seed=11)
@@ -131,7 +159,7 @@ def test_header_and_tables_tell_the_same_story() -> None:
     assert header.num_wrong.tolist() == [0, 1, 2, 0]
     assert header.num_failed.tolist() == [0, 1, 1, 3]
     # A failure is no zero: one failed and two wrong responses carry no gradient.
-    assert header.has_gradient.tolist() == [False, True, False, False]
+    assert header.useful.tolist() == [False, True, False, False]
     assert header.reward_sum.tolist() == [3.0, 1.0, 0.0, 0.0]
     assert header.num_response_tokens.tolist() == [3, 3, 3, 3]
     assert header.failures == (GroupFailure(prompt_id="p2", reason="the engine gave no response"),)

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gps_ray.base.errors import CheckpointError
-from gps_ray.base.types import Prediction, Prompt
+from gps_ray.base.types import PosteriorMoments, Prompt
 from gps_ray.config import TrainConfig
 from gps_ray.run.folder import JsonLines, RunFolder
 
@@ -38,7 +38,7 @@ def test_files_that_no_manifest_lists_are_moved_away(tmp_path: Path) -> None:
 def test_probe_rows_stand_beside_their_predictions(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.create(TrainConfig(), {"pool": PROMPTS})
-    prediction = Prediction(mean=np.array([0.25, 0.5]), std=np.array([0.1, 0.2]), seen=np.array([True, False]))
+    prediction = PosteriorMoments(mean=np.array([0.25, 0.5]), std=np.array([0.1, 0.2]), seen=np.array([True, False]))
     path = folder.write_probe(3, "pool_probe", PROMPTS, prediction, np.array([1, 2]), np.array([4, 4]))
     rows = pq.read_table(path).to_pylist()
     assert rows[1] == {

@@ -25,7 +25,6 @@ def header(
         "num_right": np.array(right, np.int32),
         "num_wrong": np.array(wrong, np.int32),
         "num_failed": np.array(failed, np.int32),
-        "has_gradient": np.array(right) * np.array(wrong) > 0,
         "num_response_tokens": np.full(len(ids), 20, np.int32),
         "reward_sum": np.array(right, np.float32),
         "cpu_s": 1.0,
@@ -67,12 +66,12 @@ def test_one_step_by_hand() -> None:
             "selection/num_admitted": 2,
             "selection/num_rounds": 2,
             "selection/num_candidates": 20,
-            "selection/effective_group_ratio": 2 / 4,
-            "selection/effective_group_ratio_chosen": 2 / 3,
-            "selection/effective_group_ratio_random": 0.0,
+            "selection/useful_group_ratio": 2 / 4,
+            "selection/useful_group_ratio_chosen": 2 / 3,
+            "selection/useful_group_ratio_random": 0.0,
             "selection/largest_group": 4,
-            "selection/num_zero_variance_right": 1,
-            "selection/num_zero_variance_wrong": 1,
+            "selection/num_all_right": 1,
+            "selection/num_all_wrong": 1,
             "selection/prediction_bias": ((0.5 - 0.5) + (0.75 - 1.0) + (0.25 - 0.0)) / 3,
             "rollout/num_rollouts": 16,
             "rollout/num_tokens": 80,
@@ -85,7 +84,7 @@ def test_one_step_by_hand() -> None:
 def test_a_failed_rollout_is_not_a_wrong_one() -> None:
     only_failures = step_metrics([header(0, "a", [0], [0], [4])], SELECTIONS, [])
     assert "reward/pass_rate" not in only_failures
-    assert only_failures["selection/num_zero_variance_wrong"] == 0
+    assert only_failures["selection/num_all_wrong"] == 0
     assert only_failures["rollout/num_failed"] == 4
 
 
@@ -98,7 +97,7 @@ def test_the_order_of_arrival_changes_nothing() -> None:
 def test_a_step_without_groups_has_counts_and_no_rates() -> None:
     metrics = step_metrics([], [], [])
     assert metrics["selection/num_groups"] == 0
-    assert "selection/effective_group_ratio" not in metrics
+    assert "selection/useful_group_ratio" not in metrics
     assert "reward/mean" not in metrics
 
 
@@ -137,3 +136,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_the_docs_list_every_metric() -> None:
     docs = Path(__file__).parents[3] / "docs" / "metrics.md"
     assert docs.read_text().endswith(markdown_table()), "write markdown_table() into docs/metrics.md"
+
+
+def test_an_old_name_is_read_as_the_new_one_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    line = {"selection/effective_group_ratio": 0.5, "predictor/pool_probe_zero_variance_auc": 0.7}
+    path.write_text("".join(json.dumps({"step": step, **line}) + "\n" for step in range(3)))
+    rows = read_metrics(path)
+    assert rows[2] == {"step": 2, "selection/useful_group_ratio": 0.5, "predictor/pool_probe_useful_auc": 0.7}
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "selection/effective_group_ratio is selection/useful_group_ratio now" in said[0]

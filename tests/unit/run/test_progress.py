@@ -9,7 +9,7 @@ import pytest
 
 from gps_ray.run.progress import Progress, format_duration
 
-METRICS = {"selection/effective_group_ratio": 0.5, "reward/pass_rate": 0.25}
+METRICS = {"selection/useful_group_ratio": 0.5, "reward/pass_rate": 0.25}
 
 
 class Terminal(io.StringIO):
@@ -37,8 +37,8 @@ def test_plain_lines_without_control_codes(monkeypatch: pytest.MonkeyPatch) -> N
         progress.step(4, METRICS | {"val/pass@1": 0.375})
     assert stream.getvalue().splitlines() == [
         "step 0/4  pass@1 0.125  ETA -",
-        "step 1/4  effective 0.500  train pass rate 0.250  ETA 0:30",
-        "step 4/4  effective 0.500  train pass rate 0.250  pass@1 0.375  done in 1:30",
+        "step 1/4  useful 0.500  train pass rate 0.250  ETA 0:30",
+        "step 4/4  useful 0.500  train pass rate 0.250  pass@1 0.375  done in 1:30",
     ]
 
 
@@ -70,7 +70,7 @@ def test_a_terminal_shows_step_phase_ratio_pass_rate_and_eta(monkeypatch: pytest
         progress.step(2, METRICS | {"val/pass@1": 0.31})
         progress.phase("update")
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
-    for part in ("2/10", "effective 0.500", "pass@1 0.310", "ETA 4:00", "update"):
+    for part in ("2/10", "useful 0.500", "pass@1 0.310", "ETA 4:00", "update"):
         assert part in text, text
 
 

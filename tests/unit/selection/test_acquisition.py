@@ -12,7 +12,7 @@ from gps_ray.base.types import FloatArray
 from gps_ray.selection.acquisition import ACQUISITIONS, nearest_half, sampled, useful_group, useful_probability
 
 
-class BetaBelief:
+class BetaPosterior:
     """Independent Beta(a, b) per prompt."""
 
     def __init__(self, a: list[float], b: list[float]) -> None:
@@ -28,7 +28,7 @@ class BetaBelief:
         return rng.beta(self.a, self.b, size=(num_draws, len(self.a)))
 
 
-class ClosedBelief(BetaBelief):
+class ClosedPosterior(BetaPosterior):
     """E[1 - g^G - (1-g)^G] = 1 - B(a+G, b)/B(a, b) - B(a, b+G)/B(a, b)."""
 
     def expected_useful(self, group_size: int) -> FloatArray:
@@ -42,7 +42,7 @@ A, B = [50.0, 0.3, 1.0, 0.01], [50.0, 0.3, 7.0, 40.0]
 
 
 def test_nearest_half_by_hand_and_blind_to_uncertainty() -> None:
-    scores = nearest_half(BetaBelief(A, B), 8, generator(0, "test"))
+    scores = nearest_half(BetaPosterior(A, B), 8, generator(0, "test"))
     np.testing.assert_allclose(scores, [0, 0, -(0.375**2), -((0.01 / 40.01 - 0.5) ** 2)])
 
 
@@ -55,21 +55,21 @@ def test_useful_probability_is_the_chance_of_a_mixed_group() -> None:
 
 
 def test_useful_group_takes_the_closed_form_and_else_comes_close_to_it() -> None:
-    exact = useful_group(ClosedBelief(A, B), 8, generator(0, "test"))
-    np.testing.assert_array_equal(exact, ClosedBelief(A, B).expected_useful(8))
-    drawn = useful_group(BetaBelief(A, B), 8, generator(0, "test"))
+    exact = useful_group(ClosedPosterior(A, B), 8, generator(0, "test"))
+    np.testing.assert_array_equal(exact, ClosedPosterior(A, B).expected_useful(8))
+    drawn = useful_group(BetaPosterior(A, B), 8, generator(0, "test"))
     np.testing.assert_allclose(drawn, exact, atol=0.1)
     assert np.argsort(-drawn).tolist() == np.argsort(-exact).tolist()
     assert exact[0] > exact[1], "the same mean, but the unknown prompt is often all right or all wrong"
 
 
 def _best(exponent: float, num: int, step: int) -> list[int]:
-    scores = sampled(useful_group, exponent)(ClosedBelief(A, B), 8, generator(0, "test", step))
+    scores = sampled(useful_group, exponent)(ClosedPosterior(A, B), 8, generator(0, "test", step))
     return np.argsort(-scores)[:num].tolist()
 
 
 def test_sampled_prompts_are_drawn_by_a_power_of_their_score() -> None:
-    weights = ClosedBelief(A, B).expected_useful(8) ** 2
+    weights = ClosedPosterior(A, B).expected_useful(8) ** 2
     expected = weights / weights.sum()
     firsts = [_best(2.0, 2, step) for step in range(4000)]
     shares = np.bincount([first for first, _ in firsts], minlength=4) / 4000
@@ -80,27 +80,27 @@ def test_sampled_prompts_are_drawn_by_a_power_of_their_score() -> None:
 
 
 def test_a_large_exponent_ranks_and_a_score_of_zero_comes_last() -> None:
-    by_rank = np.argsort(-ClosedBelief(A, B).expected_useful(8)).tolist()
+    by_rank = np.argsort(-ClosedPosterior(A, B).expected_useful(8)).tolist()
     assert _best(1e6, 4, 0) == by_rank
 
-    def certain(belief: object, group_size: int, rng: np.random.Generator) -> FloatArray:
+    def certain(posterior: object, group_size: int, rng: np.random.Generator) -> FloatArray:
         return np.array([0.0, 0.5, 0.0, 0.5])
 
-    scores = sampled(certain, 4.0)(BetaBelief(A, B), 8, generator(0, "test"))
+    scores = sampled(certain, 4.0)(BetaPosterior(A, B), 8, generator(0, "test"))
     assert np.isfinite(scores).all()
     assert set(np.argsort(-scores)[:2]) == {1, 3}
 
 
 def test_negative_scores_cannot_be_drawn_by() -> None:
     with pytest.raises(ConfigError, match=r"selection\.sampling_exponent: .* set selection\.acquisition=useful_group"):
-        sampled(nearest_half, 4.0)(BetaBelief(A, B), 8, generator(0, "test"))
+        sampled(nearest_half, 4.0)(BetaPosterior(A, B), 8, generator(0, "test"))
 
 
 @pytest.mark.parametrize("name", sorted(ACQUISITIONS))
 def test_every_acquisition_is_keyed(name: str) -> None:
-    belief = BetaBelief(A * 20, B * 20)
-    first = ACQUISITIONS[name](belief, 8, generator(0, "test", 3))
+    posterior = BetaPosterior(A * 20, B * 20)
+    first = ACQUISITIONS[name](posterior, 8, generator(0, "test", 3))
     assert first.shape == (80,)
     assert first.dtype == np.float64
     assert np.isfinite(first).all()
-    np.testing.assert_array_equal(first, ACQUISITIONS[name](belief, 8, generator(0, "test", 3)))
+    np.testing.assert_array_equal(first, ACQUISITIONS[name](posterior, 8, generator(0, "test", 3)))

@@ -41,8 +41,6 @@ def test_useful_only_fills_over_rounds_and_drops_the_surplus() -> None:
     _offer(admission, {"e": False, "f": True, "g": True, "h": True})
     assert admission.admitted == ("b", "d", "f")
     assert not admission.wants_more(2)
-    # All eight groups are charged: 3 admitted + 3 of zero variance + 2 useful ones too many.
-    assert admission.metrics() == {"num_offered": 8, "num_admitted": 3, "num_surplus": 2, "num_zero_variance": 3}
 
 
 def test_the_cap_ends_the_step_with_what_it_has() -> None:
@@ -56,7 +54,6 @@ def test_the_cap_ends_the_step_with_what_it_has() -> None:
             break
     assert rounds == 4
     assert admission.admitted == ("2-1",)
-    assert admission.metrics() == {"num_offered": 8, "num_admitted": 1, "num_surplus": 0, "num_zero_variance": 7}
 
 
 @pytest.mark.parametrize("selector", ["uniform", "ds"])
@@ -66,7 +63,6 @@ def test_no_group_is_admitted_twice(selector: str) -> None:
     _offer(admission, {"a": True})
     _offer(admission, {"a": True, "b": True})
     assert admission.admitted == ("a", "b")
-    assert admission.metrics()["num_offered"] == 2
 
 
 def test_a_step_begins_empty_and_may_be_offered_nothing() -> None:
@@ -77,7 +73,6 @@ def test_a_step_begins_empty_and_may_be_offered_nothing() -> None:
     _offer(admission, {})
     assert admission.admitted == ()
     assert admission.num_missing == 2
-    assert set(admission.metrics().values()) == {0}
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ from gps_ray.base.errors import ConfigError
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import FloatArray
 from gps_ray.config import SelectionConfig, TrainConfig, load_config
-from gps_ray.predictor.beta_posterior import BetaBelief
-from gps_ray.predictor.point_posterior import PointBelief
+from gps_ray.predictor.beta_posterior import BetaPosterior
+from gps_ray.predictor.point_posterior import PointPosterior
 from gps_ray.selection.acquisition import expected_useful
 from gps_ray.selection.group_sizes import group_sizes, useful_gains
 from gps_ray.selection.registry import resolve_selection
 
 
-class DrawnBelief:
+class DrawnPosterior:
     """Two equally likely rates per prompt, without a closed form."""
 
     def __init__(self, low: FloatArray, high: FloatArray) -> None:
@@ -35,18 +35,18 @@ class DrawnBelief:
 
 
 BELIEFS = [
-    PointBelief(np.array([0.5, 0.1, 0.0, 0.9])),
-    BetaBelief(np.array([1.0, 1.0, 20.0, 0.5]), np.array([1.0, 7.0, 20.0, 9.0])),
-    DrawnBelief(np.array([0.0, 0.4, 0.05, 0.5]), np.array([0.2, 0.6, 0.95, 0.5])),
+    PointPosterior(np.array([0.5, 0.1, 0.0, 0.9])),
+    BetaPosterior(np.array([1.0, 1.0, 20.0, 0.5]), np.array([1.0, 7.0, 20.0, 9.0])),
+    DrawnPosterior(np.array([0.0, 0.4, 0.05, 0.5]), np.array([0.2, 0.6, 0.95, 0.5])),
 ]
 
 
-@pytest.mark.parametrize("belief", BELIEFS)
-def test_the_total_is_kept_and_no_other_sharing_is_better(belief: BetaBelief) -> None:
-    sizes = group_sizes(belief, 16, 2, 8, generator(0, "test"))
+@pytest.mark.parametrize("posterior", BELIEFS)
+def test_the_total_is_kept_and_no_other_sharing_is_better(posterior: BetaPosterior) -> None:
+    sizes = group_sizes(posterior, 16, 2, 8, generator(0, "test"))
     assert sizes.dtype == np.int32
     assert sizes.sum() == 16
-    useful = expected_useful(belief, range(2, 9), generator(0, "test"))
+    useful = expected_useful(posterior, range(2, 9), generator(0, "test"))
     values = {
         shares: sum(useful[n - 2, i] for i, n in enumerate(shares))
         for shares in itertools.product(range(2, 9), repeat=4)
@@ -56,14 +56,14 @@ def test_the_total_is_kept_and_no_other_sharing_is_better(belief: BetaBelief) ->
 
 
 def test_gains_add_up_to_the_probability_of_a_useful_group() -> None:
-    belief = BELIEFS[1]
-    gains = useful_gains(belief, 6, generator(0, "test"))
-    np.testing.assert_allclose(gains.sum(axis=1), belief.expected_useful(6))  # type: ignore[union-attr]
+    posterior = BELIEFS[1]
+    gains = useful_gains(posterior, 6, generator(0, "test"))
+    np.testing.assert_allclose(gains.sum(axis=1), posterior.expected_useful(6))  # type: ignore[union-attr]
     assert (np.diff(gains, axis=1) <= 1e-12).all()
 
 
 def test_a_seldom_solved_prompt_gets_more_than_an_even_one_and_a_hopeless_one_the_least() -> None:
-    even, seldom, hopeless = group_sizes(PointBelief(np.array([0.5, 0.1, 0.0])), 24, 2, 16, generator(0, "test"))
+    even, seldom, hopeless = group_sizes(PointPosterior(np.array([0.5, 0.1, 0.0])), 24, 2, 16, generator(0, "test"))
     assert hopeless == 2
     assert 2 < even < seldom
 

@@ -87,8 +87,8 @@ def test_candidates_leave_out_prompts_in_flight() -> None:
 def test_it_predicts_what_it_was_told_and_nothing_else() -> None:
     oracle = _oracle()
     oracle.reveal(np.array([3]), np.array([0.9]))
-    belief = oracle.predict(np.array([3]), 1)
-    assert belief is not None
-    np.testing.assert_array_equal(belief.mean(), [0.9])
+    posterior = oracle.predict(np.array([3]), 1)
+    assert posterior is not None
+    np.testing.assert_array_equal(posterior.mean(), [0.9])
     # A guess in place of a rate would show as the oracle's mistake in a report.
     assert oracle.predict(np.array([3, 4]), 1) is None

@@ -1,4 +1,4 @@
-"""The selector of parts, with a predictor whose beliefs are set by hand."""
+"""The selector of parts, with a predictor whose posteriors are set by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, SelectionRequest, SlotKind, State
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
-from gps_ray.predictor.point_posterior import PointBelief
+from gps_ray.predictor.point_posterior import PointPosterior
 from gps_ray.selection.acquisition import nearest_half
 from gps_ray.selection.batch_composer import compose_batch
 from gps_ray.selection.selector import PredictiveSelector
@@ -36,8 +36,8 @@ class FixedPredictor:
     def __init__(self) -> None:
         self.num_observed = 0
 
-    def predict(self, rows: IntArray, step: int) -> PointBelief:
-        return PointBelief(RATES[rows])
+    def predict(self, rows: IntArray, step: int) -> PointPosterior:
+        return PointPosterior(RATES[rows])
 
     def observe(self, batch: OutcomeBatch) -> None:
         self.num_observed += len(batch.rows)

@@ -10,7 +10,7 @@ from gps_ray.base.errors import ConfigError
 from gps_ray.base.types import FloatArray, SelectionRequest
 from gps_ray.config import PpmConfig, SelectionConfig
 from gps_ray.predictor.interface import PromptTable
-from gps_ray.predictor.point_posterior import PointBelief
+from gps_ray.predictor.point_posterior import PointPosterior
 from gps_ray.selection.acquisition import Acquisition
 from gps_ray.selection.interface import PromptSelector
 from gps_ray.selection.registry import PRESETS, SELECTORS, build_selector, resolve_selection
@@ -33,11 +33,11 @@ class AlphabetPredictor:
         return True
 
     def predict(self, rows, step):
-        return PointBelief(rows / self.num_rows)
+        return PointPosterior(rows / self.num_rows)
 
 
-def easiest(belief: PointBelief, group_size: int, rng: np.random.Generator) -> FloatArray:
-    return belief.mean()
+def easiest(posterior: PointPosterior, group_size: int, rng: np.random.Generator) -> FloatArray:
+    return posterior.mean()
 
 
 user_acquisition: Acquisition = easiest

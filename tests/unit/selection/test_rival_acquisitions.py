@@ -6,13 +6,13 @@ import numpy as np
 
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import FloatArray
-from gps_ray.predictor.beta_posterior import BetaBelief
-from gps_ray.predictor.point_posterior import PointBelief
+from gps_ray.predictor.beta_posterior import BetaPosterior
+from gps_ray.predictor.point_posterior import PointPosterior
 from gps_ray.selection.acquisition import ACQUISITIONS
 
 
 def _best(name: str, rates: FloatArray, count: int, seed: int = 0) -> list[int]:
-    scores = ACQUISITIONS[name](PointBelief(rates), 8, generator(seed, "test"))
+    scores = ACQUISITIONS[name](PointPosterior(rates), 8, generator(seed, "test"))
     return np.argsort(-scores, kind="stable")[:count].tolist()
 
 
@@ -20,10 +20,10 @@ def test_topk_takes_the_draws_nearest_to_one_half() -> None:
     assert _best("thompson_nearest_half", np.array([0.1, 0.45, 0.9, 0.52, 0.7]), 3) == [3, 1, 4]
 
 
-def test_topk_draws_once_from_the_belief() -> None:
-    belief = BetaBelief(np.array([1.0, 5.0, 50.0]), np.array([1.0, 1.0, 50.0]))
-    draw = belief.sample(1, generator(3, "test"))[0]
-    scores = ACQUISITIONS["thompson_nearest_half"](belief, 8, generator(3, "test"))
+def test_topk_draws_once_from_the_posterior() -> None:
+    posterior = BetaPosterior(np.array([1.0, 5.0, 50.0]), np.array([1.0, 1.0, 50.0]))
+    draw = posterior.sample(1, generator(3, "test"))[0]
+    scores = ACQUISITIONS["thompson_nearest_half"](posterior, 8, generator(3, "test"))
     np.testing.assert_allclose(scores, -((draw - 0.5) ** 2))
 
 

@@ -140,20 +140,20 @@ def test_the_run_seed_matters(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_beliefs_are_about_the_rows_asked_for(name: str) -> None:
+def test_posteriors_are_about_the_rows_asked_for(name: str) -> None:
     selector = _build(name)
     _run(selector, range(1, 6))
     rows = np.array([95, 3, 3, 40])
-    belief = selector.predict(rows, 6)
+    posterior = selector.predict(rows, 6)
     seen = selector.seen(rows)
     assert seen.shape == (4,)
     assert not seen[0]
     assert seen[1] == seen[2]
-    if belief is None:
+    if posterior is None:
         assert name in {"uniform", "ds", "greso"}
         return
-    mean, variance = belief.mean(), belief.variance()
-    draws = belief.sample(3, generator(0, "test"))
+    mean, variance = posterior.mean(), posterior.variance()
+    draws = posterior.sample(3, generator(0, "test"))
     assert mean.shape == variance.shape == (4,)
     assert draws.shape == (3, 4)
     assert ((mean >= 0) & (mean <= 1)).all()
@@ -179,7 +179,6 @@ def test_dynamic_sampling_charges_every_round_up_to_the_cap() -> None:
     assert num_rounds == 10
     assert len(set(rolled_out)) == 60
     assert admission.admitted == tuple(rolled_out[6:8])
-    assert admission.metrics() == {"num_offered": 60, "num_admitted": 2, "num_surplus": 0, "num_zero_variance": 58}
     # All sixty are observed, and so none of them comes back before the rest of the pool.
     rows = np.array([int(prompt_id[1:]) for prompt_id in rolled_out])
     selector.observe(

@@ -15,8 +15,8 @@ def _variants(tmp_path: Path, text: str) -> Path:
 
 
 def test_each_selector_runs_with_its_own_preset() -> None:
-    contenders = by_selector(TrainConfig(), ("uniform", "gps_fused"))
-    runs = {name: run_config(config, name, 3, Path("out")) for name, config in contenders.items()}
+    arms = by_selector(TrainConfig(), ("uniform", "gps_fused"))
+    runs = {name: run_config(config, name, 3, Path("out")) for name, config in arms.items()}
     assert [run.selection.predictor for run in runs.values()] == [None, "fused"]
     assert runs["uniform"].run.seed == 3
     assert runs["uniform"].run.directory == Path("out/uniform/seed_3")
@@ -26,12 +26,12 @@ def test_variants_lie_over_the_config_and_under_the_command_line(tmp_path: Path)
     config = tmp_path / "config.yaml"
     config.write_text("run: {num_steps: 7}\nselection: {selector: gps_fused, num_prompts: 8}\n")
     variants = _variants(tmp_path, "plain: []\nhalf: [selection.num_prompts=4, run.num_steps=14]\n")
-    contenders = by_variant(config, variants, ["selection.random_share=0.5", "run.num_steps=9"])
-    assert list(contenders) == ["plain", "half"]
-    for contender, num_prompts in zip(contenders.values(), (8, 4), strict=True):
-        assert contender.selection.num_prompts == num_prompts
-        assert (contender.selection.random_share, contender.run.num_steps) == (0.5, 9)
-    assert run_config(contenders["half"], "half", 0, Path("out")).run.directory == Path("out/half/seed_0")
+    arms = by_variant(config, variants, ["selection.random_share=0.5", "run.num_steps=9"])
+    assert list(arms) == ["plain", "half"]
+    for arm, num_prompts in zip(arms.values(), (8, 4), strict=True):
+        assert arm.selection.num_prompts == num_prompts
+        assert (arm.selection.random_share, arm.run.num_steps) == (0.5, 9)
+    assert run_config(arms["half"], "half", 0, Path("out")).run.directory == Path("out/half/seed_0")
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_of_another_config_is_not_taken_for_this_one(tmp_path: Path) -> None:
-    contender = by_selector(TrainConfig(), ("gps_fused",))["gps_fused"]
-    run = run_config(contender, "gps_fused", 0, tmp_path)
+    arm = by_selector(TrainConfig(), ("gps_fused",))["gps_fused"]
+    run = run_config(arm, "gps_fused", 0, tmp_path)
     assert is_left(run)
     folder = RunFolder(run.run.directory)
     folder.create(run, {})
@@ -74,7 +74,7 @@ def test_a_finished_run_of_another_config_is_not_taken_for_this_one(tmp_path: Pa
     assert not is_left(run)
 
     # Elsewhere, and written before there was such a key as learning.max_skipped_updates: the same run.
-    moved = run_config(contender, "moved", 0, tmp_path)
+    moved = run_config(arm, "moved", 0, tmp_path)
     moved.run.directory.parent.mkdir()
     folder.root.rename(moved.run.directory)
     file = moved.run.directory / "config.yaml"
@@ -100,6 +100,6 @@ def test_no_selector_at_all() -> None:
 
 def test_the_ablations_of_the_repository_are_valid() -> None:
     configs = Path(__file__).parents[3] / "configs"
-    contenders = by_variant(configs / "compare_heterogeneous.yaml", configs / "ablations.yaml", [])
-    runs = [run_config(contender, name, 0, Path("out")) for name, contender in contenders.items()]
-    assert len({repr(run.selection) for run in runs}) == len(contenders)
+    arms = by_variant(configs / "compare_heterogeneous.yaml", configs / "ablations.yaml", [])
+    runs = [run_config(arm, name, 0, Path("out")) for name, arm in arms.items()]
+    assert len({repr(run.selection) for run in runs}) == len(arms)

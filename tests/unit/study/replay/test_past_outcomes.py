@@ -83,9 +83,9 @@ def test_the_job_writes_what_gps_fused_loads(tmp_path: Path, capsys: pytest.Capt
     new = make_texts(100, "new")
     config = SelectionConfig.model_validate({"selector": "gps_fused", "fused": {"text_prior": str(out)}})
     pool = PromptTable(prompt_ids=tuple(new), texts=tuple(new), embeddings=np.zeros((100, 4), np.float32), num_pool=100)
-    belief = build_selector(config, pool, 8, 0).predict(np.arange(100), 0)
-    assert belief is not None
-    assert rank_correlation(belief.mean(), make_logits(new)) > 0.6
+    posterior = build_selector(config, pool, 8, 0).predict(np.arange(100), 0)
+    assert posterior is not None
+    assert rank_correlation(posterior.mean(), make_logits(new)) > 0.6
 
 
 def test_what_holds_no_outcomes_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.types import IntArray
 from gps_ray.config import SelectionConfig
-from gps_ray.predictor.interface import OutcomeBatch, PromptTable, SuccessRateDistribution
+from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
 from gps_ray.predictor.recorded import RecordedSeries, read_series
 from gps_ray.selection.registry import SELECTORS
 from gps_ray.selection.uniform import UniformSelector
@@ -23,7 +23,7 @@ LOG: list[tuple[str, int, IntArray, IntArray]] = []
 class LoggingSelector(UniformSelector):
     """Uniform selection that writes down what it is asked and shown."""
 
-    def predict(self, rows: IntArray, step: int) -> SuccessRateDistribution | None:
+    def predict(self, rows: IntArray, step: int) -> Posterior | None:
         LOG.append(("predict", step, rows, rows))
         return super().predict(rows, step)
 
@@ -74,7 +74,7 @@ def test_at_every_point_the_whole_pool_is_predicted_then_only_the_picks_are_show
             assert len(set(rows.tolist())) == 10
             assert num_right.tolist() == series.num_right[rows, step].tolist()
             mixed = (num_right > 0) & (num_right < GROUP_SIZE)
-            assert run.curves["effective_group_ratio"][step] == mixed.mean()
+            assert run.curves["useful_group_ratio"][step] == mixed.mean()
             seen |= set(rows.tolist())
     assert run.num_unique_prompts == len(seen)
 
@@ -83,7 +83,7 @@ def test_random_reveals_are_the_same_for_every_selector_of_a_seed(series: Record
     first, second, other = (
         _run(series, name, "random", seed) for name, seed in (("beta_mean", 0), ("gps_fused", 0), ("gps_fused", 1))
     )
-    ratio = "effective_group_ratio"
+    ratio = "useful_group_ratio"
     assert first.curves[ratio].tolist() == second.curves[ratio].tolist()
     assert second.curves[ratio].tolist() != other.curves[ratio].tolist()
 
@@ -94,7 +94,7 @@ def test_every_selector_can_be_replayed_and_repeats_itself(series: RecordedSerie
     assert set(first.curves) == set(CURVES)
     for name in set(CURVES) - {"seconds"}:
         np.testing.assert_array_equal(first.curves[name], second.curves[name], err_msg=name)
-    assert np.isfinite(first.curves["effective_group_ratio"]).all()
+    assert np.isfinite(first.curves["useful_group_ratio"]).all()
     assert (first.curves["seconds"] >= 0).all()
 
 
@@ -102,7 +102,7 @@ def test_the_oracle_is_right_and_uniform_predicts_nothing(series: RecordedSeries
     oracle, uniform = _run(series, "oracle"), _run(series, "uniform")
     np.testing.assert_allclose(oracle.curves["spearman"], 1)
     np.testing.assert_allclose(oracle.curves["mae"], 0)
-    assert oracle.curves["effective_group_ratio"].mean() > uniform.curves["effective_group_ratio"].mean() + 0.2
+    assert oracle.curves["useful_group_ratio"].mean() > uniform.curves["useful_group_ratio"].mean() + 0.2
     assert np.isnan(uniform.curves["spearman"]).all()
     assert uniform.num_unique_prompts == 80  # an epoch is 8 of the 10 points
 
@@ -137,5 +137,5 @@ def test_nobody_needs_a_file_to_replay(tmp_path: Path) -> None:
     config = SelectionConfig.model_validate({"selector": "beta_mean", "num_prompts": 3})
     run = replay(small, _table(small), config, 0)
     assert run.num_unique_prompts == 3
-    assert run.curves["effective_group_ratio"].tolist() == [1, 1, 1]
-    assert np.isnan(run.curves["zero_variance_auc"]).all()
+    assert run.curves["useful_group_ratio"].tolist() == [1, 1, 1]
+    assert np.isnan(run.curves["useful_auc"]).all()

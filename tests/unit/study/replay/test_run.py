@@ -20,8 +20,8 @@ from jobs.replay import main
 from tests.unit.study.replay.tables import NoFeatures, features, make_texts, write, write_series, write_static
 
 FIGURES = {
-    "spearman_early", "spearman_late", "spearman_seen", "spearman_unseen", "mae", "brier", "ece", "zero_variance_auc",
-    "effective_group_ratio", "num_unique_prompts", "seconds_per_step",
+    "spearman_early", "spearman_late", "spearman_seen", "spearman_unseen", "mae", "brier", "ece", "useful_auc",
+    "useful_group_ratio", "num_unique_prompts", "seconds_per_step",
 }  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_it_writes_all_figures_with_intervals_a_table_and_plots(
         for figure in figures.values():
             assert set(figure) == {"mean", "low", "high", "values"}
             assert len(figure["values"]) == 3
-        ratio = figures["effective_group_ratio"]
+        ratio = figures["useful_group_ratio"]
         assert ratio["low"] <= ratio["mean"] <= ratio["high"]
         assert (figures["spearman_early"]["mean"] is None) == (name == "uniform")
     fused = written["gps_fused"]
@@ -76,7 +76,7 @@ def test_random_reveals_make_the_choice_the_same_for_all(tmp_path: Path) -> None
     series = write_series(tmp_path / "series.parquet")
     arguments = ("--outcomes", series, "--selectors", "gps_fused,beta_mean,uniform", "--seeds", 2)
     chosen, random = (_replay(tmp_path, *arguments, "--reveal", reveal) for reveal in ("selected", "random"))
-    for figure in ("effective_group_ratio", "num_unique_prompts"):
+    for figure in ("useful_group_ratio", "num_unique_prompts"):
         assert len({str(figures[figure]["values"]) for figures in random.values()}) == 1
         assert len({str(figures[figure]["values"]) for figures in chosen.values()}) > 1
 
@@ -105,7 +105,7 @@ def test_static_learns_from_labels_and_is_judged_on_held_out_prompts(
     static = write_static(tmp_path / "static.parquet")
     arguments = ("--static", static, "--selectors", "gps_fused,pcl,uniform", "--labels", "60,200", "--seeds", 2)
     written = _replay(tmp_path, *arguments)
-    for name in ("spearman", "mae", "brier", "ece", "zero_variance_auc", "noise_ceiling"):
+    for name in ("spearman", "mae", "brier", "ece", "useful_auc", "noise_ceiling"):
         assert len(written["gps_fused"][f"static_{name}_200"]["values"]) == 2
     fewer, more = (written["gps_fused"][f"static_spearman_{n}"]["mean"] for n in (60, 200))
     assert 0.4 < fewer < more

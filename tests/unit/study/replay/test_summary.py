@@ -20,7 +20,7 @@ def _run(selector: str, seed: int, lift: float = 0.0) -> ReplayRun:
     curves = {name: np.full(NUM_POINTS, np.nan) for name in CURVES}
     curves["spearman"] = np.arange(NUM_POINTS) / 100 + lift + 0.01 * seed
     curves["ece"] = np.where(np.arange(NUM_POINTS) < 2, 9.0, 0.05)
-    curves["effective_group_ratio"] = np.where(np.arange(NUM_POINTS) < 2, 0.0, 0.44)
+    curves["useful_group_ratio"] = np.where(np.arange(NUM_POINTS) < 2, 0.0, 0.44)
     curves["seconds"] = np.full(NUM_POINTS, 0.25)
     return ReplayRun(selector=selector, seed=seed, curves=curves, num_unique_prompts=100 + seed)
 
@@ -37,7 +37,7 @@ def test_early_is_2_to_14_late_is_30_to_43_the_rest_from_2_on() -> None:
     assert figures["spearman_early"]["low"] == pytest.approx(0.09 - half, abs=1e-5)
     assert figures["spearman_early"]["high"] == pytest.approx(0.09 + half, abs=1e-5)
     assert figures["ece"]["mean"] == pytest.approx(0.05)
-    assert figures["effective_group_ratio"]["mean"] == pytest.approx(0.42)
+    assert figures["useful_group_ratio"]["mean"] == pytest.approx(0.42)
     assert figures["num_unique_prompts"]["mean"] == 101
     assert figures["seconds_per_step"]["mean"] == 0.25
     assert figures["noise_ceiling"]["mean"] == pytest.approx(0.9)

@@ -17,7 +17,7 @@ from gps_ray.base.types import (
     FloatArray,
     GroupOutcome,
     IntArray,
-    Prediction,
+    PosteriorMoments,
     Prompt,
     RolloutSample,
     RolloutStatus,
@@ -183,7 +183,6 @@ def header_of(outcomes: list[GroupOutcome], step: int, chunk_id: int = 0) -> Chu
         num_right=np.array([o.num_right for o in outcomes], np.int32),
         num_wrong=np.array([o.num_tried - o.num_right for o in outcomes], np.int32),
         num_failed=failed,
-        has_gradient=np.array([0 < o.num_right < o.num_tried for o in outcomes]),
         num_response_tokens=np.array([o.response_lengths.sum() for o in outcomes], np.int32),
         reward_sum=np.array([o.rewards.sum() for o in outcomes], np.float32),
         cpu_s=1.0,
@@ -197,13 +196,13 @@ def _train_step(run: _Run, step: int) -> dict[str, float]:
     header = header_of(outcomes, step)
     write_outcomes(run.folder.outcomes, step, outcomes, [selection])
     run.seen |= set(selection.prompt_ids)
-    effective = float(header.has_gradient.mean())
-    run.skill += 0.03 * effective
+    useful = float(header.useful.mean())
+    run.skill += 0.03 * useful
     metrics = step_metrics([header], [selection], selection.prompt_ids)
     run.charge("cost/num_rollouts", metrics["rollout/num_rollouts"])
     run.charge("cost/num_tokens", metrics["rollout/num_tokens"])
     predicts = run.spec.selector != "uniform"
-    seconds = {"rollout": 0.55, "update": 0.1 + 0.8 * effective, "selector": 0.08 if predicts else 0.01}
+    seconds = {"rollout": 0.55, "update": 0.1 + 0.8 * useful, "selector": 0.08 if predicts else 0.01}
     for phase in TRAINING_PHASES:
         run.charge(f"cost/cpu_s_{phase}", seconds[phase])
     run.costs["cost/cpu_s"] = sum(run.costs[f"cost/cpu_s_{phase}"] for phase in TRAINING_PHASES)
@@ -253,7 +252,7 @@ def _evaluate(run: _Run, step: int) -> dict[str, float]:
     for name, probe in run.probes.items():
         prediction = None
         if run.spec.selector != "uniform":
-            prediction = Prediction(
+            prediction = PosteriorMoments(
                 mean=_predicted(run, probe, step),
                 std=np.full(len(probe.logit), 0.1),
                 seen=np.array([p.prompt_id in run.seen for p in probe.prompts]),

@@ -32,7 +32,7 @@ def rows(accuracy: Sequence[float], ratio: float, cpu_s: float) -> list[dict[str
             "cost/cpu_s": cpu_s * i,
             "cost/num_tokens": 20480 * i,
         }
-        | ({"selection/effective_group_ratio": ratio * i, "selection/num_groups": 32 / i} if i else {})
+        | ({"selection/useful_group_ratio": ratio * i, "selection/num_groups": 32 / i} if i else {})
         for i, value in enumerate(accuracy)
     ]
 
@@ -59,7 +59,7 @@ def test_the_table_by_hand(runs: dict[str, Path]) -> None:
     assert worse.rollouts_to_target == Crossing(cost=12_800, censored=True)
     assert gps.pass_1_smoothed == pytest.approx(0.43)
     # weighted by groups: sum_i (ratio * i * 32 / i) / sum_i 32 / i over i = 1 .. 5
-    assert uniform.effective_group_ratio == pytest.approx(0.1 * 5 / (1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5))
+    assert uniform.useful_group_ratio == pytest.approx(0.1 * 5 / (1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5))
     assert (gps.pool_probe_spearman, uniform.pool_probe_spearman) == (0.5, None)
     assert uniform.num_unique_prompts is None
 

@@ -93,7 +93,7 @@ def test_every_section_has_its_figures(html: str) -> None:
     labels = re.findall(r'<svg role="img" aria-label="([^"]*)"', html)
     for start, num in {
         "pass@1 against ": 5,
-        "effective-group ratio against ": 5,
+        "share of useful groups against ": 5,
         "realised success rate of the pool": 1,
         "predicted success rate of the pool": 1,
         "success rate of groups by level": 1,

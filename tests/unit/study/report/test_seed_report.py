@@ -110,10 +110,10 @@ def test_groups_count_by_slot_and_all_sections_have_figures(tmp_path: Path) -> N
     figures = summary["selectors"]["gps"]["figures"]
     groups = read_run(runs["gps"]).groups
     useful = (groups.num_right > 0) & (groups.num_right < groups.num_tried)
-    assert figures["effective_group_ratio_random"]["mean"] == useful[groups.random_slot].mean()
-    assert figures["effective_group_ratio_chosen"]["mean"] == useful[~groups.random_slot].mean()
+    assert figures["useful_group_ratio_random"]["mean"] == useful[groups.random_slot].mean()
+    assert figures["useful_group_ratio_chosen"]["mean"] == useful[~groups.random_slot].mean()
     assert figures["num_unique_prompts"]["mean"] == len(set(groups.prompt_id))
     page = Page((tmp_path / "out" / "report.html").read_text())
-    for anchor in ("target", "accuracy", "effective", "predictor"):
+    for anchor in ("target", "accuracy", "useful", "predictor"):
         assert anchor in page.ids
     assert page.tags.count("svg") >= 12

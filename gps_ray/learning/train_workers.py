@@ -8,11 +8,11 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-__all__ = ["Ranks"]
+__all__ = ["TrainWorkers"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ranks:
+class TrainWorkers:
     """``rank`` of the ``size`` processes of one process group; their tensors meet on ``device``."""
 
     device: torch.device
@@ -20,7 +20,7 @@ class Ranks:
     size: int = 1
 
     @classmethod
-    def current(cls, device: torch.device) -> Ranks:
+    def current(cls, device: torch.device) -> TrainWorkers:
         """This process among those of its process group; alone without one."""
         if not torch.distributed.is_initialized():
             return cls(device=device)
