@@ -13,8 +13,8 @@ from actors.warm_start_trainer import ensure_model
 from gps_ray.base.concurrency import gather_or_cancel
 from gps_ray.config import TrainConfig
 from gps_ray.loop.plan import check_data
+from gps_ray.loop.ports import ProgressSink
 from gps_ray.loop.resources import num_runs_at_once
-from gps_ray.loop.training import ProgressSink
 from gps_ray.study.arms import is_left, run_config
 from gps_ray.tasks.dataset import DataSets
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import ray
 
 from actors.deadlines import within
-from gps_ray.base.types import Chunk, FloatArray, ObserveResult, PosteriorMoments, Selection, SelectionRequest
+from gps_ray.base.types import Chunk, ObserveResult, PosteriorMoments, Selection, SelectionRequest
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.selection.registry import build_selector
@@ -44,12 +44,6 @@ class SelectorActor:
     def predict(self, prompt_ids: Sequence[str]) -> PosteriorMoments | None:
         return self._service.predict(prompt_ids)
 
-    def candidates(self, request: SelectionRequest) -> tuple[str, ...]:
-        return self._service.candidates(request)
-
-    def reveal(self, prompt_ids: Sequence[str], rates: FloatArray) -> None:
-        self._service.reveal(prompt_ids, rates)
-
     def save(self, directory: Path) -> None:
         self._service.save(directory)
 
@@ -80,13 +74,6 @@ class RaySelector:
     async def predict(self, prompt_ids: Sequence[str]) -> PosteriorMoments | None:
         prediction: PosteriorMoments | None = await self._call("predict", tuple(prompt_ids))
         return prediction
-
-    async def candidates(self, request: SelectionRequest) -> tuple[str, ...]:
-        prompt_ids: tuple[str, ...] = await self._call("candidates", request)
-        return prompt_ids
-
-    async def reveal(self, prompt_ids: Sequence[str], rates: FloatArray) -> None:
-        await self._call("reveal", tuple(prompt_ids), rates)
 
     async def save(self, directory: Path) -> None:
         await self._call("save", directory)

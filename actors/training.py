@@ -17,7 +17,8 @@ from gps_ray.base.concurrency import gather_or_cancel
 from gps_ray.base.errors import ConfigError
 from gps_ray.config import TrainConfig
 from gps_ray.loop.plan import check_data, pool_fingerprint, resolve
-from gps_ray.loop.training import LoopParts, ProgressSink, TrainingLoop
+from gps_ray.loop.ports import ProgressSink
+from gps_ray.loop.training import LoopParts, TrainingLoop
 from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
 from gps_ray.run.folder import RunFolder
@@ -119,11 +120,9 @@ async def train(
             pool_fingerprint=fingerprint,
             sinks=(*sinks, ClusterMetrics(name)),
         )
-        loop = TrainingLoop(config, parts)
         if found is not None:
             await selector.load(found[0] / "selector")
-            loop.restore(found[1])
-        return await loop.run()
+        return await TrainingLoop(config, parts, None if found is None else found[1]).run()
     finally:
         await learner.close()
         pool.close()

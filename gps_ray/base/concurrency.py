@@ -1,12 +1,13 @@
-"""Several coroutines that stand or fall together."""
+"""Coroutines that stand or fall together, or one after the other."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
-__all__ = ["gather_or_cancel"]
+__all__ = ["Milestone", "gather_or_cancel"]
 
 
 async def gather_or_cancel(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
@@ -19,3 +20,30 @@ async def gather_or_cancel(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Milestone:
+    """How far something has come, as a number that only grows; others wait until it is far enough."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self._events: dict[int, asyncio.Event] = {}
+
+    async def reached(self, number: int) -> None:
+        """Return once ``at`` is at least ``number``."""
+        if self.at < number:
+            await self._events.setdefault(number, asyncio.Event()).wait()
+
+    def advance(self, number: int) -> None:
+        """Come as far as ``number``; all who wait for it or for less go on."""
+        self.at = number
+        for waited_for in [key for key in self._events if key <= number]:
+            self._events.pop(waited_for).set()
+
+    @asynccontextmanager
+    async def turn(self, number: int) -> AsyncIterator[None]:
+        """A block that begins when the one of ``number - 1`` has ended, and takes the milestone to ``number``. It stays
+        behind where the block fails: nobody may go on as if it had not."""
+        await self.reached(number - 1)
+        yield
+        self.advance(number)

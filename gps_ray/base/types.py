@@ -108,6 +108,7 @@ class SelectionRequest:
 
     ``round`` counts the requests of one step from 0. ``excluded`` are prompts in flight or already rolled out in
     this step. ``num_missing`` is how many useful groups the step still lacks (equals ``num_prompts`` in round 0).
+    ``success_rates``: what the oracle alone is told, by prompt.
     """
 
     step: int
@@ -116,6 +117,7 @@ class SelectionRequest:
     group_size: int
     excluded: frozenset[str] = frozenset()
     num_missing: int = 0
+    success_rates: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ from typing import Protocol
 
 from gps_ray.base.types import (
     Chunk,
-    FloatArray,
     GenerateRequest,
     ObserveResult,
     PosteriorMoments,
@@ -19,12 +18,11 @@ from gps_ray.base.types import (
     UpdateResult,
 )
 
-__all__ = ["LearnerPort", "RolloutPool", "SelectorPort"]
+__all__ = ["LearnerPort", "ProgressSink", "RolloutPool", "SelectorPort"]
 
 
 class SelectorPort(Protocol):
-    """Which prompts next? Depends only on its own state after ``observe``, never on the policy's weights; the oracle
-    alone is told what they can do."""
+    """Which prompts next? Depends only on its own state after ``observe``, never on the policy's weights."""
 
     async def select(self, request: SelectionRequest) -> Selection: ...
 
@@ -34,14 +32,6 @@ class SelectorPort(Protocol):
 
     async def predict(self, prompt_ids: Sequence[str]) -> PosteriorMoments | None:
         """Predicted success rates of any known prompts; None where the selector predicts nothing."""
-        ...
-
-    async def candidates(self, request: SelectionRequest) -> tuple[str, ...]:
-        """The prompts whose success rates ``select(request)`` must know (the oracle alone)."""
-        ...
-
-    async def reveal(self, prompt_ids: Sequence[str], rates: FloatArray) -> None:
-        """Success rates [K] of these prompts under the weights of the coming step (the oracle alone)."""
         ...
 
     async def save(self, directory: Path) -> None: ...
@@ -77,3 +67,11 @@ class LearnerPort(Protocol):
     async def export(self, directory: Path) -> None:
         """Write the policy as a Hugging Face folder."""
         ...
+
+
+class ProgressSink(Protocol):
+    """Who watches the run: a terminal display, a log, the cluster's metrics."""
+
+    def phase(self, name: str) -> None: ...
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None: ...

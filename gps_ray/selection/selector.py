@@ -16,7 +16,7 @@ from gps_ray.selection.acquisition import Acquisition
 from gps_ray.selection.batch_composer import compose_batch
 from gps_ray.selection.group_sizes import group_sizes
 
-__all__ = ["Informed", "PredictiveSelector"]
+__all__ = ["Informed", "PredictiveSelector", "looked_at"]
 
 
 def _scatter(values: FloatArray, rows: IntArray, num_rows: int) -> FloatArray:
@@ -38,6 +38,27 @@ class Informed(Protocol):
     def informed(self) -> bool:
         """True when predictions are worth more than a uniform batch."""
         ...
+
+
+def _draw(run_seed: int, stream: str, request: SelectionRequest, rows: IntArray, num_drawn: int) -> IntArray:
+    return generator(run_seed, stream, request.step, rollout=request.round).choice(rows, size=num_drawn, replace=False)
+
+
+def looked_at(
+    config: SelectionConfig, run_seed: int, request: SelectionRequest, free: IntArray
+) -> tuple[IntArray, IntArray]:
+    """The rows of the random slots, and those that the other slots are chosen from, of the ``free`` rows of the pool.
+
+    Keyed by run seed, step and round alone, so that whoever knows the config can say what a selector will look at.
+    """
+    num_random = round(config.random_share * min(request.num_prompts, len(free)))
+    random_rows = _draw(run_seed, "selector/random", request, free, num_random)
+    rest = np.setdiff1d(free, random_rows, assume_unique=True)
+    if config.candidate_multiple is None:
+        return random_rows, rest
+    num_candidates = min(config.candidate_multiple * request.num_prompts, len(rest))
+    # Sorted: the composer breaks ties by the lowest row.
+    return random_rows, np.sort(_draw(run_seed, "selector/candidates", request, rest, num_candidates))
 
 
 class PredictiveSelector:
@@ -76,12 +97,12 @@ class PredictiveSelector:
         free = np.flatnonzero(self._index.free(request.excluded))
         num_prompts = min(request.num_prompts, len(free))
         if not self._informed():
-            rows = self._draw("selector/first", request, free, num_prompts)
+            rows = _draw(self._run_seed, "selector/first", request, free, num_prompts)
             unknown = np.full(num_prompts, np.nan)
             equal = np.full(num_prompts, request.group_size, dtype=np.int32)
             return self._selection(request, rows, equal, num_prompts, unknown, unknown, len(free), started)
 
-        random_rows, candidates = self._looked_at(request, free, num_prompts)
+        random_rows, candidates = looked_at(self._config, self._run_seed, request, free)
         num_random = len(random_rows)
         # One posterior of both kinds, so that they share its draws; acquisitions see all rows, the composer candidates.
         rows = np.concatenate([random_rows, candidates])
@@ -113,22 +134,6 @@ class PredictiveSelector:
         if isinstance(self._predictor, Informed) and self._predictor.informed():
             return True
         return bool(self._reuse.counts.any())
-
-    def _draw(self, stream: str, request: SelectionRequest, rows: IntArray, num_drawn: int) -> IntArray:
-        rng = generator(self._run_seed, stream, request.step, rollout=request.round)
-        return rng.choice(rows, size=num_drawn, replace=False)
-
-    def _looked_at(self, request: SelectionRequest, free: IntArray, num_prompts: int) -> tuple[IntArray, IntArray]:
-        """The rows of the random slots, and those that the other slots are chosen from."""
-        random_rows = self._draw("selector/random", request, free, round(self._config.random_share * num_prompts))
-        return random_rows, self._candidates(request, np.setdiff1d(free, random_rows, assume_unique=True))
-
-    def _candidates(self, request: SelectionRequest, free: IntArray) -> IntArray:
-        """Sorted rows: the composer breaks ties by the lowest."""
-        if self._config.candidate_multiple is None:
-            return free
-        num_candidates = min(self._config.candidate_multiple * request.num_prompts, len(free))
-        return np.sort(self._draw("selector/candidates", request, free, num_candidates))
 
     def _compose(self, scores: FloatArray, candidates: IntArray, members: IntArray, num_prompts: int) -> IntArray:
         """Places among ``candidates``, in the order of picking."""

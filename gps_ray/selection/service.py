@@ -15,12 +15,11 @@ import pyarrow as pa
 
 from gps_ray.base.states import load_state_file, save_state_file
 from gps_ray.base.tables import outcomes_from_table
-from gps_ray.base.types import FloatArray, ObserveResult, PosteriorMoments, Selection, SelectionRequest
+from gps_ray.base.types import ObserveResult, PosteriorMoments, Selection, SelectionRequest
 from gps_ray.predictor.history import PromptIndex
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.run.outcomes import write_outcomes
 from gps_ray.selection.interface import PromptSelector
-from gps_ray.selection.oracle import OracleSelector
 
 __all__ = ["SelectorService"]
 
@@ -69,20 +68,6 @@ class SelectorService:
             seen=self._selector.seen(rows),
             cpu_s=time.process_time() - start,
         )
-
-    def candidates(self, request: SelectionRequest) -> tuple[str, ...]:
-        """Of the oracle: the prompts whose success rates ``select(request)`` must know."""
-        return tuple(self._index.table.prompt_ids[row] for row in self._oracle.candidates(request))
-
-    def reveal(self, prompt_ids: Sequence[str], rates: FloatArray) -> None:
-        """To the oracle: success rates [K] of these prompts in the coming step."""
-        self._oracle.reveal(self._index.rows(prompt_ids), rates)
-
-    @property
-    def _oracle(self) -> OracleSelector:
-        if not isinstance(self._selector, OracleSelector):
-            raise TypeError(f"expected the oracle, got {type(self._selector).__name__}: it is told no success rates")
-        return self._selector
 
     def save(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,6 @@ import numpy as np
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import (
     Chunk,
-    FloatArray,
     GenerateRequest,
     ObserveResult,
     PosteriorMoments,
@@ -143,14 +142,6 @@ class _Selector:
     async def predict(self, prompt_ids: Sequence[str]) -> PosteriorMoments | None:
         return self.service.predict(prompt_ids)
 
-    async def candidates(self, request: SelectionRequest) -> tuple[str, ...]:
-        self._run.point("candidates")
-        return self.service.candidates(request)
-
-    async def reveal(self, prompt_ids: Sequence[str], rates: FloatArray) -> None:
-        self._run.point("reveal")
-        self.service.reveal(prompt_ids, rates)
-
     async def save(self, directory: Path) -> None:
         self._run.point("save selector")
         self.service.save(directory)
@@ -221,6 +212,9 @@ class Run:
             self.folder.restart()
         self.selector, self.pool, self.learner = _Selector(self), _Pool(self, shuffle), _Learner(self)
         change(self)
+        if found is not None:
+            self.selector.service.load(found[0] / "selector")
+            self.learner.load(found[0] / "learner")
         self.loop = TrainingLoop(
             config,
             LoopParts(
@@ -232,11 +226,8 @@ class Run:
                 store=store,
                 pool_fingerprint=pool_fingerprint(self.data),
             ),
+            None if found is None else found[1],
         )
-        if found is not None:
-            self.selector.service.load(found[0] / "selector")
-            self.learner.load(found[0] / "learner")
-            self.loop.restore(found[1])
 
     def point(self, name: str) -> None:
         self.points.append(name)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gps_ray.base.concurrency import gather_or_cancel
+from gps_ray.base.concurrency import Milestone, gather_or_cancel
 
 
 def test_results_come_in_the_order_of_the_coroutines() -> None:
@@ -40,3 +40,39 @@ def test_the_others_have_ended_when_an_error_comes_out() -> None:
         assert ended == ["waits"]
 
     asyncio.run(whole())
+
+
+def test_turns_come_in_the_order_of_their_numbers_whoever_asks_first() -> None:
+    began: list[int] = []
+    milestone = Milestone(3)
+
+    async def take(number: int) -> None:
+        async with milestone.turn(number):
+            began.append(number)
+            await asyncio.sleep(0)
+
+    async def whole() -> None:
+        await gather_or_cancel(*(take(number) for number in (6, 4, 5)))
+        await milestone.reached(6)
+
+    asyncio.run(whole())
+    assert began == [4, 5, 6]
+
+
+def test_nobody_goes_on_after_a_turn_that_failed() -> None:
+    milestone = Milestone(0)
+
+    async def fails() -> None:
+        async with milestone.turn(1):
+            raise RuntimeError("broken")
+
+    async def waits() -> None:
+        async with milestone.turn(2):
+            raise AssertionError("the turn before it failed")
+
+    async def whole() -> None:
+        with pytest.raises(RuntimeError, match="broken"):
+            await gather_or_cancel(waits(), fails())
+
+    asyncio.run(whole())
+    assert milestone.at == 0

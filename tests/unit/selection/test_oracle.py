@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.keyed_random import generator
-from gps_ray.base.types import FloatArray, SelectionRequest
+from gps_ray.base.types import FloatArray, IntArray, SelectionRequest
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
-from gps_ray.selection.oracle import OracleSelector
-from gps_ray.selection.registry import build_selector
+from gps_ray.selection.oracle import OracleSelector, oracle_candidates
+from gps_ray.selection.registry import build_selector, resolve_selection
 
 NUM_POOL, NUM_ROWS = 100, 110
 
@@ -27,8 +29,22 @@ def _oracle(**settings: object) -> OracleSelector:
     return selector
 
 
-def _request(step: int = 1, excluded: frozenset[str] = frozenset()) -> SelectionRequest:
-    return SelectionRequest(step=step, round=0, num_prompts=5, group_size=8, excluded=excluded)
+def _request(
+    step: int = 1, excluded: frozenset[str] = frozenset(), rates: Mapping[str, float] | None = None
+) -> SelectionRequest:
+    return SelectionRequest(
+        step=step, round=0, num_prompts=5, group_size=8, excluded=excluded, success_rates=rates or {}
+    )
+
+
+def _candidates(request: SelectionRequest, **settings: object) -> IntArray:
+    config = SelectionConfig.model_validate({"selector": "oracle", "num_prompts": 5, **settings})
+    names = tuple(f"p{i}" for i in range(NUM_POOL))
+    return np.array([int(i[1:]) for i in oracle_candidates(resolve_selection(config), names, 0, request)])
+
+
+def _told(rows: IntArray) -> dict[str, float]:
+    return {f"p{row}": float(_rates(1)[row]) for row in rows}
 
 
 def _rates(step: int) -> FloatArray:
@@ -46,7 +62,7 @@ def _batch(step: int) -> OutcomeBatch:
 def test_of_its_candidates_it_takes_those_nearest_to_one_half(step: int) -> None:
     oracle = _oracle()
     oracle.follow(_rates)
-    candidates = oracle.candidates(_request(step))
+    candidates = _candidates(_request(step))
     assert len(candidates) == 40
     selection = oracle.select(_request(step))
     by_distance = candidates[np.argsort(np.abs(_rates(step)[candidates] - 0.5))]
@@ -59,9 +75,7 @@ def test_rates_revealed_for_a_step_are_enough_and_last_one_step() -> None:
     oracle = _oracle()
     with pytest.raises(ConfigError, match=r"40 candidates.*40 are unknown.*selection\.selector"):
         oracle.select(_request(1))
-    candidates = oracle.candidates(_request(1))
-    oracle.reveal(candidates, _rates(1)[candidates])
-    chosen = oracle.select(_request(1)).prompt_ids
+    chosen = oracle.select(_request(1, rates=_told(_candidates(_request(1))))).prompt_ids
     known = _oracle()
     known.set_success_rates(_rates(1))
     assert chosen == known.select(_request(1)).prompt_ids
@@ -72,23 +86,25 @@ def test_rates_revealed_for_a_step_are_enough_and_last_one_step() -> None:
 
 def test_random_slots_are_candidates_too() -> None:
     oracle = _oracle(random_share=0.4, candidate_multiple=2)
-    candidates = oracle.candidates(_request())
+    candidates = _candidates(_request(), random_share=0.4, candidate_multiple=2)
     assert len(set(candidates.tolist())) == 2 + 10
-    oracle.reveal(candidates, _rates(1)[candidates])
-    assert {int(i[1:]) for i in oracle.select(_request()).prompt_ids} <= set(candidates.tolist())
+    chosen = oracle.select(_request(rates=_told(candidates))).prompt_ids
+    assert {int(i[1:]) for i in chosen} <= set(candidates.tolist())
 
 
 def test_candidates_leave_out_prompts_in_flight() -> None:
-    oracle = _oracle(candidate_multiple=None)
     excluded = frozenset(f"p{i}" for i in range(90))
-    assert oracle.candidates(_request(excluded=excluded)).tolist() == list(range(90, 100))
+    candidates = _candidates(_request(excluded=excluded), candidate_multiple=None)
+    assert candidates.tolist() == list(range(90, 100))
 
 
 def test_it_predicts_what_it_was_told_and_nothing_else() -> None:
     oracle = _oracle()
-    oracle.reveal(np.array([3]), np.array([0.9]))
-    posterior = oracle.predict(np.array([3]), 1)
+    told = _candidates(_request())
+    oracle.select(_request(rates=_told(told)))
+    posterior = oracle.predict(told[:3], 1)
     assert posterior is not None
-    np.testing.assert_array_equal(posterior.mean(), [0.9])
+    np.testing.assert_array_equal(posterior.mean(), _rates(1)[told[:3]])
     # A guess in place of a rate would show as the oracle's mistake in a report.
-    assert oracle.predict(np.array([3, 4]), 1) is None
+    unknown = np.setdiff1d(np.arange(NUM_POOL), told)[:1]
+    assert oracle.predict(np.concatenate([told[:3], unknown]), 1) is None

@@ -1,0 +1,65 @@
+"""How good are policy and predictor after a step? Measured beside the training, charged apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gps_ray.base.types import Prompt
+from gps_ray.config import EvaluationConfig
+from gps_ray.loop.evaluation import Counts, evaluation_metrics, probe_metrics
+from gps_ray.loop.ledger import Ledger
+from gps_ray.loop.ports import SelectorPort
+from gps_ray.loop.sampling import Sampler
+from gps_ray.run.folder import RunFolder
+from gps_ray.tasks.dataset import DataSets
+
+__all__ = ["Evaluator"]
+
+
+class Evaluator:
+    """The evaluation set, and the two probe sets where they are due."""
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        group_size: int,
+        data: DataSets,
+        sampler: Sampler,
+        selector: SelectorPort,
+        folder: RunFolder,
+        ledger: Ledger,
+    ) -> None:
+        self._config = config
+        self._group_size = group_size
+        self._data = data
+        self._sampler = sampler
+        self._selector = selector
+        self._folder = folder
+        self._ledger = ledger
+
+    async def evaluate(self, step: int, with_probes: bool) -> dict[str, float]:
+        """Metrics of policy version ``step``, which the pool must be serving."""
+        data = self._data
+        seen = await self._measure("evaluation", data.evaluation, self._config.rollouts_per_prompt, step)
+        metrics = evaluation_metrics(seen.num_right, seen.num_tried, [p.level for p in data.evaluation])
+        if with_probes:
+            for name, prompts in (("pool_probe", data.pool_probe), ("heldout_probe", data.heldout_probe)):
+                metrics |= await self._probe(name, prompts, step)
+        return metrics
+
+    async def _measure(self, stream: str, prompts: Sequence[Prompt], num_rollouts: int, step: int) -> Counts:
+        phase = stream if stream == "evaluation" else "probe"
+        ids = tuple(prompt.prompt_id for prompt in prompts)
+        return await self._sampler.counts(stream, phase, ids, num_rollouts, self._config.temperature, step)
+
+    async def _probe(self, name: str, prompts: Sequence[Prompt], step: int) -> dict[str, float]:
+        if not prompts:
+            return {}
+        # Predicted first, from the state that the next selection is made with, then measured.
+        posterior = await self._selector.predict([p.prompt_id for p in prompts])
+        seen = await self._measure(name, prompts, self._config.probe_rollouts, step)
+        self._folder.write_probe(step, name, prompts, posterior, seen.num_right, seen.num_tried)
+        if posterior is None:
+            return {}
+        self._ledger.charge_cpu("probe", posterior.cpu_s)
+        return probe_metrics(name, posterior, seen.num_right, seen.num_tried, self._group_size)

@@ -1,0 +1,48 @@
+"""Rollouts from the pool, in an order that timing cannot change; and counts of them for who only wants to know."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gps_ray.base.types import Chunk, GenerateRequest
+from gps_ray.loop.evaluation import Counts, collect_counts
+from gps_ray.loop.ledger import Ledger
+from gps_ray.loop.ports import RolloutPool
+
+__all__ = ["Sampler", "sorted_chunks"]
+
+
+async def sorted_chunks(pool: RolloutPool, request: GenerateRequest) -> list[Chunk]:
+    """All chunks of a request by position in the selection, whichever was finished first."""
+    chunks = [chunk async for chunk in pool.generate(request)]
+    return sorted(chunks, key=lambda chunk: chunk.header.chunk_id)
+
+
+class Sampler:
+    """Counts of responses under the weights that the pool serves. Such rollouts enter neither history nor training."""
+
+    def __init__(self, pool: RolloutPool, ledger: Ledger) -> None:
+        self._pool = pool
+        self._ledger = ledger
+
+    async def counts(
+        self,
+        stream: str,
+        phase: str,
+        prompt_ids: tuple[str, ...],
+        num_rollouts: int,
+        temperature: float,
+        policy_version: int,
+    ) -> Counts:
+        """``num_rollouts`` per prompt, drawn under the key ``stream`` and charged to ``phase``."""
+        request = GenerateRequest(
+            step=policy_version + 1,
+            stream=stream,
+            prompt_ids=prompt_ids,
+            num_rollouts=np.full(len(prompt_ids), num_rollouts, dtype=np.int32),
+            policy_version=policy_version,
+            temperature=temperature,
+        )
+        headers = [chunk.header for chunk in await sorted_chunks(self._pool, request)]
+        self._ledger.charge_rollouts(phase, headers)
+        return collect_counts(prompt_ids, headers)
