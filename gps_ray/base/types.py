@@ -244,9 +244,9 @@ class ChunkHeader:
     samples: tuple[RolloutSample, ...] = ()
 
     @property
-    def useful(self) -> BoolArray:
-        """[K] bool: groups with right and wrong responses (``gps_ray.base.useful``)."""
-        return (self.num_right > 0) & (self.num_wrong > 0)
+    def num_tried(self) -> IntArray:
+        """[K]: responses with a verdict."""
+        return self.num_right + self.num_wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

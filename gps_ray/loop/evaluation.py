@@ -51,7 +51,7 @@ def collect_counts(prompt_ids: Sequence[str], headers: Sequence[ChunkHeader]) ->
     for header in headers:
         rows = [row[prompt_id] for prompt_id in header.prompt_ids]
         num_right[rows] = header.num_right
-        num_tried[rows] = header.num_right + header.num_wrong
+        num_tried[rows] = header.num_tried
     return Counts(
         num_right=num_right,
         num_tried=num_tried,
@@ -131,7 +131,7 @@ def evaluation_metrics(num_right: IntArray, num_tried: IntArray, levels: Sequenc
 
 
 def probe_metrics(
-    probe: str, prediction: PosteriorMoments, num_right: IntArray, num_tried: IntArray, group_size: int
+    probe: str, posterior: PosteriorMoments, num_right: IntArray, num_tried: IntArray, group_size: int
 ) -> dict[str, float]:
     """Predicted [N] against realised success (num_right of num_tried [N]) on one probe set.
 
@@ -139,13 +139,13 @@ def probe_metrics(
     with and without outcomes of their own. Prompts without any verdict are left out; a part with fewer than two
     prompts, and a quantity that is undefined there, has no key.
     """
-    right, tried, seen = np.asarray(num_right), np.asarray(num_tried), np.asarray(prediction.seen, bool)
+    right, tried, seen = np.asarray(num_right), np.asarray(num_tried), np.asarray(posterior.seen, bool)
     judged = tried > 0
     metrics: dict[str, float] = {f"predictor/{probe}_num_seen": int((judged & seen).sum())}
     for suffix, part in (("", judged), ("_seen", judged & seen), ("_unseen", judged & ~seen)):
         if np.count_nonzero(part) < MIN_PROBE_PROMPTS:
             continue
-        quality = predictor_quality(prediction.mean[part], right[part], tried[part], group_size)
+        quality = predictor_quality(posterior.mean[part], right[part], tried[part], group_size)
         metrics |= {f"predictor/{probe}_{k}{suffix}": float(v) for k, v in quality.items() if np.isfinite(v)}
     return metrics
 

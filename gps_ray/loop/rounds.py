@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gps_ray.base.types import GenerateRequest, Selection
+from gps_ray.base.useful import is_useful
 from gps_ray.config import TrainConfig
 from gps_ray.loop.chooser import Chooser
 from gps_ray.loop.ports import RolloutPool
@@ -38,7 +39,8 @@ async def roll_out(
         )
         for chunk in await sorted_chunks(pool, request):
             record.chunks.append(chunk)
-            admission.offer(chunk.header.prompt_ids, chunk.header.useful)
+            header = chunk.header
+            admission.offer(header.prompt_ids, is_useful(header.num_right, header.num_tried))
         if not admission.wants_more(len(record.selections)):
             break
         selection = await chooser.another_round(record.step, len(record.selections), admission.num_missing)

@@ -114,7 +114,7 @@ class RunFolder:
         step: int,
         probe: str,
         prompts: Sequence[Prompt],
-        prediction: PosteriorMoments | None,
+        posterior: PosteriorMoments | None,
         num_right: IntArray,
         num_tried: IntArray,
     ) -> Path:
@@ -126,9 +126,9 @@ class RunFolder:
                 "probe": pa.array([probe] * len(prompts), pa.string()),
                 "prompt_id": pa.array([p.prompt_id for p in prompts], pa.string()),
                 "level": pa.array([p.level for p in prompts], pa.string()),
-                "predicted_mean": unknown if prediction is None else prediction.mean,
-                "predicted_std": unknown if prediction is None else prediction.std,
-                "seen": np.zeros(len(prompts), bool) if prediction is None else prediction.seen,
+                "predicted_mean": unknown if posterior is None else posterior.mean,
+                "predicted_std": unknown if posterior is None else posterior.std,
+                "seen": np.zeros(len(prompts), bool) if posterior is None else posterior.seen,
                 "num_right": num_right,
                 "num_tried": num_tried,
             }

@@ -41,7 +41,7 @@ class Admission:
         self._offered: set[str] = set()
 
     def offer(self, prompt_ids: Sequence[str], useful: BoolArray) -> None:
-        """Offer finished groups: prompt_ids [K], useful [K] (as in ``ChunkHeader``). A prompt that was offered
+        """Offer finished groups: prompt_ids [K], useful [K] (``gps_ray.base.useful``). A prompt that was offered
         in this step before (a chunk made twice) is ignored."""
         for prompt_id, is_useful in zip(prompt_ids, useful.tolist(), strict=True):
             if prompt_id in self._offered:

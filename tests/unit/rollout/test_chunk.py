@@ -17,6 +17,7 @@ from gps_ray.base.types import (
     PublishedWeights,
     RolloutStatus,
 )
+from gps_ray.base.useful import is_useful
 from gps_ray.config import EmbeddedModelConfig, RolloutConfig, SelectionConfig, SimulatedConfig
 from gps_ray.learning.groups import count_metrics, train_groups
 from gps_ray.model import make_embedded_model
@@ -140,10 +141,10 @@ def test_a_group_is_useful_by_success_not_by_rewards_that_shaping_makes_differ()
     runner = ChunkRunner(engine, ShapedTask(), RolloutConfig(max_response_tokens=9), run_seed=11)
     header, outcomes, rollouts = runner.run(_chunk(("p0", "p1")))
     assert len(set(outcomes_from_table(outcomes)[0].rewards.tolist())) == 3
-    assert header.useful.tolist() == [False, True]
+    assert is_useful(header.num_right, header.num_tried).tolist() == [False, True]
     admission = build_admission(SelectionConfig(selector="ds"))
     admission.begin(2)
-    admission.offer(header.prompt_ids, header.useful)
+    admission.offer(header.prompt_ids, is_useful(header.num_right, header.num_tried))
     assert admission.admitted == ("p1",)
     counts = count_metrics(train_groups([rollouts], ["p0", "p1"]))
     assert counts["train/num_groups_shaped_only"] == 1
@@ -159,7 +160,7 @@ def test_header_and_tables_tell_the_same_story() -> None:
     assert header.num_wrong.tolist() == [0, 1, 2, 0]
     assert header.num_failed.tolist() == [0, 1, 1, 3]
     # A failure is no zero: one failed and two wrong responses carry no gradient.
-    assert header.useful.tolist() == [False, True, False, False]
+    assert is_useful(header.num_right, header.num_tried).tolist() == [False, True, False, False]
     assert header.reward_sum.tolist() == [3.0, 1.0, 0.0, 0.0]
     assert header.num_response_tokens.tolist() == [3, 3, 3, 3]
     assert header.failures == (GroupFailure(prompt_id="p2", reason="the engine gave no response"),)

@@ -24,6 +24,7 @@ from gps_ray.base.types import (
     Selection,
     SlotKind,
 )
+from gps_ray.base.useful import is_useful
 from gps_ray.config import TrainConfig
 from gps_ray.loop.evaluation import evaluation_metrics, probe_metrics
 from gps_ray.run.folder import RunFolder
@@ -196,7 +197,7 @@ def _train_step(run: _Run, step: int) -> dict[str, float]:
     header = header_of(outcomes, step)
     write_outcomes(run.folder.outcomes, step, outcomes, [selection])
     run.seen |= set(selection.prompt_ids)
-    useful = float(header.useful.mean())
+    useful = float(is_useful(header.num_right, header.num_tried).mean())
     run.skill += 0.03 * useful
     metrics = step_metrics([header], [selection], selection.prompt_ids)
     run.charge("cost/num_rollouts", metrics["rollout/num_rollouts"])
