@@ -56,8 +56,7 @@ def _open_folder(
     folder = RunFolder(config.run.directory.absolute())
     store = CheckpointStore(folder.root, config.checkpoint.keep_last)
     found = store.newest() if resume else None
-    if found is not None:
-        check_same_run(found[1], config.model_dump(mode="json"), fingerprint)
+    notes = [] if found is None else check_same_run(found[1], config, fingerprint)
     splits = {
         "pool": data.pool,
         "evaluation": data.evaluation,
@@ -67,6 +66,10 @@ def _open_folder(
     folder.create(config, splits)
     if resume and found is None:
         folder.restart()
+    if found is not None:
+        folder.note(found[1].num_steps_done, notes)
+    for note in notes:
+        print(f"{config.run.directory}: {note}", flush=True)
     return folder, store, found
 
 

@@ -4,11 +4,12 @@ A component gets its own section, never the whole config. Field descriptions are
 """
 
 from gps_ray.config.data import ArithmeticConfig, CountdownConfig, DataConfig
+from gps_ray.config.facts import Fact, KeyFacts, Resume, key_facts
 from gps_ray.config.learning import LearningConfig
 from gps_ray.config.policy import EmbeddedModelConfig, ModelConfig, WarmStartConfig
 from gps_ray.config.rollout import RolloutConfig, SimulatedConfig, VllmConfig
 from gps_ray.config.run import CheckpointConfig, ClusterConfig, EvaluationConfig, RunConfig, TrainConfig
-from gps_ray.config.section import ConfigSection, load_config, read_mapping
+from gps_ray.config.section import ConfigSection, load_config, parse_config, read_mapping
 from gps_ray.config.selection import (
     BetaCountsConfig,
     DpsConfig,
@@ -31,13 +32,16 @@ __all__ = [
     "DpsConfig",
     "EmbeddedModelConfig",
     "EvaluationConfig",
+    "Fact",
     "FeaturesConfig",
     "FusedConfig",
     "GresoConfig",
+    "KeyFacts",
     "LearningConfig",
     "ModelConfig",
     "PclConfig",
     "PpmConfig",
+    "Resume",
     "RolloutConfig",
     "RunConfig",
     "SelectionConfig",
@@ -45,6 +49,8 @@ __all__ = [
     "TrainConfig",
     "VllmConfig",
     "WarmStartConfig",
+    "key_facts",
     "load_config",
+    "parse_config",
     "read_mapping",
 ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from gps_ray.config.facts import Fact
 from gps_ray.config.section import ConfigSection
 
 __all__ = ["ArithmeticConfig", "CountdownConfig", "DataConfig"]
@@ -77,11 +78,15 @@ class DataConfig(ConfigSection):
     task: str = Field(
         "countdown", description="countdown, arithmetic, or an import path 'package.module:Class' (tasks.interface)."
     )
-    pool_file: Path | None = Field(
+    pool_file: Annotated[Path | None, Fact.BY_CONTENT] = Field(
         None, description="Parquet pool (data_source, prompt, ability, reward_model, extra_info)."
     )
-    evaluation_file: Path | None = Field(None, description="Parquet evaluation set; needed with pool_file.")
-    heldout_probe_file: Path | None = Field(None, description="Parquet held-out probe set; optional with pool_file.")
+    evaluation_file: Annotated[Path | None, Fact.BY_CONTENT] = Field(
+        None, description="Parquet evaluation set; needed with pool_file."
+    )
+    heldout_probe_file: Annotated[Path | None, Fact.BY_CONTENT] = Field(
+        None, description="Parquet held-out probe set; optional with pool_file."
+    )
     countdown: CountdownConfig = Field(
         default_factory=CountdownConfig, description="What task countdown generates; for its warm start with files too."
     )

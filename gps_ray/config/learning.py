@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gps_ray.config.facts import Resume
 from gps_ray.config.section import ConfigSection
 
 __all__ = ["LearningConfig"]
@@ -70,7 +71,7 @@ class LearningConfig(ConfigSection):
         0.5, gt=0, description="The value may leave its estimate before the update by this much (ppo)."
     )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
-    max_skipped_updates: int = Field(
+    max_skipped_updates: Annotated[int, Resume.FREE] = Field(
         3,
         ge=0,
         description="Optimizer steps in a row that are left out for a loss or gradient that is not finite; one more is "
@@ -84,24 +85,36 @@ class LearningConfig(ConfigSection):
         "all-linear",
         description="Which layers get an adapter: all-linear (every linear layer but the head), or a list of names.",
     )
-    activation_checkpointing: bool = Field(
+    activation_checkpointing: Annotated[bool, Resume.APPROXIMATE] = Field(
         False, description="Recompute each layer's activations in the backward pass: less memory, a third more time."
     )
-    num_workers: int = Field(1, ge=1, description="Train workers; with more than one they share the model (FSDP2).")
-    num_threads: int = Field(2, ge=1, description="Torch threads per train worker: part of the result, to the bit.")
-    num_cpus_per_worker: float = Field(1.0, ge=0, description="CPUs that Ray reserves per train worker.")
-    num_gpus_per_worker: float = Field(
+    num_workers: Annotated[int, Resume.APPROXIMATE] = Field(
+        1, ge=1, description="Train workers; with more than one they share the model (FSDP2)."
+    )
+    num_threads: Annotated[int, Resume.APPROXIMATE] = Field(
+        2, ge=1, description="Torch threads per train worker: part of the result, to the bit."
+    )
+    num_cpus_per_worker: Annotated[float, Resume.FREE] = Field(
+        1.0, ge=0, description="CPUs that Ray reserves per train worker."
+    )
+    num_gpus_per_worker: Annotated[float, Resume.APPROXIMATE] = Field(
         0.0, ge=0, description="GPUs that Ray reserves per train worker; above 0 it trains on the GPU."
     )
-    microbatch_tokens: int = Field(16_384, ge=1, description="Tokens (with padding) per forward pass and worker.")
-    max_shared_prompt_tokens: int = Field(
+    microbatch_tokens: Annotated[int, Resume.APPROXIMATE] = Field(
+        16_384, ge=1, description="Tokens (with padding) per forward pass and worker."
+    )
+    max_shared_prompt_tokens: Annotated[int, Resume.APPROXIMATE] = Field(
         512,
         ge=0,
         description="Rollouts of a prompt are packed behind one copy of it, in lines of at most so many tokens; 0: a "
         "copy for each. Models with sliding windows, or with layers that are no attention, always have copies.",
     )
-    start_deadline_s: float = Field(300, gt=0, description="The train worker must be up by then.")
-    update_deadline_s: float = Field(600, gt=0, description="An update, a save or an export must be done by then.")
+    start_deadline_s: Annotated[float, Resume.FREE] = Field(
+        300, gt=0, description="The train worker must be up by then."
+    )
+    update_deadline_s: Annotated[float, Resume.FREE] = Field(
+        600, gt=0, description="An update, a save or an export must be done by then."
+    )
 
     @property
     def needs_groups(self) -> bool:

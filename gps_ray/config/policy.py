@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from gps_ray.config.facts import Resume
 from gps_ray.config.section import ConfigSection
 
 __all__ = ["EmbeddedModelConfig", "ModelConfig", "WarmStartConfig"]
@@ -51,7 +52,7 @@ class ModelConfig(ConfigSection):
 class WarmStartConfig(ConfigSection):
     """Supervised training of the embedded model on generated solutions, before RL."""
 
-    cache_directory: Path = Field(
+    cache_directory: Annotated[Path, Resume.FREE] = Field(
         Path("runs/warm_start"), description="One folder per hash of what determines the result."
     )
     num_examples: int = Field(30_000, ge=1, description="Generated (prompt, solution) pairs.")
@@ -71,4 +72,6 @@ class WarmStartConfig(ConfigSection):
         ge=1,
         description="Torch threads of the one train worker: part of the result. Two cost half as much CPU again.",
     )
-    deadline_s: float = Field(1800, gt=0, description="The whole warm start must be done by then.")
+    deadline_s: Annotated[float, Resume.FREE] = Field(
+        1800, gt=0, description="The whole warm start must be done by then."
+    )

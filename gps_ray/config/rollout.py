@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gps_ray.config.facts import Resume
 from gps_ray.config.section import ConfigSection
 
 __all__ = ["RolloutConfig", "SimulatedConfig", "VllmConfig"]
@@ -26,8 +27,10 @@ class SimulatedConfig(ConfigSection):
     )
     drift_per_version: float = Field(0.02, ge=0, description="Added to every prompt's logit per policy version.")
     drift_std: float = Field(0.0, ge=0, description="Standard deviation of that drift over the prompts.")
-    latency_s: float = Field(0.0, ge=0, description="Seconds slept per chunk.")
-    update_latency_s: float = Field(0.0, ge=0, description="Seconds that the simulated learner sleeps per update.")
+    latency_s: Annotated[float, Resume.FREE] = Field(0.0, ge=0, description="Seconds slept per chunk.")
+    update_latency_s: Annotated[float, Resume.FREE] = Field(
+        0.0, ge=0, description="Seconds that the simulated learner sleeps per update."
+    )
     response_tokens: int = Field(8, ge=1, description="Tokens of every simulated response.")
 
 
@@ -65,22 +68,30 @@ class RolloutConfig(ConfigSection):
     engine: Literal["torch", "vllm", "simulated"] = Field(
         "torch", description="torch and vllm sample from the policy; simulated answers with known success rates."
     )
-    num_workers: int = Field(2, ge=1)
+    num_workers: Annotated[int, Resume.FREE] = Field(2, ge=1, description="Rollout workers, with an engine each.")
     group_size: int = Field(8, ge=1, description="G: rollouts per prompt.")
-    prompts_per_chunk: int = Field(
+    prompts_per_chunk: Annotated[int, Resume.APPROXIMATE] = Field(
         16, ge=1, description="Prompts that share an engine batch: part of the result, not of timing."
     )
     max_response_tokens: int = Field(12, ge=1)
     temperature: float = Field(1.0, gt=0)
-    num_threads: int = Field(1, ge=1, description="Torch threads per worker.")
-    num_cpus_per_worker: float = Field(0.5, ge=0)
-    num_gpus_per_worker: float = Field(0.0, ge=0)
-    chunk_deadline_s: float = Field(
+    num_threads: Annotated[int, Resume.APPROXIMATE] = Field(
+        1, ge=1, description="Torch threads per worker: part of the result, to the bit."
+    )
+    num_cpus_per_worker: Annotated[float, Resume.FREE] = Field(
+        0.5, ge=0, description="CPUs that Ray reserves per rank of a worker."
+    )
+    num_gpus_per_worker: Annotated[float, Resume.APPROXIMATE] = Field(
+        0.0, ge=0, description="GPUs that Ray reserves per rank of a worker; above 0 it samples on the GPU."
+    )
+    chunk_deadline_s: Annotated[float, Resume.FREE] = Field(
         300, gt=0, description="A chunk not back by then is given up and its worker restarted."
     )
-    start_deadline_s: float = Field(300, gt=0)
-    max_chunk_attempts: int = Field(3, ge=1)
-    probe_tolerance: float = Field(
+    start_deadline_s: Annotated[float, Resume.FREE] = Field(300, gt=0, description="A worker must be up by then.")
+    max_chunk_attempts: Annotated[int, Resume.FREE] = Field(
+        3, ge=1, description="A chunk that was given up so many times ends the run."
+    )
+    probe_tolerance: Annotated[float, Resume.FREE] = Field(
         1e-3, gt=0, description="Largest |log-prob difference| engine - learner after a weight load."
     )
     verify_deadline_s: float = Field(
@@ -90,7 +101,7 @@ class RolloutConfig(ConfigSection):
         2 << 30, ge=64 << 20, description="Memory a verifier of your own may take beyond what it starts with."
     )
     simulated: SimulatedConfig = Field(default_factory=SimulatedConfig)
-    vllm: VllmConfig = Field(default_factory=VllmConfig)
+    vllm: Annotated[VllmConfig, Resume.APPROXIMATE] = Field(default_factory=VllmConfig)
 
     @property
     def num_ranks_per_worker(self) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from gps_ray.config.data import DataConfig
+from gps_ray.config.facts import Fact, Resume
 from gps_ray.config.learning import LearningConfig
 from gps_ray.config.policy import ModelConfig, WarmStartConfig
 from gps_ray.config.rollout import RolloutConfig
@@ -19,13 +21,17 @@ __all__ = ["CheckpointConfig", "ClusterConfig", "EvaluationConfig", "RunConfig",
 class RunConfig(ConfigSection):
     """The run as a whole."""
 
-    directory: Path = Field(Path("runs/default"), description="Run folder; everything the run writes lies in it.")
+    directory: Annotated[Path, Resume.FREE] = Field(
+        Path("runs/default"), description="Run folder; everything the run writes lies in it."
+    )
     seed: int = Field(0, ge=0, description="Run seed: every draw is keyed by it.")
-    num_steps: int = Field(90, ge=1, description="Optimizer steps of the policy.")
+    num_steps: Annotated[int, Resume.FREE] = Field(90, ge=1, description="Optimizer steps of the policy.")
     max_policy_lag: int = Field(
         0, ge=0, description="Rollouts may run ahead of the learner by so many policy versions; 0: in step with it."
     )
-    sample_every_steps: int = Field(10, ge=1, description="Keep readable responses every so many steps.")
+    sample_every_steps: Annotated[int, Resume.FREE] = Field(
+        10, ge=1, description="Keep readable responses every so many steps."
+    )
 
     @property
     def num_live_versions(self) -> int:
@@ -45,7 +51,9 @@ class EvaluationConfig(ConfigSection):
         4, ge=1, description="Rollouts per evaluation prompt; pass@k is reported for k = 1, 2, 4, ... up to it."
     )
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of evaluation and probes.")
-    num_probe_prompts: int = Field(256, ge=0, description="Size of the pool probe; 0 switches both probes off.")
+    num_probe_prompts: Annotated[int, Fact.SHARED] = Field(
+        256, ge=0, description="Size of the pool probe; 0 switches both probes off."
+    )
     probe_rollouts: int = Field(16, ge=1, description="Rollouts per probe prompt.")
     probe_every_steps: int = Field(
         30, ge=1, description="Probes are measured at the evaluations that fall on a multiple of this, and at the last."
@@ -55,8 +63,8 @@ class EvaluationConfig(ConfigSection):
 class CheckpointConfig(ConfigSection):
     """Checkpoints of learner, selector, history and loop, committed together by one manifest."""
 
-    every_steps: int = Field(10, ge=1)
-    keep_last: int = Field(2, ge=1)
+    every_steps: Annotated[int, Resume.FREE_IN_STEP] = Field(10, ge=1, description="Write one every so many steps.")
+    keep_last: Annotated[int, Resume.FREE] = Field(2, ge=1, description="Older ones are deleted.")
 
 
 class ClusterConfig(ConfigSection):
@@ -76,15 +84,15 @@ class TrainConfig(ConfigSection):
     """One training run."""
 
     run: RunConfig = Field(default_factory=RunConfig)
-    data: DataConfig = Field(default_factory=DataConfig)
-    model: ModelConfig = Field(default_factory=ModelConfig)
-    warm_start: WarmStartConfig = Field(default_factory=WarmStartConfig)
+    data: Annotated[DataConfig, Fact.SHARED] = Field(default_factory=DataConfig)
+    model: Annotated[ModelConfig, Fact.SHARED] = Field(default_factory=ModelConfig)
+    warm_start: Annotated[WarmStartConfig, Fact.SHARED] = Field(default_factory=WarmStartConfig)
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
     learning: LearningConfig = Field(default_factory=LearningConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
-    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    cluster: Annotated[ClusterConfig, Resume.FREE, Fact.SHARED] = Field(default_factory=ClusterConfig)
 
     @model_validator(mode="after")
     def _possible(self) -> TrainConfig:

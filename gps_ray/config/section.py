@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +11,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gps_ray.base.errors import ConfigError
 
-__all__ = ["ConfigSection", "load_config", "read_mapping"]
+__all__ = ["ConfigSection", "load_config", "parse_config", "read_mapping"]
+
+
+# Keys and sections that had another name, old -> new, dotted as in a run's config: an old config is told the new one.
+RENAMED_KEYS: dict[str, str] = {}
 
 
 class ConfigSection(BaseModel):
@@ -40,6 +44,8 @@ def _explain(error: ValidationError, section: type[BaseModel]) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
+        if key in RENAMED_KEYS:
+            return f"{key}: this key is now {RENAMED_KEYS[key]}; write {RENAMED_KEYS[key]}"
         known: Any = section
         for part in first["loc"][:-1]:
             known = known.model_fields[str(part)].annotation
@@ -75,6 +81,11 @@ def load_config(section: type[C], file: Path | None, overrides: Sequence[str] = 
         if not sign or not key:
             raise ConfigError(f"expected key=value, got {override!r}; write for instance run.num_steps=5")
         _set(tree, key, yaml.safe_load(value))
+    return parse_config(section, tree)
+
+
+def parse_config(section: type[C], tree: Mapping[str, Any]) -> C:
+    """``section`` from nested mappings; keys that are not there have their defaults. Raises as ``load_config`` does."""
     try:
         return section.model_validate(tree)
     except ValidationError as error:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from gps_ray.config.facts import Resume
 from gps_ray.config.section import ConfigSection
 
 __all__ = [
@@ -26,7 +27,9 @@ class FeaturesConfig(ConfigSection):
 
     provider: str = Field("wordllama", description="'wordllama', or an import path 'package.module:Class'.")
     dimension: Literal[64, 128, 256] = 256
-    cache_directory: Path = Field(Path("runs/features"), description="Features by hash of provider and texts.")
+    cache_directory: Annotated[Path, Resume.FREE] = Field(
+        Path("runs/features"), description="Features by hash of provider and texts."
+    )
 
 
 class PpmConfig(ConfigSection):
@@ -186,8 +189,10 @@ class SelectionConfig(ConfigSection):
         description="Rounds of selection per step at most; null: 1 for keep_all, 10 for useful_only (the papers use "
         "10 for Countdown and 4 for maths).",
     )
-    num_threads: int = Field(1, ge=1, description="Torch threads of the selector.")
-    deadline_s: float = Field(300, gt=0)
+    num_threads: Annotated[int, Resume.APPROXIMATE] = Field(1, ge=1, description="Torch threads of the selector.")
+    deadline_s: Annotated[float, Resume.FREE] = Field(
+        300, gt=0, description="Each answer of the selector is due by then."
+    )
     ppm: PpmConfig = Field(default_factory=PpmConfig)
     beta_counts: BetaCountsConfig = Field(default_factory=BetaCountsConfig)
     dps: DpsConfig = Field(default_factory=DpsConfig)

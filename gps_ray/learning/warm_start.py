@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from gps_ray.base.errors import DataError
-from gps_ray.config import DataConfig, EmbeddedModelConfig, WarmStartConfig
+from gps_ray.config import DataConfig, EmbeddedModelConfig, Fact, Resume, WarmStartConfig, key_facts
 from gps_ray.learning.supervised import Progress, train_warm_start
 from gps_ray.model import make_embedded_model
 from gps_ray.tasks.registry import load_generated_task
@@ -26,8 +26,6 @@ __all__ = ["build_warm_start", "find_warm_start", "warm_start_folder"]
 # To be raised with every change of the code that changes what a warm start gives.
 CODE_VERSION = 2
 MANIFEST = "warm_start.json"
-# Keys that say where and how long, never what.
-FREE_KEYS = {"cache_directory", "deadline_s"}
 
 
 def warm_start_folder(data: DataConfig, embedded: EmbeddedModelConfig, config: WarmStartConfig) -> Path:
@@ -74,15 +72,16 @@ def build_warm_start(
 
 def _settings(data: DataConfig, embedded: EmbeddedModelConfig, config: WarmStartConfig) -> dict[str, Any]:
     """Everything that determines the trained weights."""
-    files = (data.pool_file, data.evaluation_file, data.heldout_probe_file)
+    # Examples avoid the problems of the data sets, so the content of the files counts, not their names.
+    files = [key for key, facts in key_facts(DataConfig).items() if Fact.BY_CONTENT in facts.others]
+    free = {key for key, facts in key_facts(WarmStartConfig).items() if facts.resume is Resume.FREE}
     return {
         "code_version": CODE_VERSION,
         "torch": torch.__version__,
-        # Examples avoid the problems of the data sets, so the content of the files counts, not their names.
-        "data": data.model_dump(mode="json", exclude={"pool_file", "evaluation_file", "heldout_probe_file"}),
-        "data_files": [None if file is None else _sha256(file) for file in files],
+        "data": data.model_dump(mode="json", exclude=set(files)),
+        "data_files": [None if (file := getattr(data, key)) is None else _sha256(file) for key in files],
         "embedded": embedded.model_dump(mode="json"),
-        "warm_start": config.model_dump(mode="json", exclude=FREE_KEYS),
+        "warm_start": config.model_dump(mode="json", exclude=free),
     }
 
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gps_ray.base.errors import CheckpointError
+from gps_ray.base.errors import CheckpointError, ConfigError
 from gps_ray.base.types import Selection
+from gps_ray.config import Resume, TrainConfig, key_facts, parse_config
 
 __all__ = [
     "CheckpointStore",
@@ -30,27 +32,6 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-
-# Keys that a resumed run may change: they move work in time or space, never its result.
-RESUMABLE_KEYS = (
-    "run.directory",
-    "run.num_steps",
-    "cluster.",
-    "checkpoint.",
-    "rollout.num_workers",
-    "rollout.num_cpus_per_worker",
-    "rollout.num_gpus_per_worker",
-    "rollout.chunk_deadline_s",
-    "rollout.start_deadline_s",
-    "rollout.max_chunk_attempts",
-    "learning.start_deadline_s",
-    "learning.update_deadline_s",
-    "learning.num_cpus_per_worker",
-    "selection.deadline_s",
-    "selection.features.cache_directory",
-    "warm_start.cache_directory",
-    "warm_start.deadline_s",
-)
 
 
 class _Stored(BaseModel):
@@ -133,14 +114,6 @@ def _entry(path: Path) -> FileEntry:
     return FileEntry(num_bytes=path.stat().st_size, sha256=digest)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 class CheckpointStore:
     """The checkpoints of one run, under ``directory``."""
 
@@ -220,24 +193,44 @@ class CheckpointStore:
         return ""
 
 
-def check_same_run(manifest: Manifest, config: Mapping[str, Any], pool_fingerprint: str) -> None:
-    """Refuse to go on with another config or pool, naming both sides. Keys that cannot change a result are free."""
+def check_same_run(manifest: Manifest, config: TrainConfig, pool_fingerprint: str) -> list[str]:
+    """What ends the run's equality to the bit where it goes on with ``config``: a line per key, mostly none.
+
+    Raises CheckpointError, naming both sides, where another config or pool would make it another run.
+    """
     if manifest.pool_fingerprint != pool_fingerprint:
         raise CheckpointError(
             f"the checkpoint's pool is {manifest.pool_fingerprint}, this config's is {pool_fingerprint}; "
             "use the data section the run was started with, or another run.directory"
         )
-    check_same_config(manifest.config, config)
+    try:
+        # Read as a config, so that keys that are newer than the run have their defaults.
+        made_with = parse_config(TrainConfig, manifest.config)
+    except ConfigError as error:
+        raise CheckpointError(f"the checkpoint's config: {error}; start anew with another run.directory") from error
+    return [
+        f"resume: {key} {old!r} -> {new!r}: the run goes on, no longer equal to the bit to one that was never stopped"
+        for key, old, new in check_same_config(made_with, config)
+    ]
 
 
-def check_same_config(made_with: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Refuse a config under which a run that was ``made_with`` another would have come out otherwise."""
-    old, new = dict(_flat(made_with)), dict(_flat(config))
-    # A run that runs ahead waits for the learner at every checkpoint, so there they are part of the result.
-    fixed = {"checkpoint.every_steps"} if old.get("run.max_policy_lag") else set()
-    for key in sorted(old.keys() | new.keys()):
-        if (key in fixed or not key.startswith(RESUMABLE_KEYS)) and old.get(key) != new.get(key):
+def check_same_config(made_with: TrainConfig, config: TrainConfig) -> list[tuple[str, Any, Any]]:
+    """(key, old value, new value) of all that changes the result of a run that was ``made_with`` another config, but
+    by rounding only. Raises CheckpointError where it would have come out otherwise."""
+    old, new = made_with.model_dump(mode="json"), config.model_dump(mode="json")
+    fixed = {Resume.FIXED, Resume.FREE_IN_STEP} if made_with.run.max_policy_lag else {Resume.FIXED}
+    approximate = []
+    for key, facts in key_facts(TrainConfig).items():
+        before, after = _value(old, key), _value(new, key)
+        if before != after and facts.resume in fixed:
             raise CheckpointError(
-                f"{key}: the run was made with {old.get(key)!r}, this config says {new.get(key)!r}; "
+                f"{key}: the run was made with {before!r}, this config says {after!r}; "
                 f"set {key} back or use another run.directory (--out of a comparison)"
             )
+        if before != after and facts.resume is Resume.APPROXIMATE:
+            approximate.append((key, before, after))
+    return approximate
+
+
+def _value(tree: dict[str, Any], key: str) -> Any:
+    return reduce(lambda node, name: node[name], key.split("."), tree)

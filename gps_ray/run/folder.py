@@ -8,6 +8,7 @@
     checkpoints/step_000020.<attempt>/{learner/, selector/, manifest.json}
     final_model/                      Hugging Face folder
     discarded/                        files that no manifest listed when the run was resumed
+    notes.jsonl                       {"step": steps done, "note": what the run went on with}; mostly not there
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class RunFolder:
         self.root = root
         self.metrics = JsonLines(root / "metrics.jsonl")
         self.samples = JsonLines(root / "rollouts.jsonl")
+        self.notes = root / "notes.jsonl"
         self.config = root / "config.yaml"
         self.checkpoints = root / "checkpoints"
         self.outcomes = root / "outcomes"
@@ -94,7 +96,19 @@ class RunFolder:
         """Back to an empty run, for one that was killed before its first checkpoint."""
         self.metrics.truncate(0)
         self.samples.truncate(0)
+        self.note(0, [])
         self.discard_unlisted([])
+
+    def note(self, num_steps_done: int, notes: Sequence[str]) -> None:
+        """Write down what is to be known of all steps after ``num_steps_done``, which are made from now on. What was
+        noted of an earlier attempt at them goes."""
+        old = self.notes.read_text().splitlines() if self.notes.exists() else []
+        kept = [line for line in old if json.loads(line)["step"] < num_steps_done]
+        new = [json.dumps({"step": num_steps_done, "note": note}) for note in notes]
+        if old or new:
+            partial = self.notes.with_suffix(".partial")
+            partial.write_text("".join(line + "\n" for line in [*kept, *new]))
+            partial.replace(self.notes)
 
     def write_samples(self, step: int, samples: Sequence[RolloutSample]) -> None:
         for sample in samples:

@@ -8,15 +8,14 @@ from operator import attrgetter
 from pathlib import Path
 
 from gps_ray.base.errors import CheckpointError, ConfigError
-from gps_ray.config import TrainConfig, load_config, read_mapping
+from gps_ray.config import Fact, TrainConfig, key_facts, load_config, read_mapping
 from gps_ray.loop.plan import resolve
 from gps_ray.run.checkpoint import check_same_config
 from gps_ray.run.folder import RunFolder
 
 __all__ = ["by_selector", "by_variant", "is_left", "run_config"]
 
-# What all runs of a comparison share: the prompts, the model that they start from, and the cluster.
-_SHARED = ("data", "model", "warm_start", "cluster", "evaluation.num_probe_prompts")
+_SHARED_KEYS = tuple(key for key, facts in key_facts(TrainConfig).items() if Fact.SHARED in facts.others)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
@@ -54,7 +53,7 @@ def by_variant(config_file: Path | None, variants_file: Path, overrides: Sequenc
         arms[name] = _checked(load_config(TrainConfig, config_file, [*changes, *overrides]))
     first, *others = arms
     for name in others:
-        for key in _SHARED:
+        for key in _SHARED_KEYS:
             if attrgetter(key)(arms[name]) != attrgetter(key)(arms[first]):
                 raise ConfigError(
                     f"--variants: {name} differs from {first} in {key}, which all runs of a comparison share; set "
@@ -71,14 +70,14 @@ def run_config(arm: TrainConfig, name: str, seed: int, directory: Path) -> Train
 
 def is_left(run: TrainConfig) -> bool:
     """True unless the run's folder holds it finished. Raises CheckpointError where what is finished there had another
-    config: it would be taken for this one's result."""
+    config, in more than how it is computed: it would be taken for this one's result."""
     folder = RunFolder(run.run.directory)
     if not folder.is_finished(run.run.num_steps):
         return True
     try:
         # Read as a config, so that keys that are newer than the run have their defaults.
         made_with = load_config(TrainConfig, folder.config)
-        check_same_config(made_with.model_dump(mode="json"), run.model_dump(mode="json"))
+        check_same_config(made_with, run)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{folder.root}: {error}") from error
     return False

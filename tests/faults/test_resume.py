@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -64,3 +65,18 @@ def test_killed_at_step_20_and_resumed_it_ends_bit_for_bit_the_same(tmp_path: Pa
         assert (whole / "outcomes" / name).read_bytes() == (killed / "outcomes" / name).read_bytes(), name
     # What was done after the last manifest was rolled back whole, not mixed in.
     assert list((killed / "discarded" / "outcomes").glob("*"))
+
+
+@pytest.mark.timeout(900)
+def test_a_run_goes_on_with_other_micro_batches_and_workers_and_says_so(tmp_path: Path) -> None:
+    few = ("run.num_steps=2", "checkpoint.every_steps=2", "evaluation.num_probe_prompts=0")
+    _finish(tmp_path, "run", *few)
+    log, file = tmp_path / "run.log", tmp_path / "run" / "notes.jsonl"
+    assert not file.exists()
+    changed = ("run.num_steps=3", "learning.microbatch_tokens=512", "rollout.num_workers=1")
+    _finish(tmp_path, "run", *few, *changed, "--resume")
+    (note,) = (json.loads(line) for line in file.read_text().splitlines())
+    assert note["step"] == 2
+    assert note["note"].startswith("resume: learning.microbatch_tokens 16384 -> 512: the run goes on, no longer equal")
+    assert note["note"] in log.read_text()
+    assert [row["step"] for row in _steps(tmp_path / "run")] == [0, 1, 2, 3]

@@ -1,9 +1,12 @@
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+from pydantic import Field
 
 from gps_ray.base.errors import ConfigError
-from gps_ray.config import TrainConfig, load_config
+from gps_ray.config import ConfigSection, Fact, KeyFacts, Resume, TrainConfig, key_facts, load_config
+from gps_ray.config.section import RENAMED_KEYS
 
 
 def _refused(*overrides: str, file: Path | None = None) -> str:
@@ -51,6 +54,51 @@ def test_wrong_config_names_key_and_remedy(override: str, expected: list[str]) -
     message = _refused(override)
     for part in expected:
         assert part in message
+
+
+def test_an_old_name_is_told_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RENAMED_KEYS, "run.steps", "run.num_steps")
+    monkeypatch.setitem(RENAMED_KEYS, "train", "learning")
+    assert _refused("run.steps=5") == "run.steps: this key is now run.num_steps; write run.num_steps"
+    assert _refused("train.learning_rate=1") == "train: this key is now learning; write learning"
+    assert "unknown key" in _refused("learning.steps=5")
+
+
+def test_old_names_are_gone_and_new_ones_are_there() -> None:
+    keys = key_facts(TrainConfig)
+    names = {".".join(parts[: i + 1]) for key in keys if (parts := key.split(".")) for i in range(len(parts))}
+    assert names.isdisjoint(RENAMED_KEYS)
+    assert names.issuperset(RENAMED_KEYS.values())
+
+
+def test_facts_stand_at_the_key_or_at_a_section_around_it() -> None:
+    class Inner(ConfigSection):
+        plain: int = 1
+        free: Annotated[int, Resume.FREE] = Field(1, ge=1)
+
+    class Outer(ConfigSection):
+        alone: int = 1
+        inner: Annotated[Inner, Resume.APPROXIMATE, Fact.SHARED] = Field(default_factory=Inner)
+
+    assert key_facts(Outer) == {
+        "alone": KeyFacts(),
+        "inner.plain": KeyFacts(Resume.APPROXIMATE, frozenset({Fact.SHARED})),
+        "inner.free": KeyFacts(Resume.FREE, frozenset({Fact.SHARED})),
+    }
+
+
+def test_every_key_of_a_run_has_its_facts() -> None:
+    def leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
+        nested = [leaves(v, f"{prefix}{k}.") if isinstance(v, dict) else [f"{prefix}{k}"] for k, v in tree.items()]
+        return [key for keys in nested for key in keys]
+
+    assert list(key_facts(TrainConfig)) == leaves(TrainConfig().model_dump(mode="json"))
+
+
+def test_every_deadline_may_change_but_the_one_that_decides_a_result() -> None:
+    deadlines = {k: facts.resume for k, facts in key_facts(TrainConfig).items() if k.endswith("deadline_s")}
+    assert deadlines.pop("rollout.verify_deadline_s") is Resume.FIXED
+    assert set(deadlines.values()) == {Resume.FREE}
 
 
 def test_pool_file_needs_an_evaluation_file() -> None:

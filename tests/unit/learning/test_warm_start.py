@@ -44,6 +44,13 @@ def test_the_name_follows_everything_that_determines_the_weights(tmp_path: Path)
         warm_start_folder(DataConfig(countdown=CountdownConfig(seed=1)), EMBEDDED, config),
     ]
     assert len({name, *(other.name for other in others)}) == 5
+    files = [tmp_path / name for name in ("one.parquet", "other.parquet", "same.parquet")]
+    for file, content in zip(files, ("a", "b", "a"), strict=True):
+        file.write_text(content)
+    one, other, same = (
+        warm_start_folder(DataConfig(pool_file=file, evaluation_file=file), EMBEDDED, config).name for file in files
+    )
+    assert one == same != other
     moved = _config(tmp_path / "elsewhere", deadline_s=5)
     assert warm_start_folder(DATA, EMBEDDED, moved) == tmp_path / "elsewhere" / name
 

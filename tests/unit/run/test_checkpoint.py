@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +5,7 @@ import pytest
 
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.types import Selection
+from gps_ray.config import TrainConfig, load_config
 from gps_ray.run.checkpoint import (
     CheckpointStore,
     Manifest,
@@ -32,12 +32,17 @@ def _manifest(steps: int, **changes: object) -> Manifest:
         "num_steps_done": steps,
         "counters": {"cost/num_rollouts": 256.0},
         "next_selection": SelectionRecord.of(_selection()),
-        "config": {"run": {"seed": 0, "num_steps": 5}, "learning": {"learning_rate": 0.1}},
+        "config": {"run": {"num_steps": 5}, "learning": {"learning_rate": 0.1}},
         "pool_fingerprint": "f00",
         "metrics_num_bytes": 10,
         "samples_num_bytes": 0,
     }
     return Manifest.model_validate(fields | changes)
+
+
+def _config(*overrides: str) -> TrainConfig:
+    """The manifest's config, and ``overrides``."""
+    return load_config(TrainConfig, None, ["run.num_steps=5", "learning.learning_rate=0.1", *overrides])
 
 
 def _commit(store: CheckpointStore, root: Path, steps: int) -> Path:
@@ -117,12 +122,77 @@ def test_nothing_whole_says_why(tmp_path: Path) -> None:
 
 def test_another_config_or_pool_is_refused_with_both_sides(tmp_path: Path) -> None:
     manifest = _manifest(1)
-    config = json.loads(json.dumps(manifest.config))
-    check_same_run(manifest, config, "f00")
-    config["run"]["num_steps"] = 50  # a longer run may go on
-    check_same_run(manifest, config, "f00")
+    assert check_same_run(manifest, _config(), "f00") == []
     with pytest.raises(CheckpointError, match=r"f00.*bar"):
-        check_same_run(manifest, config, "bar")
-    config["learning"]["learning_rate"] = 0.2
+        check_same_run(manifest, _config(), "bar")
     with pytest.raises(CheckpointError, match=r"learning\.learning_rate.*0\.1.*0\.2"):
-        check_same_run(manifest, config, "f00")
+        check_same_run(manifest, _config("learning.learning_rate=0.2"), "f00")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "run.num_steps=50",
+        "run.directory=elsewhere",
+        "cluster.local_num_cpus=3",
+        "checkpoint.every_steps=7",
+        "rollout.num_workers=5",
+        "rollout.chunk_deadline_s=5",
+        "rollout.probe_tolerance=0.5",
+        "selection.features.cache_directory=elsewhere",
+    ],
+)
+def test_keys_that_never_touch_the_result_may_change(override: str) -> None:
+    assert check_same_run(_manifest(1), _config(override), "f00") == []
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "learning.microbatch_tokens=8192",
+        "learning.activation_checkpointing=true",
+        "learning.num_workers=2",
+        "learning.num_threads=1",
+        "rollout.prompts_per_chunk=4",
+        "rollout.vllm.gpu_memory_utilization=0.5",
+    ],
+)
+def test_keys_that_say_how_a_run_is_computed_may_change_with_a_line(override: str) -> None:
+    (line,) = check_same_run(_manifest(1), _config(override), "f00")
+    key, _, value = override.partition("=")
+    assert line.startswith(f"resume: {key} ")
+    assert f"-> {value.title() if value == 'true' else value}: the run goes on" in line
+    assert "no longer equal to the bit" in line
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "run.seed=1",
+        "run.max_policy_lag=1",
+        "data.countdown.seed=1",
+        "model.dtype=bfloat16",
+        "warm_start.microbatch_tokens=1024",
+        "rollout.group_size=4",
+        "rollout.verify_deadline_s=1",
+        "selection.num_prompts=16",
+        "learning.num_minibatches=1",
+        "evaluation.every_steps=5",
+    ],
+)
+def test_keys_that_are_part_of_the_result_may_not_change(override: str) -> None:
+    with pytest.raises(CheckpointError, match=override.partition("=")[0].replace(".", r"\.")):
+        check_same_run(_manifest(1), _config(override), "f00")
+
+
+def test_a_run_that_runs_ahead_keeps_its_checkpoints_where_they_are() -> None:
+    ahead = _manifest(1, config={"run": {"max_policy_lag": 1}, "learning": {"learning_rate": 0.1}})
+    with pytest.raises(CheckpointError, match=r"checkpoint\.every_steps: .*10.*7"):
+        check_same_run(ahead, _config("run.max_policy_lag=1", "checkpoint.every_steps=7"), "f00")
+    assert check_same_run(ahead, _config("run.max_policy_lag=1", "checkpoint.keep_last=1"), "f00") == []
+
+
+def test_a_config_that_is_no_longer_read_is_said() -> None:
+    old = _manifest(1, config={"run": {"gone": 1}})
+    with pytest.raises(CheckpointError, match=r"the checkpoint's config: run\.gone: unknown key"):
+        check_same_run(old, _config(), "f00")

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,24 @@ def test_files_that_no_manifest_lists_are_moved_away(tmp_path: Path) -> None:
     assert folder.discard_unlisted(["outcomes/step_000001.parquet"]) == ["outcomes/step_000002.parquet"]
     assert folder.data_files() == ["outcomes/step_000001.parquet"]
     assert (tmp_path / "discarded" / "outcomes" / "step_000002.parquet").exists()
+
+
+def test_notes_follow_the_steps_that_they_are_about(tmp_path: Path) -> None:
+    def notes() -> list[tuple[int, str]]:
+        rows = [json.loads(line) for line in folder.notes.read_text().splitlines()]
+        return [(row["step"], row["note"]) for row in rows]
+
+    folder = RunFolder(tmp_path)
+    folder.note(4, [])
+    assert not folder.notes.exists()
+    folder.note(4, ["a", "b"])
+    folder.note(8, ["c"])
+    assert notes() == [(4, "a"), (4, "b"), (8, "c")]
+    # Killed before another checkpoint, and resumed as it was: the steps that c is about are made again without it.
+    folder.note(8, [])
+    assert notes() == [(4, "a"), (4, "b")]
+    folder.restart()
+    assert notes() == []
 
 
 def test_probe_rows_stand_beside_their_predictions(tmp_path: Path) -> None:

@@ -82,6 +82,10 @@ def test_a_finished_run_of_another_config_is_not_taken_for_this_one(tmp_path: Pa
     file.write_text("\n".join(line for line in lines if "max_skipped_updates" not in line))
     assert not is_left(moved)
 
+    # Computed in another way, the same run.
+    learning = moved.learning.model_copy(update={"microbatch_tokens": 512, "num_workers": 2, "update_deadline_s": 9})
+    assert not is_left(moved.model_copy(update={"learning": learning}))
+
     learning = moved.learning.model_copy(update={"learning_rate": 0.5})
     with pytest.raises(CheckpointError, match=r"moved/seed_0: learning\.learning_rate: .*0\.0001.*0\.5"):
         is_left(moved.model_copy(update={"learning": learning}))
