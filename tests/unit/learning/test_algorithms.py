@@ -181,3 +181,19 @@ def test_the_configs_settings_win_over_the_algorithms_own() -> None:
     assert (algorithm.clip.low, algorithm.clip.high) == (0.2, 0.5)
     assert penalty(20) == 0
     assert (algorithm.aggregation, algorithm.kl_penalty, algorithm.kl_in_reward) == ("seq-mean-token-mean", "k1", True)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_token_that_the_engine_held_for_impossible_costs_no_step(
+    model_directory: Path, start: Any, name: str
+) -> None:
+    groups = make_groups(GROUPS, 0)
+    for group in groups[:2]:  # one in each mini-batch
+        for rollout in group.rollouts:
+            rollout.sampled_logprobs[0] = -200.0
+    config = _config(name, kl_coefficient=0.1)
+    metrics = make_learner(model_directory, config).update(make_tables(groups), ids(groups)).metrics
+    assert metrics["train/num_skipped_updates"] == 0
+    assert np.isfinite(metrics["train/approx_kl"])
+    losses, _ = SlowLearner(start, config).update(groups)
+    assert metrics["train/loss"] == pytest.approx(np.mean(losses), rel=1e-4)
