@@ -27,7 +27,9 @@ class LearningConfig(ConfigSection):
     lr_warmup_steps: int = Field(0, ge=0, description="Updates over which the learning rates rise linearly.")
     min_lr_ratio: float = Field(0.0, ge=0, le=1, description="Share of the learning rate that is left at the end.")
     total_training_steps: int | None = Field(
-        None, ge=1, description="Updates after which the schedule has reached its end; null: run.num_steps."
+        None,
+        ge=1,
+        description="Updates after which the schedule is at its end, also in a resumed run; null: run.num_steps.",
     )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
     num_minibatches: int = Field(

@@ -46,6 +46,7 @@ RESUMABLE_KEYS = (
     "learning.start_deadline_s",
     "learning.update_deadline_s",
     "learning.num_cpus_per_worker",
+    "learning.total_training_steps",  # what it leads to is compared: gps_ray.learning.schedule.check_same_end
     "selection.deadline_s",
     "selection.features.cache_directory",
     "warm_start.cache_directory",
