@@ -104,6 +104,7 @@ async def train(
         model_directory=model_directory,
         dtype=config.model.dtype,
         task=config.data.task,
+        task_options=config.data.task_options,
         run_seed=config.run.seed,
     )
     selector = spawn_selector(

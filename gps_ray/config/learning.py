@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -14,9 +14,22 @@ __all__ = ["LearningConfig"]
 class LearningConfig(ConfigSection):
     """The policy update. Where a key says "null: the algorithm's own", docs/algorithms.md lists what that is."""
 
-    loss: Literal[
-        "grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gspo", "cispo", "ppo"
-    ] = Field("grpo", description="The algorithm: advantages, policy loss and defaults (docs/algorithms.md).")
+    loss: str = Field(
+        "grpo",
+        description="The algorithm: advantages, policy loss and defaults (docs/algorithms.md); or an import path "
+        "'package.module:factory' of your own.",
+    )
+    loss_options: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of your own learning.loss; the built-in ones take none."
+    )
+    advantage: str | None = Field(
+        None,
+        description="How rewards of a group become advantages: group_normalised, group_centred, leave_one_out, or an "
+        "import path 'package.module:factory' of your own; null: the algorithm's own.",
+    )
+    advantage_options: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of your own learning.advantage."
+    )
     loss_agg_mode: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"] | None = Field(
         None, description="How token losses become one number; null: the algorithm's own."
     )
@@ -104,8 +117,3 @@ class LearningConfig(ConfigSection):
     )
     start_deadline_s: float = Field(300, gt=0, description="The train worker must be up by then.")
     update_deadline_s: float = Field(600, gt=0, description="An update, a save or an export must be done by then.")
-
-    @property
-    def needs_groups(self) -> bool:
-        """Does the algorithm compare rollouts of one prompt with each other?"""
-        return self.loss not in ("ppo", "reinforce_pp")

@@ -117,16 +117,14 @@ class Learner:
                 if self._critic is not None:
                     self._value_step(mini_batch, factor, totals)
         self._policy_version += 1
-        metrics = self._counts(groups) | totals.metrics(self._workers)
+        num_trained = sum(self._algorithm.learns_from(group.rewards) for group in groups)
+        metrics = count_metrics(groups, num_trained) | totals.metrics(self._workers)
         metrics["train/learning_rate"] = self._config.learning_rate * factor
         return UpdateResult(policy_version=self._policy_version, metrics=metrics, cpu_s=time.process_time() - start)
 
     def _is_trained(self, group: TrainGroup) -> bool:
-        # Without a KL a zero-variance group adds exactly nothing to the gradient; with one it still pulls.
-        return group.rewards_differ or not self._algorithm.skips_equal_rewards or self._reference is not None
-
-    def _counts(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
-        return count_metrics(groups, None if self._algorithm.skips_equal_rewards else len(groups))
+        # Without a KL a group whose advantages are all 0 adds exactly nothing to the gradient; with one it still pulls.
+        return self._reference is not None or self._algorithm.learns_from(group.rewards)
 
     def _mini_batches(self, groups: Sequence[TrainGroup]) -> list[MiniBatch]:
         """All of the update's, scored before the first step changes the models."""

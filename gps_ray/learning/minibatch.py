@@ -149,9 +149,9 @@ def _row_scores(
             kl.index_add_(0, micro.batch.numbers.cpu(), reward_kl(micro).sum(1).double().cpu())
         kl = workers.sum(kl)
     scores = torch.zeros(num_rows, dtype=torch.float32)
-    for group in groups:
+    for group in (group for group in groups if group.rows):
         numbers = [row.number for row in group.rows]
-        rewards = group.rewards - kl[numbers].numpy() if numbers else group.rewards
+        rewards = group.rewards - kl[numbers].numpy()
         advantages = rewards if algorithm.group_advantages is None else algorithm.group_advantages(rewards)
         scores[numbers] = torch.tensor(advantages, dtype=torch.float32)
     return scores
