@@ -40,7 +40,7 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MiniBatch:
-    """What one optimizer step takes: this rank's micro-batches (equally many on every rank), the divisor of the policy
+    """What one optimizer step takes: this worker's micro-batches (equally many on every one), the divisor of the policy
     loss, and the response tokens that are trained on, over all workers."""
 
     micro_batches: list[MicroBatch]
@@ -59,7 +59,7 @@ def make_minibatch(
     workers: TrainWorkers,
 ) -> MiniBatch | None:
     """Of ``groups``, all of which count in the divisor, those ``trained`` are packed into micro-batches of at most
-    ``max_tokens`` tokens, their prompts shared in lines of at most ``max_shared_tokens``. Every rank computes all
+    ``max_tokens`` tokens, their prompts shared in lines of at most ``max_shared_tokens``. Every worker computes all
     shares, so nothing is sent. None where there is nothing to train."""
     rows = [row for group in trained for row in group.rows if len(row.response_tokens)]
     if not rows:

@@ -17,7 +17,7 @@ __all__ = ["Totals"]
 
 @dataclass(slots=True)
 class Totals:
-    """Losses and norms are over all workers already; the sums are this rank's, over its response tokens."""
+    """Losses and norms are over all workers already; the sums are this worker's, over its response tokens."""
 
     losses: list[float] = field(default_factory=list)
     grad_norms: list[float] = field(default_factory=list)

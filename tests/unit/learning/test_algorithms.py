@@ -27,7 +27,7 @@ from tests.unit.learning.rollouts import (
 )
 from tests.unit.learning.slow_update import SlowLearner
 
-# Ragged on purpose: 1 to 4 rollouts, with and without variance, with failures; both mini-batches have a gradient.
+# Ragged on purpose: 1 to 4 rollouts, useful and not, with failures; both mini-batches have a useful one.
 GROUPS = (MIXED, "wr", WITH_FAILURE, ALL_WRONG, "r")
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
