@@ -30,6 +30,7 @@ def count_responses(config: TrainConfig, prompts: Sequence[Prompt], rollouts_per
         model_directory=ensure_model(config),
         dtype=config.model.dtype,
         task=config.data.task,
+        task_options=config.data.task_options,
         run_seed=config.run.seed,
     )
     request = GenerateRequest(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class WorkerSpec:
     dtype: str
     task: str
     run_seed: int
+    task_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class RolloutWorker:
@@ -37,7 +38,7 @@ class RolloutWorker:
 
         torch.set_num_threads(spec.rollout.num_threads)
         engine = build_engine(spec.rollout, spec.model_directory, spec.dtype)
-        self._runner = ChunkRunner(engine, load_task(spec.task), spec.rollout, spec.run_seed)
+        self._runner = ChunkRunner(engine, load_task(spec.task, spec.task_options), spec.rollout, spec.run_seed)
 
     def ready(self) -> int:
         """The process id, once the engine is up."""

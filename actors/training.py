@@ -16,6 +16,7 @@ from actors.warm_start_trainer import ensure_model
 from gps_ray.base.concurrency import gather_or_cancel
 from gps_ray.base.errors import ConfigError
 from gps_ray.config import TrainConfig
+from gps_ray.learning.schedule import check_same_end
 from gps_ray.loop.plan import check_data, pool_fingerprint, resolve
 from gps_ray.loop.ports import ProgressSink
 from gps_ray.loop.training import LoopParts, TrainingLoop
@@ -24,7 +25,7 @@ from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
 from gps_ray.run.folder import RunFolder
 from gps_ray.tasks.dataset import DataSets, load_data
 
-__all__ = ["check_run_folder", "prepare", "run_training", "train"]
+__all__ = ["check_run_folder", "open_folder", "prepare", "run_training", "train"]
 
 
 def prepare(config: TrainConfig) -> tuple[TrainConfig, DataSets]:
@@ -50,13 +51,18 @@ def check_run_folder(config: TrainConfig, resume: bool) -> None:
         )
 
 
-def _open_folder(
+def open_folder(
     config: TrainConfig, data: DataSets, fingerprint: str, resume: bool
 ) -> tuple[RunFolder, CheckpointStore, tuple[Path, Manifest] | None]:
+    """The run folder, its checkpoints and, on a resume, the newest whole one. Raises CheckpointError where that is of
+    another run."""
     folder = RunFolder(config.run.directory.absolute())
     store = CheckpointStore(folder.root, config.checkpoint.keep_last)
     found = store.newest() if resume else None
-    notes = [] if found is None else check_same_run(found[1], config, fingerprint)
+    notes: list[str] = []
+    if found is not None:
+        check_same_end(found[1].config, config)
+        notes = check_same_run(found[1], config, fingerprint)
     splits = {
         "pool": data.pool,
         "evaluation": data.evaluation,
@@ -96,7 +102,7 @@ async def train(
 ) -> Mapping[str, float]:
     """``run_training`` for a driver that has several runs going; the actors' names begin with ``name``."""
     fingerprint = pool_fingerprint(data)
-    folder, store, found = _open_folder(config, data, fingerprint, resume)
+    folder, store, found = open_folder(config, data, fingerprint, resume)
     table = build_prompt_table(data.pool, data.heldout_probe, config.selection.features)
     prompts = {p.prompt_id: p for split in (data.pool, data.evaluation, data.heldout_probe) for p in split}
     spec = WorkerSpec(
@@ -104,6 +110,7 @@ async def train(
         model_directory=model_directory,
         dtype=config.model.dtype,
         task=config.data.task,
+        task_options=config.data.task_options,
         run_seed=config.run.seed,
     )
     selector = spawn_selector(

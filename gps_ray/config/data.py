@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -77,6 +77,9 @@ class DataConfig(ConfigSection):
 
     task: str = Field(
         "countdown", description="countdown, arithmetic, or an import path 'package.module:Class' (tasks.interface)."
+    )
+    task_options: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of your own data.task; the built-in ones take none."
     )
     pool_file: Annotated[Path | None, Fact.BY_CONTENT] = Field(
         None, description="Parquet pool (data_source, prompt, ability, reward_model, extra_info)."

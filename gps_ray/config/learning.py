@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -15,9 +15,22 @@ __all__ = ["LearningConfig"]
 class LearningConfig(ConfigSection):
     """The policy update. Where a key says "null: the algorithm's own", docs/algorithms.md lists what that is."""
 
-    loss: Literal[
-        "grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gspo", "cispo", "ppo"
-    ] = Field("grpo", description="The algorithm: advantages, policy loss and defaults (docs/algorithms.md).")
+    loss: str = Field(
+        "grpo",
+        description="The algorithm: advantages, policy loss and defaults (docs/algorithms.md); or an import path "
+        "'package.module:factory' of your own.",
+    )
+    loss_options: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of your own learning.loss; the built-in ones take none."
+    )
+    advantage: str | None = Field(
+        None,
+        description="How rewards of a group become advantages: group_normalised, group_centred, leave_one_out, or an "
+        "import path 'package.module:factory' of your own; null: the algorithm's own.",
+    )
+    advantage_options: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of your own learning.advantage."
+    )
     loss_agg_mode: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"] | None = Field(
         None, description="How token losses become one number; null: the algorithm's own."
     )
@@ -27,8 +40,11 @@ class LearningConfig(ConfigSection):
     )
     lr_warmup_steps: int = Field(0, ge=0, description="Updates over which the learning rates rise linearly.")
     min_lr_ratio: float = Field(0.0, ge=0, le=1, description="Share of the learning rate that is left at the end.")
-    total_training_steps: int | None = Field(
-        None, ge=1, description="Updates after which the schedule has reached its end; null: run.num_steps."
+    # Where it leads is compared: gps_ray.learning.schedule.check_same_end.
+    total_training_steps: Annotated[int | None, Resume.FREE] = Field(
+        None,
+        ge=1,
+        description="Updates after which the schedule is at its end, also in a resumed run; null: run.num_steps.",
     )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
     num_minibatches: int = Field(
@@ -115,8 +131,3 @@ class LearningConfig(ConfigSection):
     update_deadline_s: Annotated[float, Resume.FREE] = Field(
         600, gt=0, description="An update, a save or an export must be done by then."
     )
-
-    @property
-    def needs_groups(self) -> bool:
-        """Does the algorithm compare rollouts of one prompt with each other?"""
-        return self.loss not in ("ppo", "reinforce_pp")

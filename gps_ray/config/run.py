@@ -96,11 +96,6 @@ class TrainConfig(ConfigSection):
 
     @model_validator(mode="after")
     def _possible(self) -> TrainConfig:
-        if self.rollout.group_size < 2 and self.learning.needs_groups:
-            raise ValueError(
-                f"rollout.group_size: {self.learning.loss} compares the rollouts of a prompt and needs at least 2, got "
-                f"{self.rollout.group_size}; set rollout.group_size, or learning.loss to ppo or reinforce_pp"
-            )
         sizes = self.selection.group_size_range
         if sizes is not None and not sizes[0] <= self.rollout.group_size <= sizes[1]:
             raise ValueError(

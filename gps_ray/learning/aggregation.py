@@ -7,8 +7,8 @@
     seq-mean-token-sum-norm   w_i = 1       D = number of responses * T_max     (Dr.GRPO, arXiv 2503.20783, section 3.2)
 
 T_i is the length of response i, T_max the longest that is allowed. Tokens and responses are counted over ALL groups of
-the mini-batch: over all workers, and with the zero-variance groups that need no forward pass, so that the step size
-depends neither on the number of workers nor on how many such groups a selector brings.
+the mini-batch: over all workers, and with the groups of equal rewards, which need no forward pass, so that the step
+size depends neither on the number of workers nor on how many such groups a selector brings.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""torch.distributed.checkpoint, in one process or over the ranks of a process group, with one-line errors."""
+"""torch.distributed.checkpoint, in one process or over the workers of a process group, with one-line errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _one_line_errors(directory: Path, expected: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
             yield
-    # The library wraps a rank's failure in a BaseException, and raises what a damaged file leads to as it comes.
+    # The library wraps a worker's failure in a BaseException, and raises what a damaged file leads to as it comes.
     except (CheckpointException, Exception) as error:
         cause: BaseException = error
         if isinstance(error, CheckpointException) and error.failures:
@@ -35,7 +35,7 @@ def _one_line_errors(directory: Path, expected: str) -> Iterator[None]:
 
 
 def save_shards(state: dict[str, Any], directory: Path) -> None:
-    """Write this rank's part of ``state`` (nested dictionaries of tensors) into ``directory``."""
+    """Write this worker's part of ``state`` (nested dictionaries of tensors) into ``directory``."""
     with _one_line_errors(directory, "a folder that can be written"):
         directory.mkdir(parents=True, exist_ok=True)
         state_dict_saver.save(state, checkpoint_id=str(directory), no_dist=not torch.distributed.is_initialized())

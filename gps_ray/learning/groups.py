@@ -12,7 +12,7 @@ from gps_ray.base.errors import LearnerError
 from gps_ray.base.tables import groups_from_table
 from gps_ray.base.types import FloatArray, Rollout, RolloutStatus
 from gps_ray.learning.advantages.group_relative import all_equal
-from gps_ray.learning.packing import Row
+from gps_ray.learning.packing import TrainRow
 from gps_ray.learning.rewards import OverlongPenalty
 
 __all__ = ["TrainGroup", "count_metrics", "number_rows", "rollouts_with_verdict", "train_groups"]
@@ -25,7 +25,7 @@ class TrainGroup:
     """A group as the update sees it: one row and one reward [G] (float64, shaped) per rollout with a verdict. A row
     without tokens counts in the group's rewards and is not trained on. ``useful``: by success (0 < k < G)."""
 
-    rows: list[Row]
+    rows: list[TrainRow]
     rewards: FloatArray
     useful: bool
 
@@ -72,13 +72,13 @@ def rollouts_with_verdict(group: Sequence[Rollout]) -> list[Rollout]:
     return [rollout for rollout in group if rollout.status != RolloutStatus.FAILED]
 
 
-def _row(rollout: Rollout) -> Row:
+def _row(rollout: Rollout) -> TrainRow:
     if len(rollout.sampled_logprobs) != len(rollout.response_tokens):
         raise LearnerError(
             f"update: expected one sampled log-prob per response token, got {len(rollout.sampled_logprobs)} for "
             f"{len(rollout.response_tokens)} tokens"
         )
-    return Row(
+    return TrainRow(
         prompt_tokens=rollout.prompt_tokens,
         response_tokens=rollout.response_tokens,
         sampled_logprobs=rollout.sampled_logprobs,

@@ -33,7 +33,7 @@ from gps_ray.learning.losses.interface import PolicyTokens
 from gps_ray.learning.losses.kl import kl_estimate
 from gps_ray.learning.losses.value import value_loss
 from gps_ray.learning.minibatch import MicroBatch, MiniBatch, RewardKl, fill_advantages, make_minibatch
-from gps_ray.learning.packing import Row, pack
+from gps_ray.learning.packing import TrainRow, pack
 from gps_ray.learning.schedule import learning_rate_factor
 from gps_ray.learning.sharding import device_weights, full_weights, move_to_workers, train_device
 from gps_ray.learning.stepping import GuardedOptimizer, SkipCounter
@@ -117,16 +117,14 @@ class Learner:
                 if self._critic is not None:
                     self._value_step(mini_batch, factor, totals)
         self._policy_version += 1
-        metrics = self._counts(groups) | totals.metrics(self._workers)
+        num_trained = sum(self._algorithm.learns_from(group.rewards) for group in groups)
+        metrics = count_metrics(groups, num_trained) | totals.metrics(self._workers)
         metrics["train/learning_rate"] = self._config.learning_rate * factor
         return UpdateResult(policy_version=self._policy_version, metrics=metrics, cpu_s=time.process_time() - start)
 
     def _is_trained(self, group: TrainGroup) -> bool:
-        # Without a KL a zero-variance group adds exactly nothing to the gradient; with one it still pulls.
-        return group.rewards_differ or not self._algorithm.skips_equal_rewards or self._reference is not None
-
-    def _counts(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
-        return count_metrics(groups, None if self._algorithm.skips_equal_rewards else len(groups))
+        # Without a KL a group whose advantages are all 0 adds exactly nothing to the gradient; with one it still pulls.
+        return self._reference is not None or self._algorithm.learns_from(group.rewards)
 
     def _mini_batches(self, groups: Sequence[TrainGroup]) -> list[MiniBatch]:
         """All of the update's, scored before the first step changes the models."""
@@ -195,7 +193,7 @@ class Learner:
             if not self._algorithm.kl_in_reward:
                 per_token = per_token + self._config.kl_coefficient * kl
         share = (per_token * mask * micro.row_weights).sum() / denominator
-        # FSDP2 averages gradients over ranks; the shares are to be added.
+        # FSDP2 averages gradients over workers; the shares are to be added.
         (share * self._workers.size).backward()  # type: ignore[no-untyped-call]
         totals.add_tokens(tokens, token_loss, logprobs, kl, micro.importance)
         return float(share.detach())
@@ -228,7 +226,7 @@ class Learner:
             return merged_weights(weights, self._model)
 
     def device_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The parameters themselves, on their device, whole on every rank (``sharding.device_weights``)."""
+        """The parameters themselves, on their device, whole on every worker (``sharding.device_weights``)."""
         return device_weights(self._model)
 
     def probe(self) -> tuple[IntArray, FloatArray]:
@@ -238,14 +236,14 @@ class Learner:
         """
         vocabulary = self._model.get_input_embeddings().num_embeddings
         tokens = generator(0, "learning/weight_probe").integers(0, vocabulary, PROBE_TOKENS).astype(np.int32)
-        row = Row(prompt_tokens=tokens[:1], response_tokens=tokens[1:])
+        row = TrainRow(prompt_tokens=tokens[:1], response_tokens=tokens[1:])
         with torch.no_grad(), deterministic(self._config.num_threads), self._autocast():
             (batch,) = pack([(row,)], PROBE_TOKENS)
             logprobs, _ = token_logprobs(self._model, batch.to(self._workers.device), 1.0)
         return tokens, logprobs.cpu()[batch.mask].numpy()
 
     def save(self, directory: Path) -> None:
-        """Write models, optimizers and counters with torch.distributed.checkpoint, each rank its own part; ``load``
+        """Write models, optimizers and counters with torch.distributed.checkpoint, each worker its own part; ``load``
         goes on bit for bit."""
         save_shards(self._state(), directory)
 
@@ -282,7 +280,7 @@ class Learner:
         if self._workers.rank:
             return
         transformers_logging.disable_progress_bar()
-        # A fresh copy: config.json must name the dtype that lies beside it, and this one is whole on one rank.
+        # A fresh copy: config.json must name the dtype that lies beside it, and this one is whole on rank 0 only.
         policy = load_model(self._directory)
         load_weights_into(policy, weights)
         policy.to(self._dtype).save_pretrained(directory)

@@ -115,7 +115,7 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
 def merged_weights(weights: dict[str, np.ndarray[Any, Any]], model: nn.Module) -> dict[str, np.ndarray[Any, Any]]:
     """W + (alpha / r) B A for every adapted layer, float32, under the names that the model has without adapters.
 
-    ``weights`` are whole copies of the adapted model's parameters, and are changed; {} on ranks that get none.
+    ``weights`` are whole copies of the adapted model's parameters, and are changed; {} on workers that get none.
     """
     layers = _adapted(model)
     if not layers:

@@ -40,7 +40,7 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MiniBatch:
-    """What one optimizer step takes: this rank's micro-batches (equally many on every rank), the divisor of the policy
+    """What one optimizer step takes: this worker's micro-batches (equally many on every one), the divisor of the policy
     loss, and the response tokens that are trained on, over all workers."""
 
     micro_batches: list[MicroBatch]
@@ -59,7 +59,7 @@ def make_minibatch(
     workers: TrainWorkers,
 ) -> MiniBatch | None:
     """Of ``groups``, all of which count in the divisor, those ``trained`` are packed into micro-batches of at most
-    ``max_tokens`` tokens, their prompts shared in lines of at most ``max_shared_tokens``. Every rank computes all
+    ``max_tokens`` tokens, their prompts shared in lines of at most ``max_shared_tokens``. Every worker computes all
     shares, so nothing is sent. None where there is nothing to train."""
     rows = [row for group in trained for row in group.rows if len(row.response_tokens)]
     if not rows:
@@ -149,9 +149,9 @@ def _row_scores(
             kl.index_add_(0, micro.batch.numbers.cpu(), reward_kl(micro).sum(1).double().cpu())
         kl = workers.sum(kl)
     scores = torch.zeros(num_rows, dtype=torch.float32)
-    for group in groups:
+    for group in (group for group in groups if group.rows):
         numbers = [row.number for row in group.rows]
-        rewards = group.rewards - kl[numbers].numpy() if numbers else group.rewards
+        rewards = group.rewards - kl[numbers].numpy()
         advantages = rewards if algorithm.group_advantages is None else algorithm.group_advantages(rewards)
         scores[numbers] = torch.tensor(advantages, dtype=torch.float32)
     return scores

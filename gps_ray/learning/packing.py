@@ -22,11 +22,11 @@ from torch import Tensor
 
 from gps_ray.base.types import FloatArray, IntArray
 
-__all__ = ["PackedBatch", "PackedLine", "Row", "blank_batch", "lines_of", "pack", "split_lines"]
+__all__ = ["PackedBatch", "PackedLine", "TrainRow", "blank_batch", "lines_of", "pack", "split_lines"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class TrainRow:
     """One response to learn from: prompt_tokens [P >= 1], response_tokens [T >= 1], sampled_logprobs [T] (None where
     no engine sampled it: supervised training). ``number`` tells the rows of an update apart."""
 
@@ -37,7 +37,7 @@ class Row:
 
 
 # Rows of one prompt that stand behind one copy of it.
-PackedLine = tuple[Row, ...]
+PackedLine = tuple[TrainRow, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,14 +85,14 @@ class PackedBatch:
         return replace(self, **moved)
 
 
-def lines_of(rows: Sequence[Row], max_shared_tokens: int = 0) -> list[PackedLine]:
+def lines_of(rows: Sequence[TrainRow], max_shared_tokens: int = 0) -> list[PackedLine]:
     """The rows in lines, in the order in which their prompts first come.
 
     Rows of equal prompts share a line as long as it has at most ``max_shared_tokens`` tokens; 0: every row alone. The
     mask of a shared line costs L bytes per token, so lines must not grow without end.
     """
-    by_prompt: dict[bytes, list[list[Row]]] = {}
-    lines: list[list[Row]] = []
+    by_prompt: dict[bytes, list[list[TrainRow]]] = {}
+    lines: list[list[TrainRow]] = []
     for row in rows:
         of_prompt = by_prompt.setdefault(np.asarray(row.prompt_tokens, dtype=np.int64).tobytes(), [])
         if not of_prompt or _length((*of_prompt[-1], row)) > max_shared_tokens:
@@ -102,7 +102,7 @@ def lines_of(rows: Sequence[Row], max_shared_tokens: int = 0) -> list[PackedLine
     return [tuple(line) for line in lines]
 
 
-def _length(line: Sequence[Row]) -> int:
+def _length(line: Sequence[TrainRow]) -> int:
     """Tokens of a line. The last token of a response predicts nothing and is left out."""
     return len(line[0].prompt_tokens) + sum(len(row.response_tokens) - 1 for row in line)
 
@@ -126,18 +126,18 @@ def _assemble(lines: Sequence[PackedLine]) -> PackedBatch:
         begin = num_prompt
         for i, row in enumerate(line, start=1):
             num_response = len(row.response_tokens)
-            place = slice(begin, begin + num_response - 1)
-            tokens[r, place] = row.response_tokens[:-1]
-            positions[r, place] = np.arange(num_prompt, num_prompt + num_response - 1)
-            segments[r, place] = i
+            span = slice(begin, begin + num_response - 1)
+            tokens[r, span] = row.response_tokens[:-1]
+            positions[r, span] = np.arange(num_prompt, num_prompt + num_response - 1)
+            segments[r, span] = i
             # The prompt's last token predicts the first of every response.
-            predicting = np.concatenate([[num_prompt - 1], np.arange(place.start, place.stop)])
+            predicting = np.concatenate([[num_prompt - 1], np.arange(span.start, span.stop)])
             sources[m, :num_response] = r * (length - first) + predicting - first
             targets[m, :num_response] = row.response_tokens
             mask[m, :num_response] = True
             if row.sampled_logprobs is not None:
                 sampled[m, :num_response] = row.sampled_logprobs
-            begin, m = place.stop, m + 1
+            begin, m = span.stop, m + 1
     shared = any(len(line) > 1 for line in lines)
     return PackedBatch(
         tokens=torch.from_numpy(tokens),
@@ -193,6 +193,6 @@ def split_lines(lines: Sequence[PackedLine], num_parts: int) -> list[list[Packed
 
 
 def blank_batch(line: PackedLine) -> PackedBatch:
-    """A forward pass that counts for nothing: ranks that share a model must all make equally many."""
+    """A forward pass that counts for nothing: train workers that share a model must all make equally many."""
     batch = _assemble([line])
     return replace(batch, mask=torch.zeros_like(batch.mask), sampled_logprobs=torch.zeros_like(batch.sampled_logprobs))

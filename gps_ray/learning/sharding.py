@@ -70,7 +70,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
 
 
 def full_weights(model: Any, workers: TrainWorkers) -> dict[str, Any]:
-    """All parameters as ``gps_ray.model.weights_of`` gives them, on rank 0; the other ranks take part and get none."""
+    """All parameters as ``gps_ray.model.weights_of`` gives them, on rank 0; the others take part and get none."""
     if workers.size == 1:
         return weights_of(model)
     whole: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

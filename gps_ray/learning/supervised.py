@@ -1,4 +1,4 @@
-"""Supervised training on solutions, before RL: the policy must solve some prompts, or no group carries a gradient.
+"""Supervised training on solutions, before RL: the policy must solve some prompts, or no group is useful.
 
     L = - 1/N sum_i sum_t log p(solution_it | prompt_i, solution_i<t)
 
@@ -26,7 +26,7 @@ from gps_ray.base.keyed_random import generator
 from gps_ray.config import WarmStartConfig
 from gps_ray.learning.determinism import deterministic
 from gps_ray.learning.logprobs import token_logprobs
-from gps_ray.learning.packing import Row, lines_of, pack
+from gps_ray.learning.packing import TrainRow, lines_of, pack
 from gps_ray.model import encode_prompt, load_model, load_tokenizer, stop_token_ids
 
 __all__ = ["Progress", "WarmStartResult", "train_warm_start"]
@@ -89,10 +89,10 @@ def train_warm_start(
     )
 
 
-def _rows(model: Any, tokenizer: Any, examples: Sequence[tuple[str, str]]) -> list[Row]:
+def _rows(model: Any, tokenizer: Any, examples: Sequence[tuple[str, str]]) -> list[TrainRow]:
     end = stop_token_ids(model, tokenizer)[0]
     return [
-        Row(
+        TrainRow(
             prompt_tokens=encode_prompt(tokenizer, prompt),
             response_tokens=np.array([*tokenizer.encode(solution, add_special_tokens=False), end], dtype=np.int32),
         )
@@ -100,7 +100,7 @@ def _rows(model: Any, tokenizer: Any, examples: Sequence[tuple[str, str]]) -> li
     ]
 
 
-def _batches(rows: Sequence[Row], config: WarmStartConfig) -> Iterator[list[Row]]:
+def _batches(rows: Sequence[TrainRow], config: WarmStartConfig) -> Iterator[list[TrainRow]]:
     """``num_steps`` batches; each pass over the examples is a fresh permutation."""
     order: list[int] = []
     num_passes = 0
@@ -133,7 +133,7 @@ def _optimizers(model: Any, config: WarmStartConfig) -> list[torch.optim.Optimiz
 
 
 def _step(
-    model: Any, optimizers: Sequence[torch.optim.Optimizer], batch: Sequence[Row], num_tokens: int, max_tokens: int
+    model: Any, optimizers: Sequence[torch.optim.Optimizer], batch: Sequence[TrainRow], num_tokens: int, max_tokens: int
 ) -> float:
     model.zero_grad(set_to_none=True)
     loss = 0.0

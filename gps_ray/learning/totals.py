@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gps_ray.learning.importance import ImportanceWeights
-from gps_ray.learning.losses.interface import PolicyTokens, TokenLoss
+from gps_ray.learning.losses.interface import PolicyTokens, TokenLoss, bounded_ratio
 from gps_ray.learning.train_workers import TrainWorkers
 
 __all__ = ["Totals"]
@@ -17,7 +17,7 @@ __all__ = ["Totals"]
 
 @dataclass(slots=True)
 class Totals:
-    """Losses and norms are over all workers already; the sums are this rank's, over its response tokens."""
+    """Losses and norms are over all workers already; the sums are this worker's, over its response tokens."""
 
     losses: list[float] = field(default_factory=list)
     grad_norms: list[float] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Totals:
         self._add("train/clip_ratio", (loss.is_clipped & mask).sum())
         log_ratio = tokens.log_ratio()
         # k3 with the roles swapped: never negative.
-        self._add("train/approx_kl", ((log_ratio.exp() - 1.0 - log_ratio) * mask).sum())
+        self._add("train/approx_kl", ((bounded_ratio(log_ratio) - 1.0 - log_ratio) * mask).sum())
         if kl is not None:
             self._add("train/reference_kl", (kl * mask).sum())
         if importance is not None:

@@ -27,7 +27,7 @@ class TrainWorkers:
         return cls(rank=torch.distributed.get_rank(), size=torch.distributed.get_world_size(), device=device)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over ranks of a CPU tensor; the same everywhere, to the bit."""
+        """The sum over workers of a CPU tensor; the same everywhere, to the bit."""
         return self._reduce(values, torch.distributed.ReduceOp.SUM)
 
     def max(self, values: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def build_warm_start(
     folder = warm_start_folder(data, embedded, config)
     if _is_whole(folder):
         return folder
-    task = load_generated_task(data.task, otherwise="set model.path to a model that needs no warm start")
+    task = load_generated_task(data.task, data.task_options, "set model.path to a model that needs no warm start")
     examples = task.warm_start_examples(data, config.num_examples, config.seed)
     config.cache_directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=config.cache_directory, prefix=f"{folder.name}.partial-") as scratch:
@@ -75,10 +75,12 @@ def _settings(data: DataConfig, embedded: EmbeddedModelConfig, config: WarmStart
     # Examples avoid the problems of the data sets, so the content of the files counts, not their names.
     files = [key for key, facts in key_facts(DataConfig).items() if Fact.BY_CONTENT in facts.others]
     free = {key for key, facts in key_facts(WarmStartConfig).items() if facts.resume is Resume.FREE}
+    # Empty options leave the name as it was before there were any.
+    empty = set() if data.task_options else {"task_options"}
     return {
         "code_version": CODE_VERSION,
         "torch": torch.__version__,
-        "data": data.model_dump(mode="json", exclude=set(files)),
+        "data": data.model_dump(mode="json", exclude=set(files) | empty),
         "data_files": [None if (file := getattr(data, key)) is None else _sha256(file) for key in files],
         "embedded": embedded.model_dump(mode="json"),
         "warm_start": config.model_dump(mode="json", exclude=free),

@@ -8,6 +8,7 @@ import yaml
 
 from gps_ray.base.errors import ConfigError
 from gps_ray.config import TrainConfig
+from gps_ray.learning.algorithms import check_algorithm
 from gps_ray.loop.resources import resource_needs
 from gps_ray.selection.registry import resolve_selection
 from gps_ray.tasks.dataset import DataSets
@@ -16,7 +17,11 @@ __all__ = ["check_data", "describe", "pool_fingerprint", "resolve"]
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """The config with the selector's preset filled in: what the run really uses, and what it writes down."""
+    """The config with the selector's preset filled in: what the run really uses, and what it writes down.
+
+    Raises ConfigError where it names a selector, a loss or an advantage that cannot be had.
+    """
+    check_algorithm(config.learning, config.rollout.group_size)
     return config.model_copy(update={"selection": resolve_selection(config.selection)})
 
 

@@ -26,9 +26,9 @@ from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator, lsqr
 
 from gps_ray.base.errors import DataError
-from gps_ray.base.keyed_random import seed_64
 from gps_ray.base.types import BoolArray, FloatArray, IntArray
 from gps_ray.predictor.calibration import rank_correlation
+from gps_ray.predictor.recorded import held_out
 from gps_ray.predictor.text_encoder import TextEncoder, read_texts
 
 __all__ = ["PriorReport", "TextPrior", "fit_text_prior", "load_text_prior"]
@@ -36,7 +36,6 @@ __all__ = ["PriorReport", "TextPrior", "fit_text_prior", "load_text_prior"]
 _FORMAT = 1
 _PENALTIES = (1.5, 3.0, 6.0, 12.0)
 _MAX_ITERATIONS = 60
-_HELD_OUT_SHARE = 0.2
 _MIN_PROMPTS = 50
 
 
@@ -117,16 +116,16 @@ def fit_text_prior(texts: Sequence[str], embeddings: FloatArray, num_right: IntA
     importance = num_tried / (num_tried + 1.5)
 
     raw = read_texts(texts, embeddings)
-    held_out = _held_out(texts)
-    encoder = TextEncoder.fit(raw.take(~held_out))
-    blocks, checked = encoder.blocks(raw.take(~held_out)), encoder.blocks(raw.take(held_out))
+    apart = held_out(texts, "text_prior/held_out")
+    encoder = TextEncoder.fit(raw.take(~apart))
+    blocks, checked = encoder.blocks(raw.take(~apart)), encoder.blocks(raw.take(apart))
     predictions = []
     for penalty in _PENALTIES:
-        weights = _ridge(blocks, target[~held_out], importance[~held_out], penalty)
+        weights = _ridge(blocks, target[~apart], importance[~apart], penalty)
         predictions.append(_times(checked, weights))
-    ranks = [rank_correlation(prediction, rate[held_out]) for prediction in predictions]
+    ranks = [rank_correlation(prediction, rate[apart]) for prediction in predictions]
     best = int(np.nanargmax(ranks)) if np.isfinite(ranks).any() else len(ranks) - 1
-    slope, intercept = _calibrated(predictions[best], target[held_out])
+    slope, intercept = _calibrated(predictions[best], target[apart])
 
     encoder = TextEncoder.fit(raw)
     weights = _ridge(encoder.blocks(raw), target, importance, _PENALTIES[best])
@@ -138,13 +137,6 @@ def fit_text_prior(texts: Sequence[str], embeddings: FloatArray, num_right: IntA
         embedding_dimension=embeddings.shape[1],
     )
     return TextPrior(encoder, weights, intercept, slope, report)
-
-
-def _held_out(texts: Sequence[str]) -> BoolArray:
-    """[N] bool: a fifth, by a hash of the text."""
-    hashes = np.array([seed_64(0, "text_prior/held_out", prompt=text) for text in texts], dtype=np.uint64)
-    held_out = hashes < int(_HELD_OUT_SHARE * 2**63)
-    return held_out
 
 
 def _ridge(blocks: Sequence[Any], target: FloatArray, importance: FloatArray, penalty: float) -> FloatArray:

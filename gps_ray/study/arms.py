@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gps_ray.base.errors import CheckpointError, ConfigError
 from gps_ray.config import Fact, TrainConfig, key_facts, load_config, read_mapping
+from gps_ray.learning.schedule import check_same_end
 from gps_ray.loop.plan import resolve
 from gps_ray.run.checkpoint import check_same_config
 from gps_ray.run.folder import RunFolder
@@ -77,6 +78,7 @@ def is_left(run: TrainConfig) -> bool:
     try:
         # Read as a config, so that keys that are newer than the run have their defaults.
         made_with = load_config(TrainConfig, folder.config)
+        check_same_end(made_with.model_dump(mode="json"), run)
         check_same_config(made_with, run)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{folder.root}: {error}") from error

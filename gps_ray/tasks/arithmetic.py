@@ -45,8 +45,9 @@ DRAWS_PER_BATCH = 1024
 MAX_OPERANDS = 7
 
 BOX = "\\boxed{"
-# ASCII digits only; nothing longer than any answer could be.
+# ASCII digits only.
 _ANSWER = re.compile(r"[ \t\r\n]*(-?)[ \t\r\n]*(0|[1-9][0-9]{0,17})[ \t\r\n]*")
+# Longer than any answer.
 _MAX_ANSWER_CHARACTERS = 512
 
 Key = tuple[str, tuple[int, ...], int]
@@ -64,12 +65,11 @@ class Arithmetic:
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
         r"""1 and RIGHT where the last ``\boxed{...}`` holds the answer as an integer in ASCII digits, else 0 and
-        WRONG. Intermediate results in front of it are not looked at."""
+        WRONG. What stands around it is not looked at, whatever its length."""
         expected = _integer(prompt.answer)
         if expected is None:
             raise DataError(f"expected an arithmetic answer that is an integer, got {prompt.answer[:100]!r}")
-        # The answer stands at the end; a longer response is cut, so that its length costs nothing.
-        _, opened, after = response[-_MAX_ANSWER_CHARACTERS:].rpartition(BOX)
+        _, opened, after = response.rpartition(BOX)
         content, closed, _ = after.partition("}")
         is_right = bool(opened and closed) and _integer(content) == expected
         return (1.0, RolloutStatus.RIGHT) if is_right else (0.0, RolloutStatus.WRONG)
@@ -98,7 +98,8 @@ class Arithmetic:
 
 
 def _integer(text: str) -> int | None:
-    match = _ANSWER.fullmatch(text)
+    # The spaces in front can be split in two ways: the pattern is quadratic in their number.
+    match = _ANSWER.fullmatch(text) if len(text) <= _MAX_ANSWER_CHARACTERS else None
     return None if match is None else int(match[1] + match[2])
 
 

@@ -49,7 +49,7 @@ SHAPES: dict[int, tuple[Shape, ...]] = {
 
 Key = tuple[tuple[int, ...], int]
 
-# An answer stands at the end; what comes before it (a chain of thought) may be of any length and is never looked at.
+# Longer than any answer. What stands around its tags (a chain of thought) may be of any length and is never looked at.
 _MAX_ANSWER_CHARACTERS = 512
 
 
@@ -65,8 +65,8 @@ class Countdown:
         """1 and RIGHT for an expression over exactly the given numbers and only the named operators whose exact value
         is the target, else 0 and WRONG.
 
-        "= 30" may follow it, where 30 is the target. Where the response has <answer> tags, what stands between the
-        last two is the answer, else the whole response is.
+        "= 30" may follow it, where 30 is the target. In a response with <answer> the answer is what stands between the
+        last one and its </answer>, and where that is missing there is none; in others it is the whole response.
         """
         right = _solves(_puzzle_of(prompt.answer), _answer_in(response))
         return (1.0, RolloutStatus.RIGHT) if right else (0.0, RolloutStatus.WRONG)
@@ -155,9 +155,11 @@ def _puzzle_of(answer: str) -> _Puzzle:
 
 
 def _answer_in(response: str) -> str:
-    tail = response[-_MAX_ANSWER_CHARACTERS:]
-    _, opened, after = tail.rpartition("<answer>")
-    return after.partition("</answer>")[0] if opened else response
+    _, opened, after = response.rpartition("<answer>")
+    if not opened:
+        return response
+    answer, closed, _ = after.partition("</answer>")
+    return answer if closed else ""
 
 
 def _solves(puzzle: _Puzzle, answer: str) -> bool:

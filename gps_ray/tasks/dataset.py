@@ -52,9 +52,10 @@ def load_data(data: DataConfig, num_probe_prompts: int) -> DataSets:
     nothing, or a probe larger than the pool.
     """
     if data.pool_file is None:
-        sets = load_generated_task(data.task, "set data.pool_file and data.evaluation_file").generate(data)
+        otherwise = "set data.pool_file and data.evaluation_file"
+        sets = load_generated_task(data.task, data.task_options, otherwise).generate(data)
     else:
-        sets = read_data_files(data, load_task(data.task))
+        sets = read_data_files(data, load_task(data.task, data.task_options))
     if num_probe_prompts > len(sets.pool):
         raise ConfigError(
             f"evaluation.num_probe_prompts: a pool probe of {num_probe_prompts} does not fit a pool of "

@@ -30,7 +30,11 @@ class DataSets:
 
 
 class Task(Protocol):
-    """A verifiable task. Responses are hostile text: ``verify`` never evaluates them as code."""
+    """A verifiable task. Responses are hostile text: ``verify`` never evaluates them as code.
+
+    A class of your own is called with ``data.task_options`` as keyword arguments, and is pickled into the process that
+    verifies.
+    """
 
     name: str
 

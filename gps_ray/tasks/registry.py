@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from gps_ray.base.errors import ConfigError
-from gps_ray.base.import_path import load_object
+from gps_ray.base.import_path import build_from_path
 from gps_ray.tasks.interface import GeneratedTask, Task
 
 __all__ = ["BUILT_IN_TASKS", "GeneratedTask", "load_generated_task", "load_task"]
@@ -14,23 +17,22 @@ BUILT_IN_TASKS = {
 }
 
 
-def load_task(name: str) -> Task:
-    """The task that ``data.task`` names: a built-in name, or 'package.module:Class' of a class without arguments.
+def load_task(name: str, options: Mapping[str, Any]) -> Task:
+    """The task that ``data.task`` names: a built-in name, or 'package.module:Class' of a class that takes
+    ``data.task_options`` as keyword arguments.
 
-    Raises ConfigError where there is none, or where it is not a task.
+    Raises ConfigError where there is none, where it refuses its options, or where it is not a task.
     """
     if name not in BUILT_IN_TASKS and ":" not in name:
         raise ConfigError(
             f"data.task: expected one of {', '.join(BUILT_IN_TASKS)} or 'package.module:Class', got {name!r}; "
             "change data.task"
         )
-    made_by = load_object(BUILT_IN_TASKS.get(name, name), "data.task")
-    try:
-        task = made_by()
-    except Exception as error:  # whatever a user's class raises
+    if name in BUILT_IN_TASKS and options:
         raise ConfigError(
-            f"data.task: {name!r} must be a class that is made without arguments ({error}); change data.task"
-        ) from error
+            f"data.task_options: {name} takes none, got {', '.join(options)}; its settings are keys of data.{name}"
+        )
+    task = build_from_path(BUILT_IN_TASKS.get(name, name), "data.task", options, "data.task_options")
     if not callable(getattr(task, "verify", None)) or not isinstance(getattr(task, "name", None), str):
         raise ConfigError(
             f"data.task: {name!r} is not a task, it needs a string 'name' and a method 'verify(prompt, response)'; "
@@ -39,12 +41,12 @@ def load_task(name: str) -> Task:
     return task  # type: ignore[no-any-return]
 
 
-def load_generated_task(name: str, otherwise: str) -> GeneratedTask:
+def load_generated_task(name: str, options: Mapping[str, Any], otherwise: str) -> GeneratedTask:
     """Like ``load_task``, for a task that makes its own prompts and warm-start examples.
 
     ``otherwise`` is the remedy in the ConfigError for a task that does not, e.g. "set data.pool_file".
     """
-    task = load_task(name)
+    task = load_task(name, options)
     if not isinstance(task, GeneratedTask):
         raise ConfigError(
             f"data.task: {name!r} generates no prompts (no vocabulary, generate, warm_start_examples); {otherwise}"

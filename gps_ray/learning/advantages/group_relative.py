@@ -21,8 +21,8 @@ EPSILON = 1e-6
 
 
 def all_equal(rewards: FloatArray) -> bool:
-    """Has the group no variance (also: fewer than two rollouts)? Compared exactly, not by a standard deviation that
-    rounding can lift off zero."""
+    """Are a group's rewards all the same (also: fewer than two rollouts)? Compared exactly, not by a standard
+    deviation that rounding can lift off zero."""
     return rewards.size < 2 or bool((rewards == rewards[0]).all())
 
 

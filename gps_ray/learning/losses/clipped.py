@@ -14,14 +14,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gps_ray.learning.losses.interface import ClipRange, PolicyTokens, TokenLoss
+from gps_ray.learning.losses.interface import ClipRange, PolicyTokens, TokenLoss, bounded_ratio
 
 __all__ = ["clipped_loss", "clipped_surrogate"]
 
 
 def clipped_loss(tokens: PolicyTokens, clip: ClipRange) -> TokenLoss:
     """The loss of each token."""
-    return clipped_surrogate(tokens.log_ratio().exp(), tokens.advantages, clip)
+    return clipped_surrogate(bounded_ratio(tokens.log_ratio()), tokens.advantages, clip)
 
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: ClipRange) -> TokenLoss:

@@ -8,10 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["MAX_LOG_RATIO", "ClipRange", "PolicyLoss", "PolicyTokens", "TokenLoss"]
+__all__ = ["MAX_LOG_RATIO", "ClipRange", "PolicyLoss", "PolicyTokens", "TokenLoss", "bounded_ratio"]
 
-# Ratios of whole responses are kept within exp(+-this): finite in float32, and far beyond any clip.
+# Ratios are kept within exp(+-this): finite in float32, and far beyond any clip.
 MAX_LOG_RATIO = 20.0
+
+
+def bounded_ratio(log_ratio: Tensor) -> Tensor:
+    """exp(log_ratio); beyond +-MAX_LOG_RATIO it stays where it is and has no gradient. Without the bound the gradient
+    of an inf that the clip hides is 0 * inf = NaN, and one such token costs the whole step."""
+    return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

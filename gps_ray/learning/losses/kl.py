@@ -4,7 +4,8 @@ With x = policy_it - reference_it::
 
     k1 = x                        unbiased, may be negative; as a loss its gradient has mean zero: for the reward
     k2 = x^2 / 2                  biased, but its gradient is that of the KL
-    k3 = exp(-x) + x - 1          unbiased, never negative
+    k3 = exp(-x) + x - 1          unbiased, never negative; x below -20 counts as -20 and has no gradient, for exp
+                                  would overflow
 
 Source: J. Schulman, "Approximating KL divergence", 2020; k3 in the loss: DeepSeekMath, arXiv 2402.03300, equation 4;
 k1 in the reward: REINFORCE++, arXiv 2501.03262, equation 9.
@@ -16,6 +17,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+
+from gps_ray.learning.losses.interface import MAX_LOG_RATIO
 
 __all__ = ["KlPenalty", "kl_estimate"]
 
@@ -29,4 +32,5 @@ def kl_estimate(policy: Tensor, reference: Tensor, mask: Tensor, kind: KlPenalty
         return -gap
     if kind == "k2":
         return 0.5 * gap * gap
+    gap = gap.clamp(max=MAX_LOG_RATIO)
     return gap.exp() - gap - 1.0

@@ -21,7 +21,7 @@ on-policy step needs no ratio.
 from __future__ import annotations
 
 from gps_ray.learning.losses.clipped import clipped_surrogate
-from gps_ray.learning.losses.interface import MAX_LOG_RATIO, ClipRange, PolicyTokens, TokenLoss
+from gps_ray.learning.losses.interface import ClipRange, PolicyTokens, TokenLoss, bounded_ratio
 
 __all__ = ["gspo_loss", "rloo_loss"]
 
@@ -30,11 +30,10 @@ def gspo_loss(tokens: PolicyTokens, clip: ClipRange) -> TokenLoss:
     """The loss of each response by the geometric mean of its ratios, on each of its tokens."""
     lengths = tokens.mask.sum(1, keepdim=True).clamp(min=1)
     log_ratio = tokens.log_ratio().sum(1, keepdim=True) / lengths
-    return clipped_surrogate(log_ratio.exp(), tokens.advantages, clip)
+    return clipped_surrogate(bounded_ratio(log_ratio), tokens.advantages, clip)
 
 
 def rloo_loss(tokens: PolicyTokens, clip: ClipRange) -> TokenLoss:
     """The loss of each response by the ratio of its probabilities, on each of its tokens."""
-    # A sum over many tokens can overflow, and the gradient of an inf that the clip hides would still be NaN.
-    log_ratio = tokens.log_ratio().sum(1, keepdim=True).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return clipped_surrogate(log_ratio.exp(), tokens.advantages, clip)
+    log_ratio = tokens.log_ratio().sum(1, keepdim=True)
+    return clipped_surrogate(bounded_ratio(log_ratio), tokens.advantages, clip)

@@ -43,7 +43,6 @@ def test_config_is_frozen() -> None:
         ("rolout.group_size=8", ["rolout", "unknown key", "rollout"]),
         ("run.num_steps=0", ["run.num_steps", "greater than or equal to 1", "got 0"]),
         ("run.num_steps=many", ["run.num_steps", "'many'"]),
-        ("rollout.group_size=1", ["rollout.group_size", "at least 2", "got 1"]),
         ("selection.num_prompts=5000", ["selection.num_prompts", "5000", "4000", "lower"]),
         ("evaluation.num_probe_prompts=9999", ["evaluation.num_probe_prompts", "9999", "4000"]),
         ("run.seed", ["key=value", "run.seed"]),

@@ -60,8 +60,14 @@ class SlowValueModel(torch.nn.Module):
 
 
 def _kl(kind: str, gap: Any, exp: Any) -> Any:
-    """Of policy - reference."""
-    return {"k1": gap, "k2": gap * gap / 2, "k3": exp(-gap) + gap - 1}[kind]
+    """Of policy - reference. Below -20 k3 stands still."""
+    bounded = max(gap, -20.0) if isinstance(gap, float) else gap.clamp(min=-20)
+    return {"k1": gap, "k2": gap * gap / 2, "k3": exp(-bounded) + bounded - 1}[kind]
+
+
+def _ratio(log_ratio: Tensor) -> Tensor:
+    """exp, but a log-ratio beyond 20 counts as 20 and has no gradient."""
+    return log_ratio.clamp(-20, 20).exp()
 
 
 class SlowLearner:
@@ -179,11 +185,11 @@ class SlowLearner:
         for row in rows:
             policy, old = _logprobs(self.model, row.rollout), torch.tensor(row.old, dtype=torch.float64)
             advantages = torch.tensor(row.advantages, dtype=torch.float64)
-            ratio = (policy - old).exp()
+            ratio = _ratio(policy - old)
             if self.config.loss == "gspo":
-                ratio = (policy - old).mean().exp().expand(row.length)
+                ratio = _ratio((policy - old).mean()).expand(row.length)
             if self.config.loss == "rloo":
-                ratio = (policy - old).sum().exp().expand(row.length)
+                ratio = _ratio((policy - old).sum()).expand(row.length)
             bounded = ratio.clamp(1 - low, 1 + high)
             if self.config.loss == "cispo":
                 tokens = -bounded.detach() * advantages * policy

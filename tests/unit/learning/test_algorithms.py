@@ -2,15 +2,17 @@
 
 import copy
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from gps_ray.base.errors import ConfigError
 from gps_ray.config import LearningConfig, TrainConfig
-from gps_ray.learning.algorithms import ALGORITHMS, resolve_algorithm
+from gps_ray.learning.algorithms import ALGORITHMS, check_algorithm, resolve_algorithm
 from gps_ray.learning.learner import Learner
+from gps_ray.loop.plan import resolve
 from gps_ray.model import load_model, load_weights_into
 from tests.unit.learning.rollouts import (
     ALL_WRONG,
@@ -25,7 +27,7 @@ from tests.unit.learning.rollouts import (
 )
 from tests.unit.learning.slow_update import SlowLearner
 
-# Ragged on purpose: 1 to 4 rollouts, with and without variance, with failures; both mini-batches have a gradient.
+# Ragged on purpose: 1 to 4 rollouts, useful and not, with failures; both mini-batches have a useful one.
 GROUPS = (MIXED, "wr", WITH_FAILURE, ALL_WRONG, "r")
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -64,12 +66,6 @@ def _config(name: str, **changes: Any) -> LearningConfig:
 def _update(learner: Learner, results: tuple[str, ...], seed: int) -> dict[str, float]:
     groups = make_groups(results, seed)
     return dict(learner.update(make_tables(groups), ids(groups)).metrics)
-
-
-def test_the_config_and_the_table_name_the_same_algorithms() -> None:
-    assert set(get_args(LearningConfig.model_fields["loss"].annotation)) == ALGORITHMS.keys()
-    for name, algorithm in ALGORITHMS.items():
-        assert _config(name).needs_groups == (algorithm.group_advantages is not None)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -146,13 +142,15 @@ def test_one_response_per_prompt_is_enough(model_directory: Path, name: str) -> 
     assert metrics["train/num_groups_equal_rewards"] == 5
     assert metrics["train/num_optimizer_steps"] == 2
     assert metrics["train/grad_norm"] > 0
-    TrainConfig.model_validate({"learning": {"loss": name}, "rollout": {"group_size": 1}})
+    check_algorithm(_config(name), group_size=1)
 
 
 @pytest.mark.parametrize("name", [name for name, a in ALGORITHMS.items() if a.group_advantages is not None])
 def test_algorithms_that_compare_within_a_group_refuse_groups_of_one(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name} compares the rollouts.*learning\.loss to ppo or reinforce_pp"):
-        TrainConfig.model_validate({"learning": {"loss": name}, "rollout": {"group_size": 1}})
+    check_algorithm(_config(name), group_size=2)
+    message = rf"^rollout\.group_size: {name} compares the rollouts.* got 1; .*learning\.loss to ppo or reinforce_pp"
+    with pytest.raises(ConfigError, match=message):
+        resolve(TrainConfig.model_validate({"learning": {"loss": name}, "rollout": {"group_size": 1}}))
 
 
 def test_the_value_model_learns_what_the_policy_can_expect(model_directory: Path) -> None:
@@ -181,3 +179,19 @@ def test_the_configs_settings_win_over_the_algorithms_own() -> None:
     assert (algorithm.clip.low, algorithm.clip.high) == (0.2, 0.5)
     assert penalty(20) == 0
     assert (algorithm.aggregation, algorithm.kl_penalty, algorithm.kl_in_reward) == ("seq-mean-token-mean", "k1", True)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_token_that_the_engine_held_for_impossible_costs_no_step(
+    model_directory: Path, start: Any, name: str
+) -> None:
+    groups = make_groups(GROUPS, 0)
+    for group in groups[:2]:  # one in each mini-batch
+        for rollout in group.rollouts:
+            rollout.sampled_logprobs[0] = -200.0
+    config = _config(name, kl_coefficient=0.1)
+    metrics = make_learner(model_directory, config).update(make_tables(groups), ids(groups)).metrics
+    assert metrics["train/num_skipped_updates"] == 0
+    assert np.isfinite(metrics["train/approx_kl"])
+    losses, _ = SlowLearner(start, config).update(groups)
+    assert metrics["train/loss"] == pytest.approx(np.mean(losses), rel=1e-4)

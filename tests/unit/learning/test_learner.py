@@ -254,7 +254,7 @@ def test_bfloat16_trains_float32_weights(model_directory: Path) -> None:
 
 def test_a_loss_that_is_not_finite_is_an_error_and_no_step(model_directory: Path) -> None:
     groups = make_groups([MIXED])
-    groups[0].rollouts[0].sampled_logprobs[0] = -np.inf
+    groups[0].rollouts[0].sampled_logprobs[0] = np.nan
     learner = _learner(model_directory, max_skipped_updates=0)
     before = learner.weights()
     with pytest.raises(LearnerError, match=r"update 1: expected a finite loss.*learning\.learning_rate"):
@@ -274,7 +274,7 @@ def test_activation_checkpointing_changes_nothing_but_memory(model_directory: Pa
 
 def test_a_step_that_is_not_finite_is_left_out_and_counted(model_directory: Path) -> None:
     good, bad = make_groups([MIXED], seed=1), make_groups([MIXED])
-    bad[0].rollouts[0].sampled_logprobs[0] = -np.inf
+    bad[0].rollouts[0].sampled_logprobs[0] = np.nan
     learner, untroubled = (_learner(model_directory, num_minibatches=1, max_skipped_updates=1) for _ in range(2))
     before = learner.weights()
     metrics = _update(learner, bad)

@@ -7,20 +7,20 @@ import torch
 from transformers import AutoModelForCausalLM, MistralConfig
 
 from gps_ray.learning.logprobs import can_share_prompts, token_logprobs
-from gps_ray.learning.packing import PackedBatch, PackedLine, Row, blank_batch, lines_of, pack, split_lines
+from gps_ray.learning.packing import PackedBatch, PackedLine, TrainRow, blank_batch, lines_of, pack, split_lines
 from gps_ray.model import load_model
 from tests.unit.learning.rollouts import VOCABULARY, make_model
 
 
-def _rows(seed: int, num_prompts: int = 40, group_size: int = 1) -> list[Row]:
+def _rows(seed: int, num_prompts: int = 40, group_size: int = 1) -> list[TrainRow]:
     rng = np.random.default_rng(seed)
-    rows: list[Row] = []
+    rows: list[TrainRow] = []
     for _ in range(num_prompts):
         prompt = rng.integers(3, VOCABULARY, rng.integers(1, 12)).astype(np.int32)
         for _ in range(group_size):
             num_response = int(rng.integers(1, 9))
             rows.append(
-                Row(
+                TrainRow(
                     prompt_tokens=prompt,
                     response_tokens=rng.integers(3, VOCABULARY, num_response).astype(np.int32),
                     sampled_logprobs=rng.normal(size=num_response).astype(np.float32),
@@ -146,7 +146,7 @@ def test_the_result_is_a_function_of_the_rows_and_ties_keep_their_order() -> Non
     for a, b in zip(pack(lines, 64), pack(lines, 64), strict=True):
         assert torch.equal(a.tokens, b.tokens)
         assert torch.equal(a.numbers, b.numbers)
-    same = [(Row(prompt_tokens=np.array([5]), response_tokens=np.array([6]), number=i),) for i in range(9)]
+    same = [(TrainRow(prompt_tokens=np.array([5]), response_tokens=np.array([6]), number=i),) for i in range(9)]
     assert torch.cat([batch.numbers for batch in pack(same, 3)]).tolist() == list(range(9))
 
 

@@ -71,10 +71,10 @@ def test_the_same_arguments_give_the_same_weights_and_another_seed_others(
 
 
 def test_every_example_comes_once_per_pass(model_directory: Path, tmp_path: Path) -> None:
-    from gps_ray.learning.packing import Row
+    from gps_ray.learning.packing import TrainRow
     from gps_ray.learning.supervised import _batches
 
-    rows = [Row(prompt_tokens=np.array([i]), response_tokens=np.array([1])) for i in range(10)]
+    rows = [TrainRow(prompt_tokens=np.array([i]), response_tokens=np.array([1])) for i in range(10)]
     order = [int(row.prompt_tokens[0]) for batch in _batches(rows, _config(num_steps=5, batch_size=4)) for row in batch]
     assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
     assert order[:10] != order[10:]

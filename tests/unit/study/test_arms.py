@@ -89,6 +89,11 @@ def test_a_finished_run_of_another_config_is_not_taken_for_this_one(tmp_path: Pa
     learning = moved.learning.model_copy(update={"learning_rate": 0.5})
     with pytest.raises(CheckpointError, match=r"moved/seed_0: learning\.learning_rate: .*0\.0001.*0\.5"):
         is_left(moved.model_copy(update={"learning": learning}))
+    cosine = run.learning.model_copy(update={"lr_scheduler_type": "cosine"})
+    file.write_text(run.model_copy(update={"learning": cosine}).model_dump_json())
+    learning = cosine.model_copy(update={"total_training_steps": 91})
+    with pytest.raises(CheckpointError, match=r"learning\.total_training_steps: the cosine .* 90, this config's at 91"):
+        is_left(moved.model_copy(update={"learning": learning}))
     file.write_text("run: {gone: 1}\n")
     with pytest.raises(CheckpointError, match=r"moved/seed_0: run\.gone: unknown key"):
         is_left(moved)

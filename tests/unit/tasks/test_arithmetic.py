@@ -1,4 +1,5 @@
 import re
+import time
 from collections import Counter
 from fractions import Fraction
 from itertools import combinations
@@ -111,6 +112,8 @@ def test_the_reference_calculator() -> None:
         ("0", "\\boxed{-0}"),
         ("17", "\\boxed{3} no, \\boxed{17}. Done"),
         ("17", "thinking " * 100_000 + "\\boxed{17}"),
+        ("17", "\\boxed{17}" + " Checked: ten and seven." * 100_000),
+        ("17", "\\boxed{17}" + " " * 5_000_000),
     ],
 )
 def test_right_answers(answer: str, response: str) -> None:
@@ -144,7 +147,7 @@ HOSTILE = [
     "\\boxed{10**10**10}",
     "\\boxed{10^10^10}",
     "\\boxed{" + "9" * 5_000_000 + "}",
-    "\\boxed{17}" + " " * 5_000_000,
+    "\\boxed{17" + " " * 5_000_000 + "}",
     "\\boxed{" * 500_000,
     "{" * 1_000_000,
     "\\boxed{17" + "{}" * 100 + "}",
@@ -152,8 +155,10 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("response", HOSTILE, ids=[ascii(response[:24]) for response in HOSTILE])
-def test_hostile_answers_are_wrong(response: str) -> None:
+def test_hostile_answers_are_wrong_and_quick(response: str) -> None:
+    start = time.perf_counter()
     assert not _is_right(_prompt("17"), response)
+    assert time.perf_counter() - start < 1.0
 
 
 def test_an_answer_that_is_no_integer_is_refused() -> None:

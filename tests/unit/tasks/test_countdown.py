@@ -74,6 +74,7 @@ def _parts(text: str) -> tuple[list[int], str, int]:
         "3 * 2 + 7 * 2 is wrong, so <answer> (3 + 7) * 2 </answer>",
         "<answer>3</answer> no: <answer>(3+7)*2 = 20</answer>.",
         "I think " * 100_000 + "<answer>(3+7)*2</answer>",
+        "<answer>(3+7)*2</answer>" + " Checked: two times ten." * 100_000,
     ],
 )
 def test_right_answers(response: str) -> None:
@@ -130,6 +131,10 @@ HOSTILE = [
     "<answer>",
     "<answer>(3+7)*2</answer> or <answer>3</answer>",
     "(3+7)*2</answer>",
+    "<answer> (3+7)*2",
+    "<answer>(3+7)*2</answer> or rather <answer>",
+    "</answer>(3+7)*2<answer>",
+    "<answer>(3+7)*2" + " " * 10_000_000 + "</answer>",
     "(" * 100_000 + "3" + ")" * 100_000,
     "(" * 60 + "3",
     "3" + " + 7" * 100_000,

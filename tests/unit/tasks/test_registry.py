@@ -24,18 +24,18 @@ class NotATask:
 
 @pytest.mark.parametrize("name", BUILT_IN_TASKS)
 def test_built_in_tasks_generate(name: str) -> None:
-    task = load_task(name)
+    task = load_task(name, {})
     assert task.name == name
     assert isinstance(task, GeneratedTask)
-    assert load_generated_task(name, "").vocabulary() == task.vocabulary()
+    assert load_generated_task(name, {}, "").vocabulary() == task.vocabulary()
 
 
 def test_a_users_own_task() -> None:
-    task = load_task(f"{__name__}:Echo")
+    task = load_task(f"{__name__}:Echo", {})
     prompt = Prompt(prompt_id="p", text="say hello", answer="hello", task="echo")
     assert task.verify(prompt, "hello") == (1.0, RolloutStatus.RIGHT)
     with pytest.raises(ConfigError, match=r"data\.task: .*Echo.* generates no prompts .*set data\.pool_file"):
-        load_generated_task(f"{__name__}:Echo", "set data.pool_file")
+        load_generated_task(f"{__name__}:Echo", {}, "set data.pool_file")
 
 
 @pytest.mark.parametrize(
@@ -44,16 +44,22 @@ def test_a_users_own_task() -> None:
         ("cuontdown", "arithmetic, countdown"),
         ("no_such_package:Task", "no_such_package"),
         (f"{__name__}:Missing", "Missing"),
-        (f"{__name__}:NeedsArguments", "without arguments"),
+        (f"{__name__}:NeedsArguments", "task_options: NeedsArguments takes (path: str) -> None"),
         (f"{__name__}:NotATask", "not a task"),
         (f"{__name__}:Echo.name", "Echo.name"),
-        ("json:dumps", "without arguments"),
+        ("json:dumps", "missing a required argument"),
+        ("collections:Counter", "not a task"),
     ],
 )
 def test_what_is_no_task_is_refused(name: str, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_task(name)
+        load_task(name, {})
     message = str(caught.value)
-    assert message.startswith("data.task: ")
+    assert message.startswith("data.task")
     assert expected in message
     assert "\n" not in message
+
+
+def test_built_in_tasks_have_their_own_section_and_no_options() -> None:
+    with pytest.raises(ConfigError, match=r"^data\.task_options: countdown takes none, got level; .* data\.countdown$"):
+        load_task("countdown", {"level": 3})

@@ -1,0 +1,48 @@
+"""What a resume looks at before anything starts."""
+
+from pathlib import Path
+
+import pytest
+
+from actors.training import open_folder
+from gps_ray.base.errors import CheckpointError
+from gps_ray.base.types import Prompt
+from gps_ray.config import TrainConfig
+from gps_ray.loop.plan import pool_fingerprint
+from gps_ray.run.checkpoint import Manifest
+from gps_ray.tasks.interface import DataSets
+
+pytestmark = pytest.mark.loop
+
+PROMPTS = (Prompt(prompt_id="p", text="say hello", answer="hello", task="echo"),)
+DATA = DataSets(pool=PROMPTS, evaluation=PROMPTS)
+FINGERPRINT = pool_fingerprint(DATA)
+
+
+def _config(directory: Path, num_steps: int, **learning: object) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {
+            "run": {"directory": directory, "num_steps": num_steps},
+            "learning": {"lr_scheduler_type": "cosine", **learning},
+        }
+    )
+
+
+def test_a_run_with_a_schedule_is_extended_at_its_lowest_rate_or_not_at_all(tmp_path: Path) -> None:
+    first = _config(tmp_path, 20)
+    _, store, _ = open_folder(first, DATA, FINGERPRINT, resume=False)
+    manifest = Manifest(
+        num_steps_done=20,
+        counters={},
+        next_selection=None,
+        config=first.model_dump(mode="json"),
+        pool_fingerprint=FINGERPRINT,
+        metrics_num_bytes=0,
+        samples_num_bytes=0,
+    )
+    store.commit(store.begin(20), manifest, [])
+    with pytest.raises(CheckpointError, match=r"learning\.total_training_steps: the cosine schedule .* update 20"):
+        open_folder(_config(tmp_path, 40), DATA, FINGERPRINT, resume=True)
+    _, _, found = open_folder(_config(tmp_path, 40, total_training_steps=20), DATA, FINGERPRINT, resume=True)
+    assert found is not None
+    assert found[1].num_steps_done == 20
