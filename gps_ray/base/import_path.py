@@ -1,13 +1,21 @@
-"""Objects of the user's own, named in the config as ``package.module:name``."""
+"""Objects of the user's own, named in the config as ``package.module:name``, and the options they are made with.
+
+Options are a mapping in the config that reaches the object as keyword arguments: its signature says which there are and
+what they default to, and it checks their values itself (TypeError, ValueError, or a pydantic model's own error).
+"""
 
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from pydantic import ValidationError
 
 from gps_ray.base.errors import ConfigError
 
-__all__ = ["load_object"]
+__all__ = ["build_from_path", "call_with_options", "check_options", "load_object"]
 
 
 def load_object(path: str, key: str) -> Any:
@@ -26,3 +34,57 @@ def load_object(path: str, key: str) -> Any:
         return getattr(module, name)
     except AttributeError as error:
         raise ConfigError(f"{key}: module {module_name!r} has no {name!r}; change {key}") from error
+
+
+def check_options(function: Callable[..., Any], options: Mapping[str, Any], options_key: str, num_args: int) -> None:
+    """Could ``function`` be called with ``num_args`` arguments and these options, by its signature?
+
+    So a misspelt option is known before anything starts. Raises ConfigError, naming ``options_key``.
+    """
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some functions written in C have none
+        return
+    try:
+        signature.bind(*[None] * num_args, **options)
+    except TypeError as error:
+        raise ConfigError(
+            f"{options_key}: {_name(function)} takes {signature}, but is called with {num_args} arguments and the "
+            f"options {dict(options)}: {error}; change {options_key}"
+        ) from error
+
+
+def call_with_options(function: Callable[..., Any], options: Mapping[str, Any], options_key: str, *args: Any) -> Any:
+    """``function(*args, **options)``. Raises ConfigError, naming ``options_key``, where it refuses its options.
+
+    Without options a TypeError or ValueError has nothing to do with the config and stays as it is.
+    """
+    if not options:
+        return function(*args)
+    try:
+        return function(*args, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{options_key}: {_name(function)} refuses {dict(options)}: {_one_line(error)}; change {options_key}"
+        ) from error
+
+
+def build_from_path(path: str, key: str, options: Mapping[str, Any], options_key: str, *args: Any) -> Any:
+    """What the class or function at ``path`` makes of ``args`` and ``options``. Raises ConfigError that names ``key``
+    or ``options_key``."""
+    factory = load_object(path, key)
+    if not callable(factory):
+        raise ConfigError(f"{key}: expected a class or function at {path!r}, got {factory!r}; change {key}")
+    check_options(factory, options, options_key, len(args))
+    return call_with_options(factory, options, options_key, *args)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", repr(function))
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}, got {first['input']!r}"
+    return " ".join(str(error).split())
