@@ -76,7 +76,7 @@ class DpsConfig(ConfigSection):
 
 
 class GresoConfig(ConfigSection):
-    """GRESO (arXiv 2506.02177): skip prompts whose recent groups had zero variance, with adapted probabilities."""
+    """GRESO (arXiv 2506.02177): skip prompts whose recent groups were not useful, with adapted probabilities."""
 
     start_probability: float = Field(0.5, gt=0, lt=1, description="p_easy and p_hard at the start.")
     min_survival: float = Field(0.01, gt=0, le=1, description="Least probability of not being skipped.")

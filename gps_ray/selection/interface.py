@@ -15,7 +15,8 @@ class PromptSelector(Protocol):
 
     def select(self, request: SelectionRequest) -> Selection:
         """``request.num_prompts`` distinct prompts of the pool outside ``request.excluded`` (fewer only where the
-        pool has no more). Does not change what ``observe`` learns from."""
+        pool has no more). Asked again, it answers the same. All it may change is a note of what it picked, so that
+        a state that is to go on from a selection is taken after it."""
         ...
 
     def observe(self, batch: OutcomeBatch) -> None:
