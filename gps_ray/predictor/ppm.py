@@ -100,9 +100,10 @@ class PpmPredictor:
         return torch.from_numpy((self._table.embeddings[rows] - self._shift) * self._scale)
 
     def observe(self, batch: OutcomeBatch) -> None:
-        self._seen[batch.rows] = True
-        if not np.any(batch.num_tried > 0):
+        tried = batch.num_tried > 0
+        if not tried.any():
             return
+        self._seen[batch.rows[tried]] = True
         self._window.append(batch)
         self._num_steps += 1
         batches = self._window.batches

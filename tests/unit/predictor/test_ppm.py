@@ -225,14 +225,15 @@ def test_everything_is_keyed_and_the_global_generator_is_left_alone() -> None:
     _assert_same(first.state(), state)
 
 
-def test_batches_without_a_verdict_change_nothing_but_what_was_seen() -> None:
+def test_batches_without_a_verdict_change_nothing() -> None:
     predictor = PpmPredictor(_table(), TINY, 0)
     fresh = _weights(predictor)
     predictor.observe(_batch(0, [], [], []))
     predictor.observe(_batch(1, [4, 5], [0, 0], [0, 0]))
     _assert_same(_weights(predictor), fresh)
-    assert predictor.seen(np.array([4, 6])).tolist() == [True, False]
+    assert predictor.seen(np.array([4, 6])).tolist() == [False, False]
     predictor.observe(_batch(2, [4, 6], [0, 1], [0, 1]))
+    assert predictor.seen(np.array([4, 6])).tolist() == [False, True]
     assert _weights(predictor).keys() != fresh.keys()
     assert all(np.isfinite(value) for value in predictor.metrics().values())
 

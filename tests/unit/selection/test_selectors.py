@@ -162,6 +162,15 @@ def test_posteriors_are_about_the_rows_asked_for(name: str) -> None:
     assert mean[1] == pytest.approx(mean[2])
 
 
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"uniform", "ds", "greso"}))
+def test_a_prompt_without_any_verdict_is_not_seen(name: str) -> None:
+    selector = _build(name)
+    outcomes = _outcomes(selector.select(_request(1)))
+    assert outcomes.num_tried[:2].tolist() == [0, 1]
+    selector.observe(outcomes)
+    assert selector.seen(outcomes.rows).tolist() == [False] + [True] * (NUM_PROMPTS - 1)
+
+
 def test_dynamic_sampling_charges_every_round_up_to_the_cap() -> None:
     """Rounds of six prompts; two useful groups in all: ten rounds, sixty distinct groups charged, two trained on."""
     config = SelectionConfig(selector="ds", num_prompts=NUM_PROMPTS)
