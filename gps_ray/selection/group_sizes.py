@@ -19,6 +19,9 @@ from gps_ray.selection.acquisition import expected_useful
 
 __all__ = ["group_sizes", "useful_gains"]
 
+# A gain that rises by less than this does so by rounding alone: 3e-12 at a thousand counts, 6e-9 at a million.
+_ROUNDING = 1e-6
+
 
 def useful_gains(posterior: Posterior, largest: int, rng: np.random.Generator) -> FloatArray:
     """[N, J]: what the j-th rollout (j = 1 .. J = ``largest``) adds to the probability of a useful group.
@@ -27,7 +30,10 @@ def useful_gains(posterior: Posterior, largest: int, rng: np.random.Generator) -
     """
     useful = expected_useful(posterior, range(2, largest + 1), rng)
     first = useful[0] / 2
-    return np.stack([first, first, *np.diff(useful, axis=0)], axis=1)
+    gains = np.stack([first, first, *np.diff(useful, axis=0)], axis=1)
+    # Several gains may be equal, and differences of probabilities round by more the more counts they come from.
+    falling = np.minimum.accumulate(gains, axis=1)
+    return np.where(gains - falling < _ROUNDING, falling, gains)
 
 
 def group_sizes(posterior: Posterior, total: int, smallest: int, largest: int, rng: np.random.Generator) -> IntArray:

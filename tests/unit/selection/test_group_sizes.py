@@ -68,6 +68,19 @@ def test_a_seldom_solved_prompt_gets_more_than_an_even_one_and_a_hopeless_one_th
     assert 2 < even < seldom
 
 
+@pytest.mark.parametrize("num_counts", [100, 1000, 10_000, 1_000_000])
+def test_many_counts_do_not_break_the_sharing_by_their_rounding(num_counts: int) -> None:
+    rng = generator(0, "test/counts")
+    for _ in range(20):
+        right = rng.uniform(0.05, 0.95, size=16) * num_counts
+        posterior = BetaPosterior(1 + right, 1 + num_counts - right)
+        sizes = group_sizes(posterior, 16 * 8, 4, 16, generator(0, "test"))
+        assert sizes.sum() == 16 * 8
+        # With so many counts the rates are as good as known.
+        exact = group_sizes(PointPosterior(posterior.mean()), 16 * 8, 4, 16, generator(0, "test"))
+        assert np.abs(sizes - exact).max() <= (2 if num_counts == 100 else 1)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
