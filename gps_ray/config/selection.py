@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -140,14 +140,29 @@ class FusedConfig(ConfigSection):
 class SelectionConfig(ConfigSection):
     """Which prompts next."""
 
-    selector: str = Field("gps", description="uniform, gps, gps_paper, ... or an import path 'package.module:factory'.")
+    selector: str = Field(
+        "gps",
+        description="uniform, gps, gps_paper, ... or an import path 'package.module:name' of a factory or a "
+        "SelectorRow.",
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="What a selector named by import path takes as keyword arguments."
+    )
     predictor: str | None = Field(
-        None, description="ppm, ... or an import path 'package.module:factory'; null: the selector's own."
+        None,
+        description="ppm, ... or an import path 'package.module:name' of a factory or a PredictorRow; null: the "
+        "selector's own.",
+    )
+    predictor_options: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of a predictor named by import path."
     )
     acquisition: str | None = Field(
         None,
         description="nearest_half, useful_group, ... or an import path 'package.module:function'; null: the selector's "
         "own.",
+    )
+    acquisition_options: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of an acquisition named by import path."
     )
     sampling_exponent: float | None = Field(
         None,
@@ -173,7 +188,8 @@ class SelectionConfig(ConfigSection):
     group_size_range: tuple[int, int] | None = Field(
         None,
         description="[fewest, most] rollouts of a prompt, rollout.group_size on average: shared out by what a further "
-        "rollout adds to the chance of a useful group. Needs a predictor; null: rollout.group_size for every prompt.",
+        "rollout adds to the chance of a useful group. Needs a predictor of success rates (dps has none); null: "
+        "rollout.group_size for every prompt.",
     )
     admission: Literal["keep_all", "useful_only"] | None = Field(
         None,

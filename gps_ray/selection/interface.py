@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from gps_ray.base.types import BoolArray, IntArray, Selection, SelectionRequest, State
-from gps_ray.predictor.interface import OutcomeBatch, Posterior
+from gps_ray.predictor.interface import OutcomeBatch, Posterior, Predictor
 
-__all__ = ["PromptSelector"]
+__all__ = ["PredictorRow", "PromptSelector", "SelectorRow"]
 
 
 class PromptSelector(Protocol):
@@ -32,3 +34,32 @@ class PromptSelector(Protocol):
     def state(self) -> State: ...
 
     def load_state(self, state: State) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectorRow:
+    """All that is to know of a selector by name. An import path may lead to a row, or to a bare factory, which stands
+    for a row with the defaults.
+
+    ``factory(config, table, group_size, run_seed, **options)`` makes it: ``config`` is the resolved ``selection``
+    section, ``options`` are ``selection.options`` (none for a built-in one). ``preset``: settings by dotted key under
+    ``selection``, used where the config leaves the key unset. ``predicts``: does it share out rollouts by a posterior
+    (``selection.group_size_range``)? ``admission``: the rule that its method has, used where ``selection.admission`` is
+    null. ``needs_true_rates``: must somebody tell it its candidates' success rates before every selection (the oracle)?
+    ``section``: where under ``selection`` a built-in one has settings of its own.
+    """
+
+    factory: Callable[..., PromptSelector]
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    predicts: bool = False
+    admission: Literal["keep_all", "useful_only"] = "keep_all"
+    needs_true_rates: bool = False
+    section: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictorRow:
+    """A predictor by name, like ``SelectorRow``; its options are ``selection.predictor_options``."""
+
+    factory: Callable[..., Predictor]
+    section: str | None = None
