@@ -59,7 +59,12 @@ class SelectorRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictorRow:
-    """A predictor by name, like ``SelectorRow``; its options are ``selection.predictor_options``."""
+    """A predictor by name, like ``SelectorRow``; its options are ``selection.predictor_options``.
+
+    ``predicts_rates``: is its posterior one of success rates? Otherwise it says what a group of the usual size will be,
+    and nothing of groups of other sizes.
+    """
 
     factory: Callable[..., Predictor]
+    predicts_rates: bool = True
     section: str | None = None

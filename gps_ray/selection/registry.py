@@ -84,7 +84,8 @@ def _fused(config: SelectionConfig, table: PromptTable, group_size: int, run_see
 PREDICTORS: dict[str, PredictorRow] = {
     "ppm": PredictorRow(factory=_ppm, section="ppm"),
     "beta_counts": PredictorRow(factory=_beta_counts, section="beta_counts"),
-    "markov_state": PredictorRow(factory=_markov_state, section="dps"),
+    # A prompt's state is that of whole groups: all wrong, mixed or all right.
+    "markov_state": PredictorRow(factory=_markov_state, predicts_rates=False, section="dps"),
     "value_model": PredictorRow(factory=_value_model, section="pcl"),
     "fused": PredictorRow(factory=_fused, section="fused"),
 }
@@ -277,6 +278,12 @@ def _check_shares_out(config: SelectionConfig, row: SelectorRow) -> None:
         raise ConfigError(
             f"selection.group_size_range: selector {config.selector!r} predicts nothing to share rollouts out by "
             "(predicts=False in its SelectorRow); set selection.group_size_range=null or another selection.selector"
+        )
+    if config.predictor is not None and not _predictor_row(config).predicts_rates:
+        raise ConfigError(
+            f"selection.group_size_range: predictor {config.predictor!r} of selector {config.selector!r} says nothing "
+            "of groups of another size (predicts_rates=False in its PredictorRow); set "
+            "selection.group_size_range=null or another selection.selector"
         )
 
 

@@ -12,10 +12,13 @@ from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import FloatArray
 from gps_ray.config import SelectionConfig, TrainConfig, load_config
 from gps_ray.predictor.beta_posterior import BetaPosterior
+from gps_ray.predictor.interface import PromptTable
 from gps_ray.predictor.point_posterior import PointPosterior
 from gps_ray.selection.acquisition import expected_useful
 from gps_ray.selection.group_sizes import group_sizes, useful_gains
+from gps_ray.selection.interface import PromptSelector
 from gps_ray.selection.registry import resolve_selection
+from gps_ray.selection.uniform import UniformSelector
 
 
 class DrawnPosterior:
@@ -93,6 +96,18 @@ def test_impossible_bounds_are_refused(overrides: list[str], message: str) -> No
         load_config(TrainConfig, None, overrides)
 
 
-def test_a_selector_that_predicts_nothing_cannot_share_out() -> None:
-    with pytest.raises(ConfigError, match="'uniform' predicts nothing"):
-        resolve_selection(SelectionConfig(selector="uniform", group_size_range=(2, 16)))
+def user_uniform(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> PromptSelector:
+    return UniformSelector(table, run_seed)
+
+
+@pytest.mark.parametrize("name", ["uniform", "ds", "greso", f"{__name__}:user_uniform"])
+def test_a_selector_that_predicts_nothing_cannot_share_out(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}' predicts nothing"):
+        resolve_selection(SelectionConfig(selector=name, group_size_range=(2, 16)))
+
+
+@pytest.mark.parametrize("changes", [{"selector": "dps"}, {"selector": "gps", "predictor": "markov_state"}])
+def test_a_predictor_of_whole_groups_cannot_share_out(changes: dict[str, str]) -> None:
+    """Its gains past the second rollout were all 0, so that the first prompts got the most and the rest the least."""
+    with pytest.raises(ConfigError, match=r"predictor 'markov_state' .*says nothing of groups of another size"):
+        resolve_selection(SelectionConfig(**changes, group_size_range=(4, 16)))
