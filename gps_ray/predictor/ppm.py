@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.keyed_random import generator, seed_64
+from gps_ray.base.states import below, nested
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
 from gps_ray.base.useful import useful_probability
 from gps_ray.config import PpmConfig
@@ -134,10 +135,10 @@ class PpmPredictor:
         return dict(self._metrics)
 
     def state(self) -> State:
-        state: State = {f"window/{name}": array for name, array in self._window.state().items()}
+        state = nested("window", self._window.state())
         state["num_steps"] = np.array(self._num_steps)
         state["seen"] = self._seen.copy()
-        state |= {f"metric/{name}": np.array(value) for name, value in self._metrics.items()}
+        state |= nested("metric", {name: np.array(value) for name, value in self._metrics.items()})
         for name, parameter in self._network.named_parameters():
             state[f"weight/{name}"] = parameter.detach().numpy().copy()
             for moment, value in self._optimizer.state.get(parameter, {}).items():
@@ -151,10 +152,10 @@ class PpmPredictor:
                 f"predictor state: expected {len(self._seen)} prompts, got {len(state['seen'])}; resume with the data "
                 "the run was started with (data.*)"
             )
-        self._window.load_state(_below("window/", state))
+        self._window.load_state(below("window", state))
         self._num_steps = int(state["num_steps"])
         self._seen = state["seen"].astype(np.bool_)
-        self._metrics = {name: float(value) for name, value in _below("metric/", state).items()}
+        self._metrics = {name: float(value) for name, value in below("metric", state).items()}
         self._optimizer.state.clear()
         for name, parameter in self._network.named_parameters():
             weight = state.get(f"weight/{name}")
@@ -170,7 +171,3 @@ class PpmPredictor:
                 self._optimizer.state[parameter] = {
                     moment: torch.from_numpy(np.array(value)) for moment, value in moments.items()
                 }
-
-
-def _below(prefix: str, state: State) -> State:
-    return {name[len(prefix) :]: array for name, array in state.items() if name.startswith(prefix)}

@@ -15,6 +15,7 @@ import numpy as np
 
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.keyed_random import generator
+from gps_ray.base.states import below, nested
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, SlotKind, State
 from gps_ray.config import GresoConfig
 from gps_ray.predictor.history import PromptIndex, ReuseCounter
@@ -173,8 +174,7 @@ class GresoSelector:
         }
 
     def state(self) -> State:
-        counters = {f"reuse/{name}": array for name, array in self._reuse.state().items()}
-        return counters | {
+        return nested("reuse", self._reuse.state()) | {
             "next_epoch": self._next_epoch.copy(),
             "picked_in": self._picked_in.copy(),
             "run": self._run.copy(),
@@ -193,9 +193,7 @@ class GresoSelector:
                 f"selector state: expected a pool of {len(self._run)} prompts, got {len(state['run'])}; "
                 "resume with the data the run was started with (data.*)"
             )
-        self._reuse.load_state(
-            {name.removeprefix("reuse/"): array for name, array in state.items() if name.startswith("reuse/")}
-        )
+        self._reuse.load_state(below("reuse", state))
         self._next_epoch = state["next_epoch"].astype(np.int64)
         self._picked_in = state["picked_in"].astype(np.int64)
         self._run = state["run"].astype(np.int64)

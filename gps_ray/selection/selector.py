@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from gps_ray.base.keyed_random import generator
+from gps_ray.base.states import below, nested
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, SlotKind, State
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.history import OutcomeWindow, PromptIndex, ReuseCounter, concatenate_batches
@@ -200,9 +201,11 @@ class PredictiveSelector:
         return {"predictor": self._predictor, "recent": self._recent, "reuse": self._reuse}
 
     def state(self) -> State:
-        return {f"{name}/{key}": array for name, part in self._parts().items() for key, array in part.state().items()}
+        state: State = {}
+        for name, part in self._parts().items():
+            state |= nested(name, part.state())
+        return state
 
     def load_state(self, state: State) -> None:
         for name, part in self._parts().items():
-            prefix = f"{name}/"
-            part.load_state({key[len(prefix) :]: array for key, array in state.items() if key.startswith(prefix)})
+            part.load_state(below(name, state))
