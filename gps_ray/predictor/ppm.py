@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from gps_ray.predictor.history import OutcomeWindow
 from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
 from gps_ray.predictor.ppm_network import build_network
 from gps_ray.predictor.ppm_training import GroupSet, group_sets, prior_of, replay_pairs, train_on_pairs
+from gps_ray.predictor.sampled_expectations import SampledExpectations
 
 __all__ = ["LatentDraws", "PpmPredictor"]
 
@@ -24,7 +27,7 @@ _NUM_SWAP_PROMPTS = 256
 _ROWS_AT_ONCE = 8192
 
 
-class LatentDraws:
+class LatentDraws(SampledExpectations):
     """A posterior held as success rates under M draws of z: ``rates`` [M, N]. The draws move all prompts together."""
 
     def __init__(self, rates: FloatArray) -> None:
@@ -41,10 +44,10 @@ class LatentDraws:
         """[S, N] float64: rows drawn with replacement from the M."""
         return self._rates[rng.integers(len(self._rates), size=num_draws)].astype(np.float64)
 
-    def expected_useful(self, group_size: int) -> FloatArray:
-        """[N] float64: mean over the draws of 1 - g^G - (1 - g)^G."""
-        useful = [useful_probability(rate, group_size) for rate in self._rates.astype(np.float64)]
-        return np.asarray(np.mean(useful, axis=0))
+    def expected_useful(self, group_sizes: Sequence[int], rng: np.random.Generator | None = None) -> FloatArray:
+        """[K, N] float64: mean over the M draws of 1 - g^G - (1 - g)^G."""
+        rates = self._rates.astype(np.float64)
+        return np.array([np.mean([useful_probability(rate, size) for rate in rates], axis=0) for size in group_sizes])
 
 
 class PpmPredictor:
@@ -77,6 +80,9 @@ class PpmPredictor:
     @property
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self._network.parameters())
+
+    def informed(self) -> bool:
+        return False
 
     def predict(self, rows: IntArray, step: int) -> Posterior:
         """M draws of z from p(z | newest batch), N(0, I) before the first."""

@@ -65,6 +65,9 @@ class ValueModelPredictor:
         self._seen = np.zeros(len(table.prompt_ids), dtype=np.bool_)
         self._loss = float("nan")
 
+    def informed(self) -> bool:
+        return False
+
     def predict(self, rows: IntArray, step: int) -> Posterior:
         with torch.no_grad():
             values = self._values(rows)

@@ -9,7 +9,6 @@ Groups that turn out useless all the same are dropped by the admission (``useful
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 
@@ -72,7 +71,6 @@ class GresoSelector:
         return min(wanted, request.num_prompts)
 
     def select(self, request: SelectionRequest) -> Selection:
-        started = time.process_time()
         free = self._index.free(request.excluded)
         num_free = int(np.count_nonzero(free))
         rows = self._next_rows(free, min(self.batch_size(request), num_free))
@@ -85,7 +83,6 @@ class GresoSelector:
             predicted_std=np.full(len(rows), np.nan),
             slot_kind=np.full(len(rows), SlotKind.CHOSEN, dtype=np.int8),
             num_candidates=num_free,
-            cpu_s=time.process_time() - started,
         )
 
     def _next_rows(self, free: BoolArray, num_wanted: int) -> IntArray:

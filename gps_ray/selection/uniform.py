@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from gps_ray.base.keyed_random import generator
@@ -28,7 +26,6 @@ class UniformSelector:
         self._reuse = ReuseCounter(table.num_pool)
 
     def select(self, request: SelectionRequest) -> Selection:
-        started = time.process_time()
         rows = self._due(self._index.free(request.excluded), request.num_prompts)
         return Selection(
             step=request.step,
@@ -39,7 +36,6 @@ class UniformSelector:
             predicted_std=np.full(len(rows), np.nan),
             slot_kind=np.full(len(rows), SlotKind.RANDOM, dtype=np.int8),
             num_candidates=self._table.num_pool,
-            cpu_s=time.process_time() - started,
         )
 
     def _due(self, free: BoolArray, num_prompts: int) -> IntArray:

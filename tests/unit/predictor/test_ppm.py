@@ -180,7 +180,9 @@ def test_posterior_mean_variance_draws_and_useful_share() -> None:
     drawn = posterior.sample(500, generator(0, "test"))
     assert drawn.shape == (500, 2)
     assert {round(float(x), 4) for x in drawn[:, 0]} == {0.1, 0.3, 0.8}
-    np.testing.assert_allclose(posterior.expected_useful(8), (1 - rates**8 - (1 - rates) ** 8).mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        posterior.expected_useful((8,))[0], (1 - rates**8 - (1 - rates) ** 8).mean(axis=0), rtol=1e-5
+    )
 
 
 def _weights(predictor: PpmPredictor) -> dict[str, FloatArray]:

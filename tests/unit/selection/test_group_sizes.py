@@ -14,14 +14,14 @@ from gps_ray.config import SelectionConfig, TrainConfig, load_config
 from gps_ray.predictor.beta_posterior import BetaPosterior
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.predictor.point_posterior import PointPosterior
-from gps_ray.selection.acquisition import expected_useful
+from gps_ray.predictor.sampled_expectations import SampledExpectations
 from gps_ray.selection.group_sizes import group_sizes, useful_gains
 from gps_ray.selection.interface import PromptSelector
 from gps_ray.selection.registry import resolve_selection
 from gps_ray.selection.uniform import UniformSelector
 
 
-class DrawnPosterior:
+class DrawnPosterior(SampledExpectations):
     """Two equally likely rates per prompt, without a closed form."""
 
     def __init__(self, low: FloatArray, high: FloatArray) -> None:
@@ -37,19 +37,19 @@ class DrawnPosterior:
         return np.where(rng.random((num_draws, 1)) < 0.5, self.low, self.high)
 
 
-BELIEFS = [
+POSTERIORS = [
     PointPosterior(np.array([0.5, 0.1, 0.0, 0.9])),
     BetaPosterior(np.array([1.0, 1.0, 20.0, 0.5]), np.array([1.0, 7.0, 20.0, 9.0])),
     DrawnPosterior(np.array([0.0, 0.4, 0.05, 0.5]), np.array([0.2, 0.6, 0.95, 0.5])),
 ]
 
 
-@pytest.mark.parametrize("posterior", BELIEFS)
+@pytest.mark.parametrize("posterior", POSTERIORS)
 def test_the_total_is_kept_and_no_other_sharing_is_better(posterior: BetaPosterior) -> None:
     sizes = group_sizes(posterior, 16, 2, 8, generator(0, "test"))
     assert sizes.dtype == np.int32
     assert sizes.sum() == 16
-    useful = expected_useful(posterior, range(2, 9), generator(0, "test"))
+    useful = posterior.expected_useful(range(2, 9), generator(0, "test"))
     values = {
         shares: sum(useful[n - 2, i] for i, n in enumerate(shares))
         for shares in itertools.product(range(2, 9), repeat=4)
@@ -59,9 +59,9 @@ def test_the_total_is_kept_and_no_other_sharing_is_better(posterior: BetaPosteri
 
 
 def test_gains_add_up_to_the_probability_of_a_useful_group() -> None:
-    posterior = BELIEFS[1]
+    posterior = POSTERIORS[1]
     gains = useful_gains(posterior, 6, generator(0, "test"))
-    np.testing.assert_allclose(gains.sum(axis=1), posterior.expected_useful(6))  # type: ignore[union-attr]
+    np.testing.assert_allclose(gains.sum(axis=1), posterior.expected_useful((6,))[0])
     assert (np.diff(gains, axis=1) <= 1e-12).all()
 
 
