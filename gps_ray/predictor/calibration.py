@@ -107,9 +107,9 @@ def _choose_ratio(part: FloatArray, whole: IntArray, size: IntArray) -> FloatArr
 
 
 def useful_auc(mean: FloatArray, num_right: IntArray, num_tried: IntArray, group_size: int) -> float:
-    """AUC of p^G + (1 - p)^G as a score for "this prompt's group will carry no gradient".
+    """AUC of p^G + (1 - p)^G as a score for "this prompt's group will not be useful".
 
-    A prompt counts as zero-variance with weight w = ``not_useful_share`` and as mixed with weight 1 - w, so that a
+    A prompt counts as not useful with weight w = ``not_useful_share`` and as useful with weight 1 - w, so that a
     probe with more tries than G uses all of them. NaN where only one kind occurs.
     """
     weight = np.clip(not_useful_share(num_right, num_tried, group_size), 0.0, 1.0)

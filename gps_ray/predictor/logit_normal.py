@@ -2,7 +2,7 @@
 
 Expectations over f by the trapezoid rule on location +- 5 standard deviations: for a sigmoid under a Gaussian its
 error falls off exponentially in 1 / (spacing * std). With 31 nodes it is below 1e-6 for E[g] and 1e-5 for groups of 8
-up to a std of 4; the likelihood of a mixed group of 8 is off by up to 1e-6, 4e-5, 6e-4 at a std of 2, 3, 4.
+up to a std of 4; the likelihood of a useful group of 8 is off by up to 1e-6, 4e-5, 6e-4 at a std of 2, 3, 4.
 """
 
 from __future__ import annotations

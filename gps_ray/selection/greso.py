@@ -19,6 +19,7 @@ from gps_ray.base.types import BoolArray, FloatArray, IntArray, Selection, Selec
 from gps_ray.config import GresoConfig
 from gps_ray.predictor.history import PromptIndex, ReuseCounter
 from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
+from gps_ray.selection.interface import unpredicted_selection
 
 __all__ = ["GresoSelector"]
 
@@ -74,16 +75,8 @@ class GresoSelector:
         free = self._index.free(request.excluded)
         num_free = int(np.count_nonzero(free))
         rows = self._next_rows(free, min(self.batch_size(request), num_free))
-        return Selection(
-            step=request.step,
-            round=request.round,
-            prompt_ids=tuple(self._table.prompt_ids[row] for row in rows),
-            num_rollouts=np.full(len(rows), request.group_size, dtype=np.int32),
-            predicted_mean=np.full(len(rows), np.nan),
-            predicted_std=np.full(len(rows), np.nan),
-            slot_kind=np.full(len(rows), SlotKind.CHOSEN, dtype=np.int8),
-            num_candidates=num_free,
-        )
+        prompt_ids = tuple(self._table.prompt_ids[row] for row in rows)
+        return unpredicted_selection(request, prompt_ids, SlotKind.CHOSEN, num_candidates=num_free)
 
     def _next_rows(self, free: BoolArray, num_wanted: int) -> IntArray:
         parts: list[IntArray] = []

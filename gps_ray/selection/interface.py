@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from gps_ray.base.types import BoolArray, IntArray, Selection, SelectionRequest, State
+import numpy as np
+
+from gps_ray.base.types import BoolArray, IntArray, Selection, SelectionRequest, SlotKind, State
 from gps_ray.predictor.interface import OutcomeBatch, Posterior, Predictor
 
-__all__ = ["PredictorRow", "PromptSelector", "SelectorRow"]
+__all__ = ["PredictorRow", "PromptSelector", "SelectorRow", "unpredicted_selection"]
 
 
 class PromptSelector(Protocol):
@@ -34,6 +36,23 @@ class PromptSelector(Protocol):
     def state(self) -> State: ...
 
     def load_state(self, state: State) -> None: ...
+
+
+def unpredicted_selection(
+    request: SelectionRequest, prompt_ids: tuple[str, ...], slot_kind: SlotKind, num_candidates: int
+) -> Selection:
+    """A selection of a selector that predicts nothing: ``request.group_size`` rollouts each, means and stds NaN."""
+    num_prompts = len(prompt_ids)
+    return Selection(
+        step=request.step,
+        round=request.round,
+        prompt_ids=prompt_ids,
+        num_rollouts=np.full(num_prompts, request.group_size, dtype=np.int32),
+        predicted_mean=np.full(num_prompts, np.nan),
+        predicted_std=np.full(num_prompts, np.nan),
+        slot_kind=np.full(num_prompts, slot_kind, dtype=np.int8),
+        num_candidates=num_candidates,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
