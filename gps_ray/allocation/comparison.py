@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gps_ray.allocation.bins import fit_bins
-from gps_ray.allocation.gains import expected_gains, rate_gains
+from gps_ray.allocation.gains import rate_gains
 from gps_ray.allocation.simulation import AllocationResult, measure, pass_table
 from gps_ray.base.errors import ConfigError, DataError
 from gps_ray.base.greedy import equal_order, sample_order
@@ -83,7 +83,7 @@ def compare_allocators(
     gains = {
         "length_bins": binned(_lengths(fitted_on), _lengths(spent_on)),
         "predicted_bins": binned(fitted_mean, mean),
-        "expected_gain": expected_gains(posterior, settings.maximum, generator(seed, "allocation/gains")),
+        "expected_gain": posterior.expected_gains(settings.maximum, generator(seed, "allocation/gains")),
         "plug_in": rate_gains(mean, settings.maximum),
         "oracle": rate_gains(rates, settings.maximum),
     }

@@ -11,7 +11,18 @@ from safetensors.numpy import load_file, save_file
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.types import State
 
-__all__ = ["load_state_file", "save_state_file"]
+__all__ = ["below", "load_state_file", "nested", "save_state_file"]
+
+
+def nested(prefix: str, state: State) -> State:
+    """A part's state as it stands in that of the whole: every name below ``prefix/``."""
+    return {f"{prefix}/{name}": array for name, array in state.items()}
+
+
+def below(prefix: str, state: State) -> State:
+    """The inverse of ``nested``: what stands below ``prefix/``, without it."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): array for name, array in state.items() if name.startswith(start)}
 
 
 def save_state_file(state: State, path: Path) -> None:

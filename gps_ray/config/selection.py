@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -79,7 +79,7 @@ class DpsConfig(ConfigSection):
 
 
 class GresoConfig(ConfigSection):
-    """GRESO (arXiv 2506.02177): skip prompts whose recent groups had zero variance, with adapted probabilities."""
+    """GRESO (arXiv 2506.02177): skip prompts whose recent groups were not useful, with adapted probabilities."""
 
     start_probability: float = Field(0.5, gt=0, lt=1, description="p_easy and p_hard at the start.")
     min_survival: float = Field(0.01, gt=0, le=1, description="Least probability of not being skipped.")
@@ -143,14 +143,29 @@ class FusedConfig(ConfigSection):
 class SelectionConfig(ConfigSection):
     """Which prompts next."""
 
-    selector: str = Field("gps", description="uniform, gps, gps_paper, ... or an import path 'package.module:factory'.")
+    selector: str = Field(
+        "gps",
+        description="uniform, gps, gps_paper, ... or an import path 'package.module:name' of a factory or a "
+        "SelectorRow.",
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="What a selector named by import path takes as keyword arguments."
+    )
     predictor: str | None = Field(
-        None, description="ppm, ... or an import path 'package.module:factory'; null: the selector's own."
+        None,
+        description="ppm, ... or an import path 'package.module:name' of a factory or a PredictorRow; null: the "
+        "selector's own.",
+    )
+    predictor_options: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of a predictor named by import path."
     )
     acquisition: str | None = Field(
         None,
         description="nearest_half, useful_group, ... or an import path 'package.module:function'; null: the selector's "
         "own.",
+    )
+    acquisition_options: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of an acquisition named by import path."
     )
     sampling_exponent: float | None = Field(
         None,
@@ -176,7 +191,8 @@ class SelectionConfig(ConfigSection):
     group_size_range: tuple[int, int] | None = Field(
         None,
         description="[fewest, most] rollouts of a prompt, rollout.group_size on average: shared out by what a further "
-        "rollout adds to the chance of a useful group. Needs a predictor; null: rollout.group_size for every prompt.",
+        "rollout adds to the chance of a useful group. Needs a predictor of success rates (dps has none); null: "
+        "rollout.group_size for every prompt.",
     )
     admission: Literal["keep_all", "useful_only"] | None = Field(
         None,

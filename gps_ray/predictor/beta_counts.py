@@ -29,6 +29,9 @@ class BetaCountsPredictor:
         self._beta = np.full(num_rows, config.prior_wrong)
         self._seen = np.zeros(num_rows, dtype=np.bool_)
 
+    def informed(self) -> bool:
+        return False
+
     def predict(self, rows: IntArray, step: int) -> Posterior:
         return BetaPosterior(self._alpha[rows], self._beta[rows])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,15 +34,18 @@ class BetaPosterior:
     def sample(self, num_draws: int, rng: np.random.Generator) -> FloatArray:
         return rng.beta(self.alpha, self.beta, size=(num_draws, len(self.alpha)))
 
-    def expected_useful(self, group_size: int) -> FloatArray:
-        """E[1 - g^G - (1 - g)^G] = 1 - (B(a + G, b) + B(a, b + G)) / B(a, b) [N]."""
+    def expected_useful(self, group_sizes: Sequence[int], rng: np.random.Generator | None = None) -> FloatArray:
+        """E[1 - g^G - (1 - g)^G] = 1 - (B(a + G, b) + B(a, b + G)) / B(a, b) [K, N]."""
         none = betaln(self.alpha, self.beta)
-        all_right = np.exp(betaln(self.alpha + group_size, self.beta) - none)
-        all_wrong = np.exp(betaln(self.alpha, self.beta + group_size) - none)
-        useful: FloatArray = 1.0 - all_right - all_wrong
-        return useful
 
-    def expected_gains(self, max_samples: int) -> FloatArray:
+        def useful(size: int) -> FloatArray:
+            all_right = np.exp(betaln(self.alpha + size, self.beta) - none)
+            all_wrong = np.exp(betaln(self.alpha, self.beta + size) - none)
+            return np.asarray(1.0 - all_right - all_wrong)
+
+        return np.array([useful(size) for size in group_sizes])
+
+    def expected_gains(self, max_samples: int, rng: np.random.Generator | None = None) -> FloatArray:
         """E[g (1 - g)^(j-1)] = B(a + 1, b + j - 1) / B(a, b) [N, J]: what the j-th sample of a prompt adds."""
         alpha, beta = self.alpha[:, None], self.beta[:, None]
         gains: FloatArray = np.exp(betaln(alpha + 1.0, beta + np.arange(max_samples)) - betaln(alpha, beta))

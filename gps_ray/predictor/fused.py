@@ -17,6 +17,7 @@ import numpy as np
 
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.keyed_random import generator
+from gps_ray.base.states import below, nested
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
 from gps_ray.config import FusedConfig
 from gps_ray.predictor.fused_features import TextFeatures, build_text_features
@@ -142,18 +143,23 @@ class FusedPredictor:
         return dict(self._metrics)
 
     def state(self) -> State:
-        state: State = {f"filter/{name}": array for name, array in self._filter.state().items()}
-        state |= {f"metric/{name}": np.array(value) for name, value in self._metrics.items()}
-        return {**state, "seen": self._seen.copy(), "fingerprint": self._fingerprint.copy()}
+        metrics = nested("metric", {name: np.array(value) for name, value in self._metrics.items()})
+        return {
+            **nested("filter", self._filter.state()),
+            **metrics,
+            "seen": self._seen.copy(),
+            "fingerprint": self._fingerprint.copy(),
+        }
 
     def load_state(self, state: State) -> None:
         """Raises CheckpointError where the state belongs to other prompts, features or settings."""
-        expected, found = self._filter.state(), {name: state.get(f"filter/{name}") for name in self._filter.state()}
-        for name, array in found.items():
-            if array is None or array.shape != expected[name].shape:
+        found = below("filter", state)
+        for name, expected in self._filter.state().items():
+            if name not in found or found[name].shape != expected.shape:
                 raise CheckpointError(
-                    f"predictor state: {name} should have shape {expected[name].shape}, got "
-                    f"{None if array is None else array.shape}; resume with the run's own data.* and selection.fused.*"
+                    f"predictor state: {name} should have shape {expected.shape}, got "
+                    f"{found[name].shape if name in found else None}; resume with the run's own data.* and "
+                    "selection.fused.*"
                 )
         fingerprint = state["fingerprint"]
         if fingerprint.shape != self._fingerprint.shape or not np.allclose(fingerprint, self._fingerprint, atol=1e-4):
@@ -161,8 +167,6 @@ class FusedPredictor:
                 "predictor state: its text features are not those of this run; resume with the run's own data.*, "
                 "selection.features.* and selection.fused.* on the machine type and library versions it started with"
             )
-        self._filter.load_state({name: array for name, array in found.items() if array is not None})
+        self._filter.load_state(found)
         self._seen = state["seen"].astype(np.bool_)
-        self._metrics = {
-            name.removeprefix("metric/"): float(value) for name, value in state.items() if name.startswith("metric/")
-        }
+        self._metrics = {name: float(value) for name, value in below("metric", state).items()}

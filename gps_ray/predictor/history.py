@@ -1,4 +1,4 @@
-"""What happened so far: outcomes by row of the prompt table, windows of recent steps, and the outcome files."""
+"""What happened so far: outcomes by row of the prompt table, a window of recent steps, how often prompts came back."""
 
 from __future__ import annotations
 

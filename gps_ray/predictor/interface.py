@@ -6,6 +6,7 @@ any predictor goes with any acquisition.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,7 +45,8 @@ class OutcomeBatch:
 
 
 class Posterior(Protocol):
-    """A posterior of N success rates."""
+    """A posterior of N success rates. One without closed forms takes both expectations from ``SampledExpectations``,
+    the only ones to draw from their ``rng``."""
 
     def mean(self) -> FloatArray:
         """[N] float64 in [0, 1]."""
@@ -58,12 +60,26 @@ class Posterior(Protocol):
         """[S, N] float64; a row is one joint draw."""
         ...
 
+    def expected_useful(self, group_sizes: Sequence[int], rng: np.random.Generator) -> FloatArray:
+        """E[1 - g^G - (1 - g)^G] [K, N] for K group sizes G: the probability of a useful group."""
+        ...
+
+    def expected_gains(self, max_samples: int, rng: np.random.Generator) -> FloatArray:
+        """E[g (1 - g)^(j-1)] [N, J], j = 1 .. J = ``max_samples``, falling in j: what the j-th sample of a prompt adds
+        to the probability that one is right."""
+        ...
+
 
 class Predictor(Protocol):
     """Learns from outcomes, predicts success rates. A loaded ``state`` goes on bit for bit."""
 
     def predict(self, rows: IntArray, step: int) -> Posterior:
         """The posterior of rows [N] before the outcomes of ``step`` are known. Does not change the state."""
+        ...
+
+    def informed(self) -> bool:
+        """Is a prediction worth more than a uniform batch before the first outcome (offline pre-training, the oracle)?
+        Otherwise the first batch is drawn at random."""
         ...
 
     def observe(self, batch: OutcomeBatch) -> None:

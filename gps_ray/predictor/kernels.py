@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gps_ray.base.types import FloatArray, IntArray
+from gps_ray.base.types import FloatArray, IntArray, State
 
 __all__ = ["RbfFeatures", "eigenfunctions", "rbf_scale", "squared_distances", "standardised"]
 
@@ -70,3 +70,21 @@ class RbfFeatures:
         kernel = np.exp(self.scale * squared_distances(np.asarray(values, dtype=np.float64), self.anchors))
         features: FloatArray = kernel @ self.projection - self.centre
         return features
+
+    def state(self) -> State:
+        return {
+            "anchors": self.anchors,
+            "scale": np.array(self.scale),
+            "projection": self.projection,
+            "centre": self.centre,
+        }
+
+    @classmethod
+    def from_state(cls, state: State) -> RbfFeatures:
+        """The inverse of ``state``; KeyError where an array is missing."""
+        return cls(
+            anchors=state["anchors"],
+            scale=float(state["scale"]),
+            projection=state["projection"],
+            centre=state["centre"],
+        )

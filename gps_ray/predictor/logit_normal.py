@@ -2,12 +2,12 @@
 
 Expectations over f by the trapezoid rule on location +- 5 standard deviations: for a sigmoid under a Gaussian its
 error falls off exponentially in 1 / (spacing * std). With 31 nodes it is below 1e-6 for E[g] and 1e-5 for groups of 8
-up to a std of 4; the likelihood of a mixed group of 8 is off by up to 1e-6, 4e-5, 6e-4 at a std of 2, 3, 4.
+up to a std of 4; the likelihood of a useful group of 8 is off by up to 1e-6, 4e-5, 6e-4 at a std of 2, 3, 4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,9 +62,13 @@ class LogitNormalPosterior:
         rates: FloatArray = expit(logits)
         return rates
 
-    def expected_useful(self, group_size: int) -> FloatArray:
-        """E[1 - g^G - (1 - g)^G] [N]: the probability that a group of G is neither all right nor all wrong."""
-        return expectation(self.location, self.logit_variance, lambda rate: useful_probability(rate, group_size))
+    def expected_useful(self, group_sizes: Sequence[int], rng: np.random.Generator | None = None) -> FloatArray:
+        """E[1 - g^G - (1 - g)^G] [K, N]: the probability that a group of G is neither all right nor all wrong."""
+
+        def useful(size: int) -> FloatArray:
+            return expectation(self.location, self.logit_variance, lambda rate: useful_probability(rate, size))
+
+        return np.array([useful(size) for size in group_sizes])
 
     def log_likelihood(self, num_right: IntArray, num_tried: IntArray) -> FloatArray:
         """log E[Binomial(k | n, g)] [N], each prompt by itself, for k of n right."""
@@ -75,7 +79,7 @@ class LogitNormalPosterior:
         total: FloatArray = log_choose + logsumexp(terms, axis=1, b=_WEIGHTS)
         return total
 
-    def expected_gains(self, max_samples: int) -> FloatArray:
+    def expected_gains(self, max_samples: int, rng: np.random.Generator | None = None) -> FloatArray:
         """E[g (1 - g)^(j-1)] [N, J]: what the j-th sample of a prompt adds."""
         gains = np.empty((len(self.location), max_samples))
         for start in range(0, len(self.location), _ROWS_AT_ONCE):

@@ -13,6 +13,7 @@ where pi_old is the posterior after the step before (not the prediction made fro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from gps_ray.base.errors import CheckpointError
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
 from gps_ray.config import DpsConfig
 from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
+from gps_ray.predictor.sampled_expectations import SampledExpectations
 
 __all__ = ["MarkovStatePosterior", "MarkovStatePredictor"]
 
@@ -28,7 +30,7 @@ _ALL_WRONG, _MIXED, _ALL_RIGHT = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
-class MarkovStatePosterior:
+class MarkovStatePosterior(SampledExpectations):
     """probabilities [N, 3] of the next group being all wrong, mixed or all right.
 
     DPS says nothing of the success rate inside "mixed"; as a rate the posterior is 0, uniform on (0, 1), or 1.
@@ -53,10 +55,9 @@ class MarkovStatePosterior:
         drawn = np.where(state < self.probabilities[:, _ALL_WRONG], 0.0, np.where(state < below_right, inside, 1.0))
         return drawn
 
-    def expected_useful(self, group_size: int) -> FloatArray:
-        """P(0 < k < G): the states are those of a whole group, so this is P(mixed) for the G that was observed."""
-        useful: FloatArray = self.probabilities[:, _MIXED]
-        return useful
+    def expected_useful(self, group_sizes: Sequence[int], rng: np.random.Generator | None = None) -> FloatArray:
+        """P(0 < k < G) [K, N]: the states are those of a whole group, so this is P(mixed) whatever the G asked for."""
+        return np.array([self.probabilities[:, _MIXED] for _ in group_sizes])
 
 
 class MarkovStatePredictor:
@@ -66,9 +67,12 @@ class MarkovStatePredictor:
         num_rows = len(table.prompt_ids)
         self._config = config
         self._alpha = np.full((num_rows, 3, 3), config.prior_count)
-        self._belief = np.full((num_rows, 3), 1 / 3)
+        self._posterior = np.full((num_rows, 3), 1 / 3)
         self._prediction = np.full((num_rows, 3), 1 / 3)
         self._seen = np.zeros(num_rows, dtype=np.bool_)
+
+    def informed(self) -> bool:
+        return False
 
     def predict(self, rows: IntArray, step: int) -> Posterior:
         return MarkovStatePosterior(self._prediction[rows])
@@ -78,13 +82,13 @@ class MarkovStatePredictor:
         transition = self._alpha / self._alpha.sum(axis=1, keepdims=True)
         new_posterior = self._prediction.copy()
         new_posterior[rows] = np.eye(3)[states]
-        joint = new_posterior[rows][:, :, None] * self._belief[rows][:, None, :] * transition[rows]
+        joint = new_posterior[rows][:, :, None] * self._posterior[rows][:, None, :] * transition[rows]
         decay = self._config.discount
         self._alpha = decay * self._alpha + (1 - decay) * self._config.prior_count
         self._alpha[rows] += joint / joint.sum(axis=(1, 2), keepdims=True)
         transition = self._alpha / self._alpha.sum(axis=1, keepdims=True)
         self._prediction = np.einsum("nij,nj->ni", transition, new_posterior)
-        self._belief = new_posterior
+        self._posterior = new_posterior
         self._seen[rows] = True
 
     @staticmethod
@@ -109,7 +113,7 @@ class MarkovStatePredictor:
     def state(self) -> State:
         return {
             "alpha": self._alpha.copy(),
-            "posterior": self._belief.copy(),
+            "posterior": self._posterior.copy(),
             "prediction": self._prediction.copy(),
             "seen": self._seen.copy(),
         }
@@ -121,6 +125,6 @@ class MarkovStatePredictor:
                 f"{len(state['alpha'])}; resume with the data the run was started with (data.*)"
             )
         self._alpha = state["alpha"].astype(np.float64)
-        self._belief = state["posterior"].astype(np.float64)
+        self._posterior = state["posterior"].astype(np.float64)
         self._prediction = state["prediction"].astype(np.float64)
         self._seen = state["seen"].astype(np.bool_)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.keyed_random import generator, seed_64
+from gps_ray.base.states import below, nested
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
 from gps_ray.base.useful import useful_probability
 from gps_ray.config import PpmConfig
@@ -15,6 +18,7 @@ from gps_ray.predictor.history import OutcomeWindow
 from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
 from gps_ray.predictor.ppm_network import build_network
 from gps_ray.predictor.ppm_training import GroupSet, group_sets, prior_of, replay_pairs, train_on_pairs
+from gps_ray.predictor.sampled_expectations import SampledExpectations
 
 __all__ = ["LatentDraws", "PpmPredictor"]
 
@@ -23,7 +27,7 @@ _NUM_SWAP_PROMPTS = 256
 _ROWS_AT_ONCE = 8192
 
 
-class LatentDraws:
+class LatentDraws(SampledExpectations):
     """A posterior held as success rates under M draws of z: ``rates`` [M, N]. The draws move all prompts together."""
 
     def __init__(self, rates: FloatArray) -> None:
@@ -40,10 +44,10 @@ class LatentDraws:
         """[S, N] float64: rows drawn with replacement from the M."""
         return self._rates[rng.integers(len(self._rates), size=num_draws)].astype(np.float64)
 
-    def expected_useful(self, group_size: int) -> FloatArray:
-        """[N] float64: mean over the draws of 1 - g^G - (1 - g)^G."""
-        useful = [useful_probability(rate, group_size) for rate in self._rates.astype(np.float64)]
-        return np.asarray(np.mean(useful, axis=0))
+    def expected_useful(self, group_sizes: Sequence[int], rng: np.random.Generator | None = None) -> FloatArray:
+        """[K, N] float64: mean over the M draws of 1 - g^G - (1 - g)^G."""
+        rates = self._rates.astype(np.float64)
+        return np.array([np.mean([useful_probability(rate, size) for rate in rates], axis=0) for size in group_sizes])
 
 
 class PpmPredictor:
@@ -77,6 +81,9 @@ class PpmPredictor:
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self._network.parameters())
 
+    def informed(self) -> bool:
+        return False
+
     def predict(self, rows: IntArray, step: int) -> Posterior:
         """M draws of z from p(z | newest batch), N(0, I) before the first."""
         batches = self._window.batches
@@ -100,9 +107,10 @@ class PpmPredictor:
         return torch.from_numpy((self._table.embeddings[rows] - self._shift) * self._scale)
 
     def observe(self, batch: OutcomeBatch) -> None:
-        self._seen[batch.rows] = True
-        if not np.any(batch.num_tried > 0):
+        tried = batch.num_tried > 0
+        if not tried.any():
             return
+        self._seen[batch.rows[tried]] = True
         self._window.append(batch)
         self._num_steps += 1
         batches = self._window.batches
@@ -133,10 +141,10 @@ class PpmPredictor:
         return dict(self._metrics)
 
     def state(self) -> State:
-        state: State = {f"window/{name}": array for name, array in self._window.state().items()}
+        state = nested("window", self._window.state())
         state["num_steps"] = np.array(self._num_steps)
         state["seen"] = self._seen.copy()
-        state |= {f"metric/{name}": np.array(value) for name, value in self._metrics.items()}
+        state |= nested("metric", {name: np.array(value) for name, value in self._metrics.items()})
         for name, parameter in self._network.named_parameters():
             state[f"weight/{name}"] = parameter.detach().numpy().copy()
             for moment, value in self._optimizer.state.get(parameter, {}).items():
@@ -150,10 +158,10 @@ class PpmPredictor:
                 f"predictor state: expected {len(self._seen)} prompts, got {len(state['seen'])}; resume with the data "
                 "the run was started with (data.*)"
             )
-        self._window.load_state(_below("window/", state))
+        self._window.load_state(below("window", state))
         self._num_steps = int(state["num_steps"])
         self._seen = state["seen"].astype(np.bool_)
-        self._metrics = {name: float(value) for name, value in _below("metric/", state).items()}
+        self._metrics = {name: float(value) for name, value in below("metric", state).items()}
         self._optimizer.state.clear()
         for name, parameter in self._network.named_parameters():
             weight = state.get(f"weight/{name}")
@@ -169,7 +177,3 @@ class PpmPredictor:
                 self._optimizer.state[parameter] = {
                     moment: torch.from_numpy(np.array(value)) for moment, value in moments.items()
                 }
-
-
-def _below(prefix: str, state: State) -> State:
-    return {name[len(prefix) :]: array for name, array in state.items() if name.startswith(prefix)}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gps_ray.base.keyed_random import generator
+from gps_ray.base.states import below, nested
 from gps_ray.base.types import FloatArray, State
 from gps_ray.predictor.kernels import RbfFeatures
 from gps_ray.predictor.ngrams import CHARACTERS, WORDS, inverse_frequency, tfidf
@@ -89,30 +90,17 @@ class TextEncoder:
 
     def state(self) -> State:
         state: State = {"mean": self.mean, "std": self.std}
-        state |= {f"inverse_frequency/{name}": values for name, values in self.inverse_frequencies.items()}
+        state |= nested("inverse_frequency", self.inverse_frequencies)
         for name, kernel in self.kernels.items():
-            state |= {
-                f"{name}/anchors": kernel.anchors,
-                f"{name}/scale": np.array(kernel.scale),
-                f"{name}/projection": kernel.projection,
-                f"{name}/centre": kernel.centre,
-            }
+            state |= nested(name, kernel.state())
         return state
 
     @classmethod
     def from_state(cls, state: State) -> TextEncoder:
         """The inverse of ``state``; KeyError where an array is missing."""
         return cls(
-            inverse_frequencies={name: state[f"inverse_frequency/{name}"] for name in _HASHERS},
+            inverse_frequencies={name: below("inverse_frequency", state)[name] for name in _HASHERS},
             mean=state["mean"],
             std=state["std"],
-            kernels={
-                name: RbfFeatures(
-                    anchors=state[f"{name}/anchors"],
-                    scale=float(state[f"{name}/scale"]),
-                    projection=state[f"{name}/projection"],
-                    centre=state[f"{name}/centre"],
-                )
-                for name in _SHARPNESS
-            },
+            kernels={name: RbfFeatures.from_state(below(name, state)) for name in _SHARPNESS},
         )

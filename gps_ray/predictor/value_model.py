@@ -14,6 +14,7 @@ import torch
 
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.keyed_random import seed_64
+from gps_ray.base.states import below, nested
 from gps_ray.base.types import BoolArray, IntArray, State
 from gps_ray.config import PclConfig
 from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
@@ -27,6 +28,10 @@ def _standardised(table: PromptTable) -> torch.Tensor:
     scale = pool.std(axis=0)
     scale[scale < 1e-12] = 1.0
     return torch.from_numpy(((table.embeddings - pool.mean(axis=0)) / scale).astype(np.float32))
+
+
+def _tensors(state: State) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
 
 
 def _value_model(num_features: int, hidden_dim: int, seed: int) -> torch.nn.Sequential:
@@ -59,6 +64,9 @@ class ValueModelPredictor:
         )
         self._seen = np.zeros(len(table.prompt_ids), dtype=np.bool_)
         self._loss = float("nan")
+
+    def informed(self) -> bool:
+        return False
 
     def predict(self, rows: IntArray, step: int) -> Posterior:
         with torch.no_grad():
@@ -94,9 +102,9 @@ class ValueModelPredictor:
 
     def state(self) -> State:
         state: State = {"seen": self._seen.copy(), "loss": np.array(self._loss)}
-        state |= {f"model/{name}": value.numpy().copy() for name, value in self._model.state_dict().items()}
+        state |= nested("model", {name: value.numpy().copy() for name, value in self._model.state_dict().items()})
         for index, moments in self._optimizer.state_dict()["state"].items():
-            state |= {f"optimizer/{index}/{name}": value.numpy().copy() for name, value in moments.items()}
+            state |= nested(f"optimizer/{index}", {name: value.numpy().copy() for name, value in moments.items()})
         return state
 
     def load_state(self, state: State) -> None:
@@ -107,21 +115,16 @@ class ValueModelPredictor:
             )
         self._seen = state["seen"].astype(np.bool_)
         self._loss = float(state["loss"])
-        arrays = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
         try:
-            self._model.load_state_dict(
-                {name.removeprefix("model/"): value for name, value in arrays.items() if name.startswith("model/")}
-            )
+            self._model.load_state_dict(_tensors(below("model", state)))
         except RuntimeError as error:
             raise CheckpointError(
                 f"selector state: the value model does not fit ({str(error).splitlines()[-1].strip()}); "
                 "resume with the run's own selection.pcl and selection.features"
             ) from error
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in arrays.items():
-            if name.startswith("optimizer/"):
-                _, index, key = name.split("/")
-                moments.setdefault(int(index), {})[key] = value
+        optimizer = below("optimizer", state)
+        indices = {name.partition("/")[0] for name in optimizer}
+        moments = {int(index): _tensors(below(index, optimizer)) for index in indices}
         self._optimizer.load_state_dict(
             {"state": moments, "param_groups": self._optimizer.state_dict()["param_groups"]}
         )

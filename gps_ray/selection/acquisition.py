@@ -5,21 +5,18 @@ An acquisition sees only the posterior, so that any of them goes with any predic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.types import FloatArray
-from gps_ray.base.useful import useful_probability
 from gps_ray.predictor.interface import Posterior
 
 __all__ = [
     "ACQUISITIONS",
-    "NUM_DRAWS",
     "THRESHOLD",
     "Acquisition",
-    "expected_useful",
     "nearest_half",
     "sampled",
     "thompson_nearest_half",
@@ -31,27 +28,11 @@ __all__ = [
 # (posterior of N prompts, group size G, keyed generator) -> scores [N] float64, higher is better.
 Acquisition = Callable[[Posterior, int, np.random.Generator], FloatArray]
 
-# Joint draws where an expectation has no closed form: standard error at most .5 / sqrt(128) = .044 per prompt.
-NUM_DRAWS = 128
-
 # What a score of 0 counts as where prompts are drawn by their scores.
 _SMALLEST_SCORE = 1e-6
 
 # Success rates that MoPPS's threshold rule accepts.
 THRESHOLD = (0.3, 0.7)
-
-
-def expected_useful(posterior: Posterior, group_sizes: Iterable[int], rng: np.random.Generator) -> FloatArray:
-    """E[1 - g^G - (1 - g)^G] under the whole posterior for several G: [K, N] for K group sizes.
-
-    Taken from the posterior's own ``expected_useful(group_size)`` [N] where it has that method (a closed form), else as
-    the mean over ``NUM_DRAWS`` joint draws of ``rng``, the same for every G.
-    """
-    closed_form = getattr(posterior, "expected_useful", None)
-    if closed_form is not None:
-        return np.array([closed_form(size) for size in group_sizes], dtype=np.float64)
-    draws = posterior.sample(NUM_DRAWS, rng)
-    return np.array([useful_probability(draws, size).mean(axis=0) for size in group_sizes])
 
 
 def nearest_half(posterior: Posterior, group_size: int, rng: np.random.Generator) -> FloatArray:
@@ -62,7 +43,7 @@ def nearest_half(posterior: Posterior, group_size: int, rng: np.random.Generator
 
 def useful_group(posterior: Posterior, group_size: int, rng: np.random.Generator) -> FloatArray:
     """u = E[1 - g^G - (1 - g)^G] under the whole posterior: the expected probability of a useful group."""
-    score: FloatArray = expected_useful(posterior, (group_size,), rng)[0]
+    score: FloatArray = posterior.expected_useful((group_size,), rng)[0]
     return score
 
 

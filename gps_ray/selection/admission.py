@@ -10,11 +10,9 @@ from collections.abc import Sequence
 
 from gps_ray.base.types import BoolArray
 from gps_ray.config import SelectionConfig
+from gps_ray.selection.registry import selector_row
 
-__all__ = ["MAX_ROUNDS", "USEFUL_ONLY_SELECTORS", "Admission", "build_admission"]
-
-# Selectors whose method includes the filter after the rollout (DAPO, arXiv 2503.14476; GRESO, arXiv 2506.02177).
-USEFUL_ONLY_SELECTORS = frozenset({"ds", "greso"})
+__all__ = ["MAX_ROUNDS", "Admission", "build_admission"]
 
 # Rounds per step where selection.max_rounds is null. Ten is DAPO's limit, used for Countdown; set 4 for maths.
 MAX_ROUNDS = {"keep_all": 1, "useful_only": 10}
@@ -70,7 +68,7 @@ class Admission:
 
 
 def build_admission(config: SelectionConfig) -> Admission:
-    """The rule of ``selection.admission``, or, where that is null, the one the selector's paper has."""
-    rule = config.admission or ("useful_only" if config.selector in USEFUL_ONLY_SELECTORS else "keep_all")
+    """The rule of ``selection.admission``, or, where that is null, the one of the selector's row."""
+    rule = config.admission or selector_row(config).admission
     max_rounds = MAX_ROUNDS[rule] if config.max_rounds is None else config.max_rounds
     return Admission(useful_only=rule == "useful_only", max_rounds=max_rounds)

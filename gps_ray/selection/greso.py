@@ -1,4 +1,4 @@
-"""GRESO: skip, before the rollout, prompts whose recent groups had zero variance (arXiv 2506.02177).
+"""GRESO: skip, before the rollout, prompts whose recent groups were not useful (arXiv 2506.02177).
 
 A prompt whose last z groups were all of one kind (all right: easy, all wrong: hard) is skipped with probability
 1 - max(p^z, 0.01), where p is p_easy or p_hard. After every step p falls by .01 where the share of that kind among
@@ -9,29 +9,35 @@ Groups that turn out useless all the same are dropped by the admission (``useful
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.keyed_random import generator
+from gps_ray.base.states import below, nested
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, SlotKind, State
 from gps_ray.config import GresoConfig
 from gps_ray.predictor.history import PromptIndex, ReuseCounter
 from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
+from gps_ray.selection.interface import unpredicted_selection
 
 __all__ = ["GresoSelector"]
 
 # Epochs searched for one batch before the rest is filled without skipping (a pool in which nearly all is skipped).
 _NUM_EPOCHS_AHEAD = 16
+# In place of an epoch: not selected, or only to fill a batch without skipping, which is nobody's turn.
+_NO_EPOCH = -1
 
 
 class GresoSelector:
     """Goes through the pool in a fresh random order per epoch, leaving out skipped prompts.
 
-    State: the place in the epoch, the last run of zero-variance groups per prompt, and the two probabilities. A prompt
-    is skipped where its coin, drawn by (run_seed, epoch, prompt), is below its skip probability, so ``select`` changes
-    nothing; ``observe`` moves the place behind the last prompt that came back.
+    State: the epoch of each prompt's next turn, the last run of groups of one kind per prompt, and the two
+    probabilities. A prompt is skipped where its coin, drawn by (run_seed, epoch, prompt), is below its skip
+    probability. A batch may reach into later epochs, and which prompts a coin skips moves with the probabilities: so
+    ``select`` notes in which epoch it took each prompt, and in ``observe`` the turns of the prompts that come back are
+    over, and those of all that were skipped before the last of them. The notes are part of the state; outcomes of
+    prompts that were never selected are nobody's turn.
     """
 
     def __init__(self, table: PromptTable, config: GresoConfig, run_seed: int) -> None:
@@ -40,9 +46,9 @@ class GresoSelector:
         self._run_seed = run_seed
         self._index = PromptIndex(table)
         self._reuse = ReuseCounter(table.num_pool)
-        self._epoch = 0
-        self._place = 0
-        # > 0: run of all-right groups, < 0: run of all-wrong groups, 0: the last group was mixed (or there is none).
+        self._next_epoch = np.zeros(table.num_pool, dtype=np.int64)
+        self._picked_in = np.full(table.num_pool, _NO_EPOCH, dtype=np.int64)
+        # > 0: run of all-right groups, < 0: run of all-wrong groups, 0: the last group was useful (or there is none).
         self._run = np.zeros(table.num_pool, dtype=np.int64)
         self._p_easy = self._p_hard = config.start_probability
 
@@ -53,7 +59,7 @@ class GresoSelector:
         return 1.0 - survival
 
     def batch_size(self, request: SelectionRequest) -> int:
-        """min(safety_factor * missing / (1 - zero-variance ratio), num_prompts).
+        """min(safety_factor * missing / useful ratio, num_prompts).
 
         The ratio is that of this step so far: ``request.excluded`` counts as rolled out (exact where no other step is
         in flight). The first round asks for the full ``num_prompts``.
@@ -66,33 +72,27 @@ class GresoSelector:
         return min(wanted, request.num_prompts)
 
     def select(self, request: SelectionRequest) -> Selection:
-        started = time.process_time()
         free = self._index.free(request.excluded)
         num_free = int(np.count_nonzero(free))
         rows = self._next_rows(free, min(self.batch_size(request), num_free))
-        return Selection(
-            step=request.step,
-            round=request.round,
-            prompt_ids=tuple(self._table.prompt_ids[row] for row in rows),
-            num_rollouts=np.full(len(rows), request.group_size, dtype=np.int32),
-            predicted_mean=np.full(len(rows), np.nan),
-            predicted_std=np.full(len(rows), np.nan),
-            slot_kind=np.full(len(rows), SlotKind.CHOSEN, dtype=np.int8),
-            num_candidates=num_free,
-            cpu_s=time.process_time() - started,
-        )
+        prompt_ids = tuple(self._table.prompt_ids[row] for row in rows)
+        return unpredicted_selection(request, prompt_ids, SlotKind.CHOSEN, num_candidates=num_free)
 
     def _next_rows(self, free: BoolArray, num_wanted: int) -> IntArray:
         parts: list[IntArray] = []
-        for ahead in range(_NUM_EPOCHS_AHEAD + 1):
-            order = self._order(self._epoch + ahead)[self._place if ahead == 0 else 0 :]
-            allowed = free & self._kept(self._epoch + ahead) if ahead < _NUM_EPOCHS_AHEAD else free
-            taken = order[allowed[order]][:num_wanted]
-            parts.append(taken)
-            free[taken] = False
-            num_wanted -= len(taken)
+        for epoch in range(self._epoch, self._epoch + _NUM_EPOCHS_AHEAD):
+            order = self._order(epoch)
+            allowed = free & (self._next_epoch <= epoch) & self._kept(epoch)
+            parts.append(order[allowed[order]][:num_wanted])
+            self._picked_in[parts[-1]] = epoch
+            free[parts[-1]] = False
+            num_wanted -= len(parts[-1])
             if num_wanted == 0:
                 break
+        else:
+            order = self._order(self._epoch + _NUM_EPOCHS_AHEAD)
+            parts.append(order[free[order]][:num_wanted])
+            self._picked_in[parts[-1]] = _NO_EPOCH
         return np.concatenate(parts)
 
     def _order(self, epoch: int) -> IntArray:
@@ -121,16 +121,27 @@ class GresoSelector:
             self._p_hard = self._adapted(self._p_hard, float(hard.mean()), self._config.target_hard)
 
     def _advance(self, rows: IntArray) -> None:
-        """Move the place behind the last of ``rows`` [K]; rows whose turn was over belong to the next epoch."""
-        place_of = np.argsort(self._order(self._epoch))
-        current = place_of[rows] >= self._place
-        self._place = max(self._place, int(place_of[rows[current]].max(initial=-1)) + 1)
-        following = rows[~current]
-        if len(following):
-            self._epoch += 1
-            self._place = int(np.argsort(self._order(self._epoch))[following].max()) + 1
-        if self._place >= self._table.num_pool:
-            self._epoch, self._place = self._epoch + 1, 0
+        """The turns of ``rows`` [K] are over, and so are those before the last of them, but for prompts in flight."""
+        rows = rows[self._picked_in[rows] != _NO_EPOCH]
+        if not len(rows):
+            return
+        epochs = self._picked_in[rows]
+        last = int(epochs.max())
+        for epoch in range(self._epoch, last + 1):
+            order = self._order(epoch)
+            if epoch == last:
+                order = order[: np.flatnonzero(np.isin(order, rows[epochs == last]))[-1]]
+            skipped = order[self._picked_in[order] == _NO_EPOCH]
+            self._next_epoch[skipped] = np.maximum(self._next_epoch[skipped], epoch + 1)
+        self._next_epoch[rows] = np.maximum(self._next_epoch[rows], epochs + 1)
+        self._picked_in[rows] = _NO_EPOCH
+        # A prompt that never came back does not hold the epochs up for ever.
+        self._next_epoch = np.maximum(self._next_epoch, last - _NUM_EPOCHS_AHEAD)
+
+    @property
+    def _epoch(self) -> int:
+        """The first epoch in which a prompt still has its turn."""
+        return int(self._next_epoch.min())
 
     def _adapted(self, p: float, ratio: float, target: float) -> float:
         step = self._config.probability_step
@@ -153,24 +164,27 @@ class GresoSelector:
         }
 
     def state(self) -> State:
-        counters = {f"reuse/{name}": array for name, array in self._reuse.state().items()}
-        return counters | {
-            "epoch": np.array(self._epoch),
-            "place": np.array(self._place),
+        return nested("reuse", self._reuse.state()) | {
+            "next_epoch": self._next_epoch.copy(),
+            "picked_in": self._picked_in.copy(),
             "run": self._run.copy(),
             "p_easy": np.array(self._p_easy),
             "p_hard": np.array(self._p_hard),
         }
 
     def load_state(self, state: State) -> None:
+        if "picked_in" not in state:
+            raise CheckpointError(
+                "selector state: this checkpoint does not say which epoch of greso its prompts were taken in, it is "
+                "from before gps-ray kept that; start the run anew, or finish it with the version that began it"
+            )
         if state["run"].shape != self._run.shape:
             raise CheckpointError(
                 f"selector state: expected a pool of {len(self._run)} prompts, got {len(state['run'])}; "
                 "resume with the data the run was started with (data.*)"
             )
-        self._reuse.load_state(
-            {name.removeprefix("reuse/"): array for name, array in state.items() if name.startswith("reuse/")}
-        )
-        self._epoch, self._place = int(state["epoch"]), int(state["place"])
+        self._reuse.load_state(below("reuse", state))
+        self._next_epoch = state["next_epoch"].astype(np.int64)
+        self._picked_in = state["picked_in"].astype(np.int64)
         self._run = state["run"].astype(np.int64)
         self._p_easy, self._p_hard = float(state["p_easy"]), float(state["p_hard"])

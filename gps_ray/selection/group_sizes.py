@@ -15,9 +15,11 @@ import numpy as np
 from gps_ray.base.greedy import allocate
 from gps_ray.base.types import FloatArray, IntArray
 from gps_ray.predictor.interface import Posterior
-from gps_ray.selection.acquisition import expected_useful
 
 __all__ = ["group_sizes", "useful_gains"]
+
+# A gain that rises by less than this does so by rounding alone: 3e-12 at a thousand counts, 6e-9 at a million.
+_ROUNDING = 1e-6
 
 
 def useful_gains(posterior: Posterior, largest: int, rng: np.random.Generator) -> FloatArray:
@@ -25,9 +27,12 @@ def useful_gains(posterior: Posterior, largest: int, rng: np.random.Generator) -
 
     A group of one is never useful, so the first two count half of what they bring together.
     """
-    useful = expected_useful(posterior, range(2, largest + 1), rng)
+    useful = posterior.expected_useful(range(2, largest + 1), rng)
     first = useful[0] / 2
-    return np.stack([first, first, *np.diff(useful, axis=0)], axis=1)
+    gains = np.stack([first, first, *np.diff(useful, axis=0)], axis=1)
+    # Several gains may be equal, and differences of probabilities round by more the more counts they come from.
+    falling = np.minimum.accumulate(gains, axis=1)
+    return np.where(gains - falling < _ROUNDING, falling, gains)
 
 
 def group_sizes(posterior: Posterior, total: int, smallest: int, largest: int, rng: np.random.Generator) -> IntArray:

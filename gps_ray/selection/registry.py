@@ -1,7 +1,7 @@
-"""Selectors by name, and the presets behind the names.
+"""Selectors, predictors and acquisitions by name or import path, and what a config of them amounts to.
 
-A selector's name stands for a factory, and (for predictive selectors) for a preset: settings that go with the name
-wherever the config leaves them unset. ``resolve_selection`` shows the settings a run will really use.
+A selector is one row of ``SELECTORS``: factory, preset and what else is to know of it. ``resolve_selection`` shows the
+settings that a run will really use.
 """
 
 from __future__ import annotations
@@ -9,41 +9,40 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from gps_ray.base.errors import ConfigError
-from gps_ray.base.import_path import load_object
+from gps_ray.base.import_path import call_with_options, check_options, load_object
+from gps_ray.base.types import FloatArray
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.beta_counts import BetaCountsPredictor
-from gps_ray.predictor.interface import Predictor, PromptTable
+from gps_ray.predictor.interface import Posterior, Predictor, PromptTable
 from gps_ray.predictor.markov_state import MarkovStatePredictor
 from gps_ray.selection.acquisition import ACQUISITIONS, Acquisition, sampled
 from gps_ray.selection.greso import GresoSelector
-from gps_ray.selection.interface import PromptSelector
+from gps_ray.selection.interface import PredictorRow, PromptSelector, SelectorRow
 from gps_ray.selection.oracle import OracleSelector
 from gps_ray.selection.selector import PredictiveSelector
 from gps_ray.selection.uniform import UniformSelector
 
 __all__ = [
     "PREDICTORS",
-    "PRESETS",
     "SELECTORS",
-    "PredictorFactory",
-    "SelectorFactory",
     "build_predictor",
     "build_selector",
     "needs_true_rates",
+    "predictive",
     "resolve_selection",
+    "selector_row",
 ]
-
-# (resolved config, prompt table, group size G, run seed)
-SelectorFactory = Callable[[SelectionConfig, PromptTable, int, int], PromptSelector]
-PredictorFactory = Callable[[SelectionConfig, PromptTable, int, int], Predictor]
 
 
 def _uniform(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> PromptSelector:
     return UniformSelector(table, run_seed)
 
 
-def _predictive(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> PromptSelector:
+def predictive(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> PromptSelector:
+    """The selector made of the predictor, acquisition and composition that the resolved config names."""
     predictor = build_predictor(config, table, group_size, run_seed)
     return PredictiveSelector(predictor, _acquisition(config), table, config, group_size, run_seed)
 
@@ -82,27 +81,13 @@ def _fused(config: SelectionConfig, table: PromptTable, group_size: int, run_see
     return FusedPredictor(table, config.fused)
 
 
-SELECTORS: dict[str, SelectorFactory] = {
-    "uniform": _uniform,
-    "ds": _uniform,  # dynamic sampling is uniform selection with the admission useful_only
-    "greso": _greso,
-    "mopps": _predictive,
-    "mopps_threshold": _predictive,
-    "beta_mean": _predictive,
-    "dps": _predictive,
-    "pcl": _predictive,
-    "oracle": _oracle,
-    "gps": _predictive,
-    "gps_paper": _predictive,
-    "gps_fused": _predictive,
-}
-
-PREDICTORS: dict[str, PredictorFactory] = {
-    "ppm": _ppm,
-    "beta_counts": _beta_counts,
-    "markov_state": _markov_state,
-    "value_model": _value_model,
-    "fused": _fused,
+PREDICTORS: dict[str, PredictorRow] = {
+    "ppm": PredictorRow(factory=_ppm, section="ppm"),
+    "beta_counts": PredictorRow(factory=_beta_counts, section="beta_counts"),
+    # A prompt's state is that of whole groups: all wrong, mixed or all right.
+    "markov_state": PredictorRow(factory=_markov_state, predicts_rates=False, section="dps"),
+    "value_model": PredictorRow(factory=_value_model, section="pcl"),
+    "fused": PredictorRow(factory=_fused, section="fused"),
 }
 
 # The rivals choose by score alone.
@@ -120,70 +105,131 @@ _MOPPS: Mapping[str, Any] = {
     "beta_counts.discount": 0.5,
 }
 
-# Settings by dotted key under ``selection``, used where the config leaves the key unset.
-PRESETS: dict[str, Mapping[str, Any]] = {
+SELECTORS: dict[str, SelectorRow] = {
+    "uniform": SelectorRow(factory=_uniform),
+    # Dynamic sampling (DAPO, arXiv 2503.14476) is uniform selection with the filter after the rollout.
+    "ds": SelectorRow(factory=_uniform, admission="useful_only"),
+    "greso": SelectorRow(factory=_greso, admission="useful_only", section="greso"),
+    # arXiv 2507.04632: the B of 8B candidates whose draws are nearest to 1/2, or lie in [0.3, 0.7]. lam = 0.5 is the
+    # paper's for Countdown; set selection.beta_counts.discount=1.0 for maths.
+    "mopps": SelectorRow(
+        factory=predictive,
+        predicts=True,
+        preset={**_MOPPS, "acquisition": "thompson_nearest_half"},
+        section="beta_counts",
+    ),
+    "mopps_threshold": SelectorRow(
+        factory=predictive,
+        predicts=True,
+        preset={**_MOPPS, "acquisition": "thompson_threshold"},
+        section="beta_counts",
+    ),
+    # The strong form of that family: posterior means, slower forgetting, the whole pool.
+    "beta_mean": SelectorRow(
+        factory=predictive,
+        predicts=True,
+        preset={
+            **_SCORE_ALONE,
+            "predictor": "beta_counts",
+            "acquisition": "nearest_half_shuffled",
+            "candidate_multiple": None,
+            "beta_counts.discount": 0.9,
+        },
+        section="beta_counts",
+    ),
+    # arXiv 2603.10887: top B by P(mixed) of 8B candidates (Countdown; 32B for maths).
+    "dps": SelectorRow(
+        factory=predictive,
+        predicts=True,
+        preset={
+            **_SCORE_ALONE,
+            "predictor": "markov_state",
+            "acquisition": "useful_group_shuffled",
+            "candidate_multiple": 8,
+        },
+        section="dps",
+    ),
+    # arXiv 2510.01135: of 4B candidates the B with the smallest |V - 1/2|.
+    "pcl": SelectorRow(
+        factory=predictive,
+        predicts=True,
+        preset={**_SCORE_ALONE, "predictor": "value_model", "acquisition": "nearest_half", "candidate_multiple": 4},
+        section="pcl",
+    ),
+    # The ceiling: the B most useful of 8B candidates by their true success rates.
+    "oracle": SelectorRow(
+        factory=_oracle,
+        predicts=True,
+        needs_true_rates=True,
+        preset={**_SCORE_ALONE, "acquisition": "useful_group", "candidate_multiple": 8},
+    ),
     # What works at small scale: random candidates, a small PPM, a replay of 32 steps.
-    "gps": {"predictor": "ppm", "acquisition": "nearest_half"},
+    "gps": SelectorRow(
+        factory=predictive,
+        predicts=True,
+        preset={"predictor": "ppm", "acquisition": "nearest_half"},
+        section="ppm",
+    ),
     # The paper's scale (about 20M parameters), whole pool, newest batch only.
-    "gps_paper": {
-        "predictor": "ppm",
-        "acquisition": "nearest_half",
-        "candidate_multiple": None,
-        "ppm.model_dim": 512,
-        "ppm.num_layers": 3,
-        "ppm.num_heads": 8,
-        "ppm.decoder_hidden": 512,
-        "ppm.latent_dim": 64,
-        "ppm.num_latent_draws": 50,
-        "ppm.learning_rate": 1e-3,
-        "ppm.replay_steps": 1,
-        "ppm.pairs_per_update": 1,
-    },
+    "gps_paper": SelectorRow(
+        factory=predictive,
+        predicts=True,
+        preset={
+            "predictor": "ppm",
+            "acquisition": "nearest_half",
+            "candidate_multiple": None,
+            "ppm.model_dim": 512,
+            "ppm.num_layers": 3,
+            "ppm.num_heads": 8,
+            "ppm.decoder_hidden": 512,
+            "ppm.latent_dim": 64,
+            "ppm.num_latent_draws": 50,
+            "ppm.learning_rate": 1e-3,
+            "ppm.replay_steps": 1,
+            "ppm.pairs_per_update": 1,
+        },
+        section="ppm",
+    ),
     # Our own answer: shared text model, own record and drift in one posterior. Drawing by the score, random candidates
     # and an eighth of random slots keep the loop "predict, choose, learn from the chosen" from narrowing to one kind of
     # prompt: by rank it took whatever level had the best odds, and forgot the others (docs/comparison.md).
-    "gps_fused": {
-        "predictor": "fused",
-        "acquisition": "useful_group",
-        "sampling_exponent": 6.0,
-        "candidate_multiple": 8,
-        "random_share": 0.125,
-    },
-    # arXiv 2507.04632: the B of 8B candidates whose draws are nearest to 1/2, or lie in [0.3, 0.7]. lam = 0.5 is the
-    # paper's for Countdown; set selection.beta_counts.discount=1.0 for maths.
-    "mopps": {**_MOPPS, "acquisition": "thompson_nearest_half"},
-    "mopps_threshold": {**_MOPPS, "acquisition": "thompson_threshold"},
-    # The strong form of that family: posterior means, slower forgetting, the whole pool.
-    "beta_mean": {
-        **_SCORE_ALONE,
-        "predictor": "beta_counts",
-        "acquisition": "nearest_half_shuffled",
-        "candidate_multiple": None,
-        "beta_counts.discount": 0.9,
-    },
-    # arXiv 2603.10887: top B by P(mixed) of 8B candidates (Countdown; 32B for maths).
-    "dps": {
-        **_SCORE_ALONE,
-        "predictor": "markov_state",
-        "acquisition": "useful_group_shuffled",
-        "candidate_multiple": 8,
-    },
-    # arXiv 2510.01135: of 4B candidates the B with the smallest |V - 1/2|.
-    "pcl": {**_SCORE_ALONE, "predictor": "value_model", "acquisition": "nearest_half", "candidate_multiple": 4},
-    # The ceiling: the B most useful of 8B candidates by their true success rates.
-    "oracle": {**_SCORE_ALONE, "acquisition": "useful_group", "candidate_multiple": 8},
+    "gps_fused": SelectorRow(
+        factory=predictive,
+        predicts=True,
+        preset={
+            "predictor": "fused",
+            "acquisition": "useful_group",
+            "sampling_exponent": 6.0,
+            "candidate_multiple": 8,
+            "random_share": 0.125,
+        },
+        section="fused",
+    ),
 }
+
+
+def selector_row(config: SelectionConfig) -> SelectorRow:
+    """The row of ``config.selector``: one of ``SELECTORS``, or what its import path leads to. Raises ConfigError for a
+    name that stands for nothing."""
+    found = _lookup(SELECTORS, config.selector, "selection.selector")
+    return found if isinstance(found, SelectorRow) else SelectorRow(factory=found)
+
+
+def needs_true_rates(config: SelectionConfig) -> bool:
+    """Must somebody tell the selector its candidates' success rates before every selection?"""
+    return selector_row(config).needs_true_rates
 
 
 def resolve_selection(config: SelectionConfig) -> SelectionConfig:
     """The config with the preset of ``config.selector`` filled into every field that nobody set.
 
     Idempotent. To compare selectors, change ``selector`` on the config as written, before it is resolved. Raises
-    ConfigError for a name that stands for nothing.
+    ConfigError for a name that stands for nothing, options that nobody takes, and a ``group_size_range`` that the
+    selector cannot use.
     """
-    _lookup(SELECTORS, config.selector, "selection.selector")
+    row = selector_row(config)
     tree = config.model_dump(exclude_unset=True)
-    for dotted, value in PRESETS.get(config.selector, {}).items():
+    for dotted, value in row.preset.items():
         *sections, field = dotted.split(".")
         node = tree
         for section in sections:
@@ -192,41 +238,90 @@ def resolve_selection(config: SelectionConfig) -> SelectionConfig:
         if field not in node or (dotted in ("predictor", "acquisition") and node[field] is None):
             node[field] = value
     resolved = SelectionConfig.model_validate(tree)
-    if resolved.predictor is not None:
-        _lookup(PREDICTORS, resolved.predictor, "selection.predictor")
-    if resolved.acquisition is not None:
-        _lookup(ACQUISITIONS, resolved.acquisition, "selection.acquisition")
-    if resolved.group_size_range is not None and SELECTORS.get(resolved.selector) in (_uniform, _greso):
-        raise ConfigError(
-            f"selection.group_size_range: selector {resolved.selector!r} predicts nothing to share rollouts out by; "
-            "set selection.group_size_range=null or another selection.selector"
-        )
+    _check_options(resolved, row)
+    if resolved.group_size_range is not None:
+        _check_shares_out(resolved, row)
     return resolved
 
 
-def needs_true_rates(config: SelectionConfig) -> bool:
-    """Must somebody tell the selector its candidates' success rates before every selection?"""
-    return SELECTORS.get(config.selector) is _oracle
+def _check_options(config: SelectionConfig, row: SelectorRow) -> None:
+    """Every name stands for something, and the options reach a selector, predictor or acquisition of the user's own
+    that takes them."""
+    if config.selector in SELECTORS:
+        _refuse_options("selection.options", config.options, f"selector {config.selector!r}", row.section)
+    else:
+        check_options(row.factory, config.options, "selection.options", 4)
+    if config.predictor is None or config.predictor in PREDICTORS:
+        section = PREDICTORS[config.predictor].section if config.predictor else None
+        _refuse_options(
+            "selection.predictor_options", config.predictor_options, f"predictor {config.predictor!r}", section
+        )
+    else:
+        check_options(_predictor_row(config).factory, config.predictor_options, "selection.predictor_options", 4)
+    if config.acquisition is None or config.acquisition in ACQUISITIONS:
+        _refuse_options(
+            "selection.acquisition_options", config.acquisition_options, f"acquisition {config.acquisition!r}", None
+        )
+    else:
+        function = _lookup(ACQUISITIONS, config.acquisition, "selection.acquisition")
+        check_options(function, config.acquisition_options, "selection.acquisition_options", 3)
+
+
+def _refuse_options(key: str, options: Mapping[str, Any], what: str, section: str | None) -> None:
+    if options:
+        where = f"its settings are selection.{section}.*" if section else "it has no settings of its own"
+        raise ConfigError(f"{key}: {what} is not one of your own and takes no options, got {options}; {where}")
+
+
+def _check_shares_out(config: SelectionConfig, row: SelectorRow) -> None:
+    if not row.predicts:
+        raise ConfigError(
+            f"selection.group_size_range: selector {config.selector!r} predicts nothing to share rollouts out by "
+            "(predicts=False in its SelectorRow); set selection.group_size_range=null or another selection.selector"
+        )
+    if config.predictor is not None and not _predictor_row(config).predicts_rates:
+        raise ConfigError(
+            f"selection.group_size_range: predictor {config.predictor!r} of selector {config.selector!r} says nothing "
+            "of groups of another size (predicts_rates=False in its PredictorRow); set "
+            "selection.group_size_range=null or another selection.selector"
+        )
 
 
 def build_selector(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> PromptSelector:
-    """The selector that ``config.selector`` names: a key of ``SELECTORS``, or an import path 'package.module:factory'
-    of a ``SelectorFactory``. Raises ConfigError that names the key."""
-    factory: SelectorFactory = _lookup(SELECTORS, config.selector, "selection.selector")
-    return factory(resolve_selection(config), table, group_size, run_seed)
+    """The selector that ``config.selector`` names: a key of ``SELECTORS``, or an import path of a ``SelectorRow`` or a
+    factory like its. Raises ConfigError that names the key."""
+    resolved = resolve_selection(config)
+    selector: PromptSelector = call_with_options(
+        selector_row(config).factory, config.options, "selection.options", resolved, table, group_size, run_seed
+    )
+    return selector
 
 
 def build_predictor(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> Predictor:
-    """The predictor that the resolved config names: a key of ``PREDICTORS``, or an import path."""
-    factory: PredictorFactory = _lookup(
-        PREDICTORS, _required(config.predictor, "selection.predictor", config), "selection.predictor"
+    """The predictor that the resolved config names: a key of ``PREDICTORS``, or an import path of a ``PredictorRow`` or
+    a factory like its."""
+    options, key = config.predictor_options, "selection.predictor_options"
+    predictor: Predictor = call_with_options(
+        _predictor_row(config).factory, options, key, config, table, group_size, run_seed
     )
-    return factory(config, table, group_size, run_seed)
+    return predictor
+
+
+def _predictor_row(config: SelectionConfig) -> PredictorRow:
+    name = _required(config.predictor, "selection.predictor", config)
+    found = _lookup(PREDICTORS, name, "selection.predictor")
+    return found if isinstance(found, PredictorRow) else PredictorRow(factory=found)
 
 
 def _acquisition(config: SelectionConfig) -> Acquisition:
     name = _required(config.acquisition, "selection.acquisition", config)
-    acquisition: Acquisition = _lookup(ACQUISITIONS, name, "selection.acquisition")
+    function: Callable[..., FloatArray] = _lookup(ACQUISITIONS, name, "selection.acquisition")
+
+    def acquisition(posterior: Posterior, group_size: int, rng: np.random.Generator) -> FloatArray:
+        options, key = config.acquisition_options, "selection.acquisition_options"
+        scores: FloatArray = call_with_options(function, options, key, posterior, group_size, rng)
+        return scores
+
     return acquisition if config.sampling_exponent is None else sampled(acquisition, config.sampling_exponent)
 
 
@@ -240,7 +335,10 @@ def _lookup(known: Mapping[str, Any], name: str, key: str) -> Any:
     if name in known:
         return known[name]
     if ":" in name:
-        return load_object(name, key)
+        found = load_object(name, key)
+        if callable(found) or isinstance(found, (SelectorRow, PredictorRow)):
+            return found
+        raise ConfigError(f"{key}: expected a class, a function or a row at {name!r}, got {found!r}; change {key}")
     raise ConfigError(
         f"{key}: expected one of {', '.join(sorted(known))} or an import path 'package.module:name', got {name!r}; "
         f"change {key}"

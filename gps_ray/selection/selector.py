@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 
 from gps_ray.base.keyed_random import generator
+from gps_ray.base.states import below, nested
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, SlotKind, State
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.history import OutcomeWindow, PromptIndex, ReuseCounter, concatenate_batches
@@ -16,7 +16,7 @@ from gps_ray.selection.acquisition import Acquisition
 from gps_ray.selection.batch_composer import compose_batch
 from gps_ray.selection.group_sizes import group_sizes
 
-__all__ = ["Informed", "PredictiveSelector", "looked_at"]
+__all__ = ["PredictiveSelector", "looked_at"]
 
 
 def _scatter(values: FloatArray, rows: IntArray, num_rows: int) -> FloatArray:
@@ -29,15 +29,6 @@ class _Stateful(Protocol):
     def state(self) -> State: ...
 
     def load_state(self, state: State) -> None: ...
-
-
-@runtime_checkable
-class Informed(Protocol):
-    """A predictor that can know something before its first outcome (offline pre-training, the oracle)."""
-
-    def informed(self) -> bool:
-        """True when predictions are worth more than a uniform batch."""
-        ...
 
 
 def _draw(run_seed: int, stream: str, request: SelectionRequest, rows: IntArray, num_drawn: int) -> IntArray:
@@ -67,7 +58,7 @@ class PredictiveSelector:
     Candidates are the pool without ``request.excluded``: all of it, or ``config.candidate_multiple`` times the batch,
     drawn by (run_seed, "selector/candidates", step, round). ``config.random_share`` of the slots are drawn first,
     evenly from the pool, so that they are an unbiased look at it; the diversity terms count them as members. The very
-    first batch is uniform unless the predictor is ``Informed``. With ``config.group_size_range`` the rollouts of the
+    first batch is uniform unless the predictor is ``informed``. With ``config.group_size_range`` the rollouts of the
     batch are shared out where they are worth most.
 
     ``select`` changes nothing: recent batches, reuse counts and the predictor all move in ``observe``.
@@ -93,14 +84,13 @@ class PredictiveSelector:
         self._reuse = ReuseCounter(table.num_pool)
 
     def select(self, request: SelectionRequest) -> Selection:
-        started = time.process_time()
         free = np.flatnonzero(self._index.free(request.excluded))
         num_prompts = min(request.num_prompts, len(free))
-        if not self._informed():
+        if not (self._predictor.informed() or self._reuse.counts.any()):
             rows = _draw(self._run_seed, "selector/first", request, free, num_prompts)
             unknown = np.full(num_prompts, np.nan)
             equal = np.full(num_prompts, request.group_size, dtype=np.int32)
-            return self._selection(request, rows, equal, num_prompts, unknown, unknown, len(free), started)
+            return self._selection(request, rows, equal, num_prompts, unknown, unknown, len(free))
 
         random_rows, candidates = looked_at(self._config, self._run_seed, request, free)
         num_random = len(random_rows)
@@ -119,7 +109,6 @@ class PredictiveSelector:
             np.asarray(posterior.mean(), dtype=np.float64)[picks],
             np.sqrt(np.asarray(posterior.variance(), dtype=np.float64)[picks]),
             len(candidates),
-            started,
         )
 
     def _group_sizes(self, request: SelectionRequest, rows: IntArray) -> IntArray:
@@ -129,11 +118,6 @@ class PredictiveSelector:
             return np.full(len(rows), request.group_size, dtype=np.int32)
         rng = generator(self._run_seed, "selector/group_sizes", request.step, rollout=request.round)
         return group_sizes(self._predictor.predict(rows, request.step), len(rows) * request.group_size, *bounds, rng)
-
-    def _informed(self) -> bool:
-        if isinstance(self._predictor, Informed) and self._predictor.informed():
-            return True
-        return bool(self._reuse.counts.any())
 
     def _compose(self, scores: FloatArray, candidates: IntArray, members: IntArray, num_prompts: int) -> IntArray:
         """Places among ``candidates``, in the order of picking."""
@@ -165,7 +149,6 @@ class PredictiveSelector:
         mean: FloatArray,
         std: FloatArray,
         num_candidates: int,
-        started: float,
     ) -> Selection:
         slot_kind = np.full(len(rows), SlotKind.CHOSEN, dtype=np.int8)
         slot_kind[:num_random] = SlotKind.RANDOM
@@ -178,7 +161,6 @@ class PredictiveSelector:
             predicted_std=std,
             slot_kind=slot_kind,
             num_candidates=num_candidates,
-            cpu_s=time.process_time() - started,
         )
 
     def observe(self, batch: OutcomeBatch) -> None:
@@ -200,9 +182,11 @@ class PredictiveSelector:
         return {"predictor": self._predictor, "recent": self._recent, "reuse": self._reuse}
 
     def state(self) -> State:
-        return {f"{name}/{key}": array for name, part in self._parts().items() for key, array in part.state().items()}
+        state: State = {}
+        for name, part in self._parts().items():
+            state |= nested(name, part.state())
+        return state
 
     def load_state(self, state: State) -> None:
         for name, part in self._parts().items():
-            prefix = f"{name}/"
-            part.load_state({key[len(prefix) :]: array for key, array in state.items() if key.startswith(prefix)})
+            part.load_state(below(name, state))

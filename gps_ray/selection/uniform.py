@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import BoolArray, IntArray, Selection, SelectionRequest, SlotKind, State
 from gps_ray.predictor.history import PromptIndex, ReuseCounter
 from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
+from gps_ray.selection.interface import unpredicted_selection
 
 __all__ = ["UniformSelector"]
 
@@ -28,19 +27,9 @@ class UniformSelector:
         self._reuse = ReuseCounter(table.num_pool)
 
     def select(self, request: SelectionRequest) -> Selection:
-        started = time.process_time()
         rows = self._due(self._index.free(request.excluded), request.num_prompts)
-        return Selection(
-            step=request.step,
-            round=request.round,
-            prompt_ids=tuple(self._table.prompt_ids[row] for row in rows),
-            num_rollouts=np.full(len(rows), request.group_size, dtype=np.int32),
-            predicted_mean=np.full(len(rows), np.nan),
-            predicted_std=np.full(len(rows), np.nan),
-            slot_kind=np.full(len(rows), SlotKind.RANDOM, dtype=np.int8),
-            num_candidates=self._table.num_pool,
-            cpu_s=time.process_time() - started,
-        )
+        prompt_ids = tuple(self._table.prompt_ids[row] for row in rows)
+        return unpredicted_selection(request, prompt_ids, SlotKind.RANDOM, num_candidates=self._table.num_pool)
 
     def _due(self, free: BoolArray, num_prompts: int) -> IntArray:
         """The next rows of this epoch that are free, going on into the next epoch where this one has too few."""

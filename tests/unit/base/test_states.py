@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gps_ray.base.errors import CheckpointError
-from gps_ray.base.states import load_state_file, save_state_file
+from gps_ray.base.states import below, load_state_file, nested, save_state_file
 
 
 def test_state_files_survive_and_damage_is_named(tmp_path: Path) -> None:
@@ -17,3 +17,12 @@ def test_state_files_survive_and_damage_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(CheckpointError, match=r"state\.safetensors"):
         load_state_file(path)
+
+
+def test_a_part_is_found_again_in_the_whole() -> None:
+    inner, outer = {"a": np.arange(2), "b/c": np.arange(3)}, {"a": np.zeros(1)}
+    whole = nested("part", inner) | nested("partner", outer) | {"part": np.ones(1)}
+    assert sorted(whole) == ["part", "part/a", "part/b/c", "partner/a"]
+    assert below("part", whole) == inner
+    assert below("partner", whole) == outer
+    assert below("absent", whole) == {}

@@ -16,8 +16,8 @@ def test_the_uniform_distribution_by_hand() -> None:
     assert uniform.mean().tolist() == [0.5]
     assert uniform.variance()[0] == pytest.approx(1 / 12)
     # E[1 - g^G - (1 - g)^G] = 1 - 2 / (G + 1), and nothing is useful in a group of one.
-    assert uniform.expected_useful(8)[0] == pytest.approx(7 / 9)
-    assert uniform.expected_useful(1)[0] == pytest.approx(0)
+    assert uniform.expected_useful((8,))[0][0] == pytest.approx(7 / 9)
+    assert uniform.expected_useful((1,))[0][0] == pytest.approx(0)
     # E[g (1 - g)^(j-1)] = B(2, j) = 1 / (j (j + 1)).
     np.testing.assert_allclose(uniform.expected_gains(4), [[1 / 2, 1 / 6, 1 / 12, 1 / 20]])
 
@@ -36,7 +36,7 @@ def test_expectations_equal_their_integrals(a: float, b: float) -> None:
     # 1 - (1 - g)^G - g^G telescopes into gains and a power of g.
     all_right, _ = quad(lambda g: g**3 * beta_distribution.pdf(g, a + 1, b), 0, 1, epsabs=1e-11)
     solved = sum(weighted_by_g(j) for j in range(4))
-    assert posterior.expected_useful(4)[0] == pytest.approx(solved - all_right * a / (a + b), rel=1e-6)
+    assert posterior.expected_useful((4,))[0][0] == pytest.approx(solved - all_right * a / (a + b), rel=1e-6)
 
 
 def test_draws_follow_the_posterior() -> None:

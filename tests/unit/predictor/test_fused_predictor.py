@@ -135,7 +135,7 @@ def test_feedback_on_the_chosen_does_not_narrow_what_it_knows() -> None:
     predictor, logits = FusedPredictor(table, CONFIG), true_logits(table)
     pool = np.arange(NUM_POOL)
     for step in range(25):
-        score = predictor.predict(pool, step).expected_useful(8)  # type: ignore[attr-defined]
+        score = predictor.predict(pool, step).expected_useful((8,))[0]
         chosen = np.argsort(-score, kind="stable")[:12]
         rows = np.union1d(chosen, generator(3, "random", step).choice(NUM_POOL, size=4, replace=False))
         predictor.observe(drawn(step, rows, logits))

@@ -34,7 +34,7 @@ def test_expectations_agree_with_a_fine_integral(std: float) -> None:
     fine = {name: np.array([_fine(m, std, f) for m in LOCATIONS]) for name, f in expected.items()}
     np.testing.assert_allclose(posterior.mean(), fine["mean"], atol=2e-5)
     np.testing.assert_allclose(posterior.variance(), fine["second"] - fine["mean"] ** 2, atol=5e-5)
-    np.testing.assert_allclose(posterior.expected_useful(8), fine["useful"], atol=5e-5)
+    np.testing.assert_allclose(posterior.expected_useful((8,))[0], fine["useful"], atol=5e-5)
     np.testing.assert_allclose(posterior.expected_gains(4)[:, 2], fine["third_gain"], atol=5e-5)
     likelihood = np.exp(posterior.log_likelihood(np.full(6, 3), np.full(6, 8)))
     # Its poles lie at the same distance but are of order 8: it is the first to suffer from few nodes.

@@ -113,7 +113,7 @@ def test_the_posterior_as_a_distribution_of_rates() -> None:
     posterior = MarkovStatePosterior(np.array([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
     np.testing.assert_allclose(posterior.mean(), [0.55, 0.0, 1.0])
     np.testing.assert_allclose(posterior.variance(), [0.5 / 3 + 0.3 - 0.55**2, 0.0, 0.0])
-    np.testing.assert_allclose(posterior.expected_useful(8), [0.5, 0.0, 0.0])
+    np.testing.assert_allclose(posterior.expected_useful((8,))[0], [0.5, 0.0, 0.0])
     draws = posterior.sample(20_000, generator(0, "test"))
     np.testing.assert_allclose(draws.mean(axis=0), posterior.mean(), atol=0.01)
     np.testing.assert_allclose(draws.var(axis=0), posterior.variance(), atol=0.01)

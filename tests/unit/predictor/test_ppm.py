@@ -180,7 +180,9 @@ def test_posterior_mean_variance_draws_and_useful_share() -> None:
     drawn = posterior.sample(500, generator(0, "test"))
     assert drawn.shape == (500, 2)
     assert {round(float(x), 4) for x in drawn[:, 0]} == {0.1, 0.3, 0.8}
-    np.testing.assert_allclose(posterior.expected_useful(8), (1 - rates**8 - (1 - rates) ** 8).mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        posterior.expected_useful((8,))[0], (1 - rates**8 - (1 - rates) ** 8).mean(axis=0), rtol=1e-5
+    )
 
 
 def _weights(predictor: PpmPredictor) -> dict[str, FloatArray]:
@@ -225,14 +227,15 @@ def test_everything_is_keyed_and_the_global_generator_is_left_alone() -> None:
     _assert_same(first.state(), state)
 
 
-def test_batches_without_a_verdict_change_nothing_but_what_was_seen() -> None:
+def test_batches_without_a_verdict_change_nothing() -> None:
     predictor = PpmPredictor(_table(), TINY, 0)
     fresh = _weights(predictor)
     predictor.observe(_batch(0, [], [], []))
     predictor.observe(_batch(1, [4, 5], [0, 0], [0, 0]))
     _assert_same(_weights(predictor), fresh)
-    assert predictor.seen(np.array([4, 6])).tolist() == [True, False]
+    assert predictor.seen(np.array([4, 6])).tolist() == [False, False]
     predictor.observe(_batch(2, [4, 6], [0, 1], [0, 1]))
+    assert predictor.seen(np.array([4, 6])).tolist() == [False, True]
     assert _weights(predictor).keys() != fresh.keys()
     assert all(np.isfinite(value) for value in predictor.metrics().values())
 

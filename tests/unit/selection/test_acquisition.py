@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from scipy.special import betaln
@@ -9,10 +11,12 @@ from scipy.special import betaln
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import FloatArray
-from gps_ray.selection.acquisition import ACQUISITIONS, nearest_half, sampled, useful_group, useful_probability
+from gps_ray.base.useful import useful_probability
+from gps_ray.predictor.sampled_expectations import SampledExpectations
+from gps_ray.selection.acquisition import ACQUISITIONS, nearest_half, sampled, useful_group
 
 
-class BetaPosterior:
+class BetaPosterior(SampledExpectations):
     """Independent Beta(a, b) per prompt."""
 
     def __init__(self, a: list[float], b: list[float]) -> None:
@@ -31,10 +35,10 @@ class BetaPosterior:
 class ClosedPosterior(BetaPosterior):
     """E[1 - g^G - (1-g)^G] = 1 - B(a+G, b)/B(a, b) - B(a, b+G)/B(a, b)."""
 
-    def expected_useful(self, group_size: int) -> FloatArray:
+    def expected_useful(self, group_sizes: Sequence[int], rng: np.random.Generator | None = None) -> FloatArray:
         norm = betaln(self.a, self.b)
-        all_right = np.exp(betaln(self.a + group_size, self.b) - norm)
-        return 1 - all_right - np.exp(betaln(self.a, self.b + group_size) - norm)
+        all_right = np.array([np.exp(betaln(self.a + size, self.b) - norm) for size in group_sizes])
+        return 1 - all_right - np.array([np.exp(betaln(self.a, self.b + size) - norm) for size in group_sizes])
 
 
 # Half certain, half unknown, mostly wrong, sure to be wrong.
@@ -56,7 +60,7 @@ def test_useful_probability_is_the_chance_of_a_mixed_group() -> None:
 
 def test_useful_group_takes_the_closed_form_and_else_comes_close_to_it() -> None:
     exact = useful_group(ClosedPosterior(A, B), 8, generator(0, "test"))
-    np.testing.assert_array_equal(exact, ClosedPosterior(A, B).expected_useful(8))
+    np.testing.assert_array_equal(exact, ClosedPosterior(A, B).expected_useful((8,))[0])
     drawn = useful_group(BetaPosterior(A, B), 8, generator(0, "test"))
     np.testing.assert_allclose(drawn, exact, atol=0.1)
     assert np.argsort(-drawn).tolist() == np.argsort(-exact).tolist()
@@ -69,7 +73,7 @@ def _best(exponent: float, num: int, step: int) -> list[int]:
 
 
 def test_sampled_prompts_are_drawn_by_a_power_of_their_score() -> None:
-    weights = ClosedPosterior(A, B).expected_useful(8) ** 2
+    weights = ClosedPosterior(A, B).expected_useful((8,))[0] ** 2
     expected = weights / weights.sum()
     firsts = [_best(2.0, 2, step) for step in range(4000)]
     shares = np.bincount([first for first, _ in firsts], minlength=4) / 4000
@@ -80,7 +84,7 @@ def test_sampled_prompts_are_drawn_by_a_power_of_their_score() -> None:
 
 
 def test_a_large_exponent_ranks_and_a_score_of_zero_comes_last() -> None:
-    by_rank = np.argsort(-ClosedPosterior(A, B).expected_useful(8)).tolist()
+    by_rank = np.argsort(-ClosedPosterior(A, B).expected_useful((8,))[0]).tolist()
     assert _best(1e6, 4, 0) == by_rank
 
     def certain(posterior: object, group_size: int, rng: np.random.Generator) -> FloatArray:

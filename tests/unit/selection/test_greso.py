@@ -159,6 +159,7 @@ def test_one_epoch_does_not_come_back_to_a_skipped_prompt() -> None:
 def test_select_changes_nothing_and_skips_are_keyed_by_the_run_seed() -> None:
     def second_epoch(run_seed: int) -> list[int]:
         selector = _selector(100, run_seed=run_seed)
+        selector.select(_request(1, 100))
         _observe(selector, 1, [(row, 0, 8) for row in range(100)])
         assert selector.metrics()["epoch"] == 1
         first = _rows(selector.select(_request(2, 20)))
@@ -172,7 +173,7 @@ def test_select_changes_nothing_and_skips_are_keyed_by_the_run_seed() -> None:
 def test_a_pool_that_is_nearly_all_skipped_still_fills_the_batch() -> None:
     selector = _selector(30, GresoConfig(min_survival=1e-9, start_probability=0.05))
     state = selector.state()
-    state["epoch"], state["run"] = np.array(3), np.full(30, -20)
+    state["next_epoch"], state["run"] = np.full(30, 3), np.full(30, -20)
     selector.load_state(state)
     assert sorted(_rows(selector.select(_request(5, 30)))) == list(range(30))
 
@@ -186,6 +187,72 @@ def test_outcomes_that_it_did_not_select_do_not_break_its_order() -> None:
         assert len(set(_rows(selector.select(_request(step + 1, 6))))) == 6
 
 
+@pytest.mark.parametrize("rates", [[0.5], [0.0, 1.0, 0.5, 0.1, 0.9], [0.0] * 4 + [0.5]])
+@pytest.mark.parametrize(("num_pool", "num_prompts"), [(64, 8), (64, 24), (128, 32)])
+@pytest.mark.parametrize("lag", [0, 2])
+def test_no_prompt_has_two_turns_in_an_epoch(num_pool: int, num_prompts: int, rates: list[float], lag: int) -> None:
+    """Two rounds a step; with a lag, the next steps' prompts are selected before the second round."""
+    selector, rng = _selector(num_pool, run_seed=1), generator(1, "test/epochs")
+    truth = rng.choice(rates, size=num_pool)
+    in_flight: dict[int, list[int]] = {}
+    turns: dict[tuple[int, int], int] = {}
+
+    def select(step: int, round_: int = 0) -> None:
+        excluded = frozenset(f"p{row}" for rows in in_flight.values() for row in rows)
+        num_missing = num_prompts - round_ * (num_prompts // 2)
+        rows = _rows(selector.select(_request(step, num_prompts, round_, excluded=excluded, num_missing=num_missing)))
+        in_flight.setdefault(step, []).extend(rows)
+        for row, epoch in zip(rows, selector.state()["picked_in"][rows].tolist(), strict=True):
+            if epoch >= 0:
+                turns[row, epoch] = turns.get((row, epoch), 0) + 1
+
+    for step in range(1, lag + 1):
+        select(step)
+    for step in range(1, 81):
+        select(step + lag)
+        select(step, 1)
+        rows = in_flight.pop(step)
+        _observe(selector, step, [(row, int(rng.binomial(8, truth[row])), 8) for row in rows])
+    assert max(turns.values()) == 1
+    # Nearly all groups are useful, so nearly nobody is skipped: an epoch that is over had a turn for every prompt.
+    if rates == [0.5]:
+        num_turns = np.bincount([epoch for _, epoch in turns])[: int(selector.metrics()["epoch"])]
+        assert len(num_turns) > 5
+        assert (num_turns > 0.95 * num_pool).all()
+
+
+def test_it_goes_on_in_the_middle_of_a_step_that_reached_into_the_next_epoch() -> None:
+    whole = _selector(20)
+    for step in (1, 2):
+        _observe(whole, step, [(row, row % 3 * 4, 8) for row in _rows(whole.select(_request(step, 8)))])
+    rows = _rows(whole.select(_request(3, 8)))  # four of the first epoch, four of the second
+    resumed = _selector(20)
+    resumed.load_state(whole.state())
+    for step in range(3, 12):
+        for selector in (whole, resumed):
+            _observe(selector, step, [(row, row % 3 * 4, 8) for row in rows])
+        rows = _rows(whole.select(_request(step + 1, 8)))
+        assert rows == _rows(resumed.select(_request(step + 1, 8)))
+
+
+def test_a_state_from_before_it_knew_the_epochs_is_refused() -> None:
+    state = _selector(8).state()
+    del state["picked_in"]
+    with pytest.raises(CheckpointError, match="start the run anew"):
+        _selector(8).load_state(state)
+
+
 def test_a_state_of_another_pool_is_refused() -> None:
     with pytest.raises(CheckpointError, match="pool of 8 prompts, got 9"):
         _selector(8).load_state(_selector(9).state())
+
+
+@pytest.mark.parametrize(("num_pool", "num_prompts"), [(64, 8), (64, 24), (100, 48)])
+def test_where_nobody_is_skipped_no_prompt_is_two_turns_ahead_of_another(num_pool: int, num_prompts: int) -> None:
+    selector = _selector(num_pool)
+    counts = np.zeros(num_pool, dtype=np.int64)
+    for step in range(1, 41):
+        rows = _rows(selector.select(_request(step, num_prompts)))
+        counts[rows] += 1
+        assert counts.max() - counts.min() <= 1
+        _observe(selector, step, [(row, 4, 8) for row in rows])

@@ -36,6 +36,9 @@ class FixedPredictor:
     def __init__(self) -> None:
         self.num_observed = 0
 
+    def informed(self) -> bool:
+        return False
+
     def predict(self, rows: IntArray, step: int) -> PointPosterior:
         return PointPosterior(RATES[rows])
 

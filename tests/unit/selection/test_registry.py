@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import yaml
@@ -13,7 +15,7 @@ from gps_ray.predictor.interface import PromptTable
 from gps_ray.predictor.point_posterior import PointPosterior
 from gps_ray.selection.acquisition import Acquisition
 from gps_ray.selection.interface import PromptSelector
-from gps_ray.selection.registry import PRESETS, SELECTORS, build_selector, resolve_selection
+from gps_ray.selection.registry import SELECTORS, build_selector, resolve_selection
 from gps_ray.selection.uniform import UniformSelector
 
 TABLE = PromptTable(prompt_ids=tuple("abcdef"), texts=("",) * 6, embeddings=np.eye(6, 8, dtype=np.float32), num_pool=6)
@@ -66,10 +68,6 @@ def test_resolving_again_or_reading_the_resolved_config_changes_nothing(name: st
     assert resolve_selection(SelectionConfig.model_validate(written)) == resolved
 
 
-def test_every_preset_belongs_to_a_selector() -> None:
-    assert set(PRESETS) <= set(SELECTORS)
-
-
 def test_import_paths() -> None:
     request = SelectionRequest(step=1, round=0, num_prompts=2, group_size=4)
     config = SelectionConfig(selector=f"{__name__}:user_selector")
@@ -95,9 +93,35 @@ def test_import_paths() -> None:
         ({"selector": f"{__name__}:absent"}, r"selection\.selector.*has no 'absent'"),
         ({"selector": ":build"}, r"selection\.selector: expected an import path"),
         ({"predictor": "ppn"}, r"selection\.predictor.*ppm.*'ppn'"),
+        ({"selector": f"{__name__}:TABLE"}, r"selection\.selector: expected a class, a function or a row"),
         ({"acquisition": "half"}, r"selection\.acquisition.*nearest_half.*'half'"),
     ],
 )
 def test_a_wrong_name_says_which_key_and_what_is_known(changes: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_selector(SelectionConfig(**{"predictor": f"{__name__}:AlphabetPredictor", **changes}), TABLE, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"selector": "greso", "options": {"a": 1}},
+            r"selection\.options: selector 'greso' .*got \{'a': 1\}.* selection\.greso",
+        ),
+        ({"selector": "uniform", "options": {"a": 1}}, r"selection\.options: selector 'uniform' .*has no settings"),
+        (
+            {"selector": "gps", "predictor_options": {"a": 1}},
+            r"selection\.predictor_options: predictor 'ppm' .* selection\.ppm\.\*",
+        ),
+        (
+            {"selector": "gps", "acquisition_options": {"a": 1}},
+            r"selection\.acquisition_options: acquisition 'nearest_half' .*takes no options",
+        ),
+        ({"selector": f"{__name__}:user_selector", "options": {"a": 1}}, r"selection\.options: user_selector takes"),
+    ],
+)
+def test_options_that_nobody_takes_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        resolve_selection(SelectionConfig(**changes))
+    assert "\n" not in str(error.value)
