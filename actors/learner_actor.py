@@ -10,9 +10,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,8 @@ from gps_ray.base.errors import GpsRayError, LearnerError
 from gps_ray.base.types import PublishedWeights, UpdateRequest, UpdateResult
 from gps_ray.config import LearningConfig, TrainConfig
 from gps_ray.learning.mailbox import START, Kind, Mailbox, Message
+from gps_ray.weights.interface import Publisher, PublisherSettings
+from gps_ray.weights.transports import load_transport
 
 __all__ = ["LearnerActor", "LearnerSpec", "LearnerStatus", "RayLearner", "spawn_learner"]
 
@@ -39,9 +39,8 @@ CLOSE_S = 20.0  # for the train workers to leave in peace
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerSpec:
     """All that a learner is made of. Without a model folder it simulates the policy, as the simulated engine does.
-    ``storage_directory`` is Ray Train's own folder; nothing of ours lies there. ``weight_transfer`` (rollout.vllm):
-    unless it is "object_store", published weights stay on the GPU, ``num_live_versions`` of them, and with "nccl" one
-    is sent within ``send_deadline_s``."""
+    ``storage_directory`` is Ray Train's own folder; nothing of ours lies there. ``weight_transfer`` (rollout.vllm)
+    names the transport; engines may read the last ``num_live_versions``, and are waited for ``send_deadline_s``."""
 
     run_name: str
     learning: LearningConfig
@@ -80,19 +79,19 @@ def train_loop(settings: dict[str, Any]) -> None:
 
     try:
         learner = _build_learner(settings["spec"], settings["resume_from"])
-        weights = _published_weights(settings["spec"], learner, rank)
-        status = LearnerStatus(
-            policy_version=learner.policy_version,
-            worker_pid=os.getpid(),
-            placement_group=get_current_placement_group(),
-        )
-        complete(START, status)
-        while True:
-            message: Message = ray.get(mailbox.next_message.remote(attempt, rank), timeout=POLL_S + ANSWER_S)
-            if message.kind is Kind.CLOSE:
-                return
-            if message.kind is not Kind.IDLE:
-                complete(message.sequence, _serve(learner, weights, message))
+        with contextlib.closing(_build_publisher(settings["spec"], rank)) as publisher:
+            status = LearnerStatus(
+                policy_version=learner.policy_version,
+                worker_pid=os.getpid(),
+                placement_group=get_current_placement_group(),
+            )
+            complete(START, status)
+            while True:
+                message: Message = ray.get(mailbox.next_message.remote(attempt, rank), timeout=POLL_S + ANSWER_S)
+                if message.kind is Kind.CLOSE:
+                    return
+                if message.kind is not Kind.IDLE:
+                    complete(message.sequence, _serve(learner, publisher, message))
     except Exception as error:
         # Said here, the caller has the reason at once; Ray Train would take its time and give a page of traceback.
         with contextlib.suppress(RayError):  # the mailbox may be what died
@@ -126,41 +125,19 @@ def _build_learner(spec: LearnerSpec, resume_from: Path | None) -> Any:
     return learner
 
 
-def _published_weights(spec: LearnerSpec, learner: Any, rank: int) -> Callable[[], Mapping[str, Any]]:
-    """What a publish hands to the engines: arrays, where they lie on the GPU, or where to ask for them."""
-    if spec.weight_transfer == "object_store":
-        weights: Callable[[], Mapping[str, Any]] = learner.weights
-        return weights
-    import torch
-
-    from gps_ray.weights.device_snapshots import DeviceSnapshots, ipc_handle
-    from gps_ray.weights.nccl_sender import NcclGroup, WeightSender
-
-    if rank:
-        # Rank 0 keeps and sends what all of them gather here, parameter by parameter.
-        return lambda: {name: None for name, _ in learner.device_weights()}
-    by_ipc = spec.weight_transfer == "ipc"
-    snapshots = DeviceSnapshots(spec.num_live_versions, getattr(torch, spec.dtype), ipc_handle if by_ipc else None)
-
-    def publish() -> dict[str, Any]:
-        return snapshots.publish(learner.policy_version, learner.device_weights())
-
-    if by_ipc:
-        return publish
-    sender = WeightSender(
-        snapshots.copies,
-        partial(
-            NcclGroup,
-            device=torch.device("cuda", torch.cuda.current_device()),
+def _build_publisher(spec: LearnerSpec, rank: int) -> Publisher:
+    return load_transport(spec.weight_transfer).publisher(
+        PublisherSettings(
+            rank=rank,
+            dtype=spec.dtype,
+            num_live_versions=spec.num_live_versions,
             deadline_s=spec.send_deadline_s,
-        ),
-        host=get_node_ip_address(),
-        deadline_s=spec.send_deadline_s,
+            host=get_node_ip_address(),
+        )
     )
-    return lambda: {**publish(), "sender": sender.address}
 
 
-def _serve(learner: Any, weights: Callable[[], Mapping[str, Any]], message: Message) -> Any:
+def _serve(learner: Any, publisher: Publisher, message: Message) -> Any:
     if message.kind is Kind.UPDATE:
         request: UpdateRequest = message.payload
         return learner.update(ray.get(list(request.rollouts)), request.admitted)
@@ -168,7 +145,7 @@ def _serve(learner: Any, weights: Callable[[], Mapping[str, Any]], message: Mess
         tokens, logprobs = learner.probe()
         return PublishedWeights(
             policy_version=learner.policy_version,
-            weights=weights(),
+            payload=publisher.publish(learner),
             probe_tokens=tokens,
             probe_logprobs=logprobs,
         )
@@ -233,10 +210,10 @@ class LearnerActor:
         return result
 
     async def publish(self) -> tuple[PublishedWeights, Any]:
-        """To be called with ``num_returns=2``: the weights are an object of their own, which belongs to the caller and
+        """To be called with ``num_returns=2``: the payload is an object of their own, which belongs to the caller and
         outlives this actor's and the train worker's call."""
         published: PublishedWeights = await self._ask(Kind.PUBLISH)
-        return replace(published, weights=None), published.weights
+        return replace(published, payload=None), published.payload
 
     async def save(self, directory: Path) -> None:
         await self._ask(Kind.SAVE, directory)
@@ -300,11 +277,11 @@ class RayLearner:
         return result
 
     async def publish(self) -> PublishedWeights:
-        header, weights = self._actor.publish.options(num_returns=2).remote()
+        header, payload = self._actor.publish.options(num_returns=2).remote()
         published: PublishedWeights = await self._wait(
             header, "learner.publish", self._config.update_deadline_s, "learning.update_deadline_s"
         )
-        return replace(published, weights=weights)
+        return replace(published, payload=payload)
 
     async def save(self, directory: Path) -> None:
         await self._call("save", directory.absolute())

@@ -9,6 +9,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from gps_ray.config import RolloutConfig
+from gps_ray.weights.transports import load_transport
 
 __all__ = ["rank_group", "worker_options"]
 
@@ -28,10 +29,11 @@ def worker_options(config: RolloutConfig, group: PlacementGroup | None) -> dict[
     learner's GPU (Ray fills a GPU that is taken in part before it begins another). In a group the worker itself
     takes no GPU: vLLM starts its ranks in the bundles, a GPU each."""
     if group is None:
+        shares_gpu = load_transport(config.vllm.weight_transfer).gpus == "shared"
         return {
             "num_cpus": config.num_cpus_per_worker,
             "num_gpus": config.num_gpus_per_worker,
-            "scheduling_strategy": "DEFAULT" if config.vllm.weight_transfer == "ipc" else "SPREAD",
+            "scheduling_strategy": "DEFAULT" if shares_gpu else "SPREAD",
         }
     strategy = PlacementGroupSchedulingStrategy(
         group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True

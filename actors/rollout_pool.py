@@ -113,7 +113,7 @@ class RayRolloutPool:
             return
         await within(
             self._config.start_deadline_s,
-            self._workers[index].load_weights.remote(replace(published, weights=None), published.weights),
+            self._workers[index].load_weights.remote(replace(published, payload=None), published.payload),
             f"rollout worker {index} loading weights",
             "rollout.start_deadline_s",
         )

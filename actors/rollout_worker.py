@@ -14,6 +14,7 @@ from gps_ray.base.types import ChunkHeader, PublishedWeights
 from gps_ray.config import RolloutConfig
 from gps_ray.rollout.chunk import ChunkRequest, ChunkRunner, build_engine
 from gps_ray.tasks.registry import load_task
+from gps_ray.weights.interface import WeightPayload
 
 __all__ = ["RolloutWorker", "WorkerSpec"]
 
@@ -44,9 +45,9 @@ class RolloutWorker:
         """The process id, once the engine is up."""
         return os.getpid()
 
-    def load_weights(self, published: PublishedWeights, weights: Mapping[str, Any]) -> None:
-        # ``weights`` is an argument of its own: only top-level references are resolved by Ray, without a copy.
-        self._runner.load_weights(published, weights)
+    def load_weights(self, published: PublishedWeights, payload: WeightPayload) -> None:
+        # ``payload`` is an argument of its own: only top-level references are resolved by Ray, without a copy.
+        self._runner.load_weights(published, payload)
 
     def run(self, chunk: ChunkRequest) -> tuple[ChunkHeader, pa.Table, pa.Table]:
         """Three return values, so that the caller owns them and they outlive this process."""

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from socket import socket
@@ -23,11 +23,12 @@ from gps_ray.model import make_embedded_model
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup
 from gps_ray.rollout.torch_engine import TorchEngine
 from gps_ray.rollout.vllm_setup import environment
-from gps_ray.weights.device_snapshots import DeviceSnapshots
-from gps_ray.weights.nccl_sender import NcclGroup, WeightSender
+from gps_ray.weights.interface import PublisherSettings
+from gps_ray.weights.nccl import NcclGroup, NcclPayload, NcclPublisher
 
 __all__ = [
     "PROMPTS",
+    "ArraySource",
     "assert_serves",
     "engine_process",
     "learner_process",
@@ -111,18 +112,33 @@ def receive_over_a_store() -> None:
     torch.accelerator.synchronize = lambda *_: None  # type: ignore[assignment,misc]
 
 
+@dataclass
+class ArraySource:
+    """A ``WeightSource`` made of arrays."""
+
+    policy_version: int
+    arrays: Mapping[str, Any]
+    device: torch.device
+
+    def weights(self) -> Mapping[str, Any]:
+        return self.arrays
+
+    def device_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, array in sorted(self.arrays.items()):
+            yield name, torch.tensor(array, device=self.device)
+
+
 class _Learner:
     """What a learner with ``weight_transfer=nccl`` publishes and sends."""
 
     def __init__(self, dtype: str, on_gpu: bool) -> None:
         self._device = torch.device("cuda:0" if on_gpu else "cpu")
-        self._snapshots = DeviceSnapshots(2, getattr(torch, dtype), None)
         open_group = partial(NcclGroup, device=self._device, deadline_s=CALL_S) if on_gpu else _StoreGroup
-        self._sender = WeightSender(self._snapshots.copies, open_group, host="127.0.0.1", deadline_s=CALL_S)
+        settings = PublisherSettings(rank=0, dtype=dtype, num_live_versions=2, deadline_s=CALL_S, host="127.0.0.1")
+        self._publisher = NcclPublisher(settings, open_group)
 
-    def publish(self, version: int, weights: Mapping[str, Any]) -> dict[str, Any]:
-        pairs = ((name, torch.tensor(array, device=self._device)) for name, array in sorted(weights.items()))
-        return {**self._snapshots.publish(version, pairs), "sender": self._sender.address}
+    def publish(self, version: int, weights: Mapping[str, Any]) -> NcclPayload:
+        return self._publisher.publish(ArraySource(version, weights, self._device))
 
 
 def _start_learner(dtype: str, on_gpu: bool) -> None:

@@ -27,6 +27,7 @@ from gps_ray.base.types import Chunk, GenerateRequest, Prompt, PublishedWeights,
 from gps_ray.config import ClusterConfig, RolloutConfig, SelectionConfig, TrainConfig
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.selection.registry import resolve_selection
+from gps_ray.weights.object_store import ObjectStorePayload
 
 __all__ = ["add_arguments", "run"]
 
@@ -105,7 +106,7 @@ async def _case(
     steps, busy = [], []
     try:
         await pool.start()
-        await pool.load_weights(PublishedWeights(policy_version=0, weights=ray.put({})))
+        await pool.load_weights(PublishedWeights(policy_version=0, payload=ray.put(ObjectStorePayload(arrays={}))))
         for step in range(1, args.num_steps + 1):
             start = time.perf_counter()
             request = SelectionRequest(

@@ -40,6 +40,7 @@ from gps_ray.base.types import PublishedWeights
 from gps_ray.config import ClusterConfig, EmbeddedModelConfig, RolloutConfig, TrainConfig
 from gps_ray.model import load_model, make_embedded_model, weights_of
 from gps_ray.tasks.countdown import Countdown
+from gps_ray.weights.object_store import ObjectStorePayload
 
 __all__ = ["add_arguments", "run"]
 
@@ -99,7 +100,7 @@ class Publisher:
     def num_parameters(self) -> int:
         return int(self._model.num_parameters())
 
-    def publish(self, policy_version: int) -> tuple[PublishedWeights, Any]:
+    def publish(self, policy_version: int) -> tuple[PublishedWeights, ObjectStorePayload]:
         """To be called with ``num_returns=2``, as a learner's ``publish``."""
         import torch
 
@@ -111,9 +112,9 @@ class Publisher:
             rows = torch.from_numpy(tokens.astype(np.int64))[None]
             logprobs = self._model(rows[:, :-1]).logits[0].log_softmax(-1).gather(1, rows[0, 1:, None])[:, 0]
         header = PublishedWeights(
-            policy_version=policy_version, weights=None, probe_tokens=tokens, probe_logprobs=logprobs.numpy()
+            policy_version=policy_version, payload=None, probe_tokens=tokens, probe_logprobs=logprobs.numpy()
         )
-        return header, weights_of(self._model)
+        return header, ObjectStorePayload(arrays=weights_of(self._model))
 
 
 class GlooPublisher(Publisher):
@@ -122,8 +123,8 @@ class GlooPublisher(Publisher):
     def publish_tensors(self, policy_version: int) -> PublishedWeights:
         import torch
 
-        header, weights = self.publish(policy_version)
-        self._tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+        header, payload = self.publish(policy_version)
+        self._tensors = {name: torch.from_numpy(array) for name, array in payload.arrays.items()}
         return header
 
     def tensors(self) -> dict[str, Any]:
@@ -135,7 +136,8 @@ class GlooReceiver(RolloutWorker):
     """A rollout worker whose weights come as torch tensors."""
 
     def load_tensors(self, published: PublishedWeights, tensors: Mapping[str, Any]) -> None:
-        self.load_weights(published, {name: tensor.numpy() for name, tensor in tensors.items()})
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        self.load_weights(published, ObjectStorePayload(arrays=arrays))
 
 
 def _make_model(scratch: Path, hidden: int, layers: int) -> Path:
@@ -160,9 +162,9 @@ async def _object_store_row(args: argparse.Namespace, engine: str, directory: Pa
     pool = RayRolloutPool(f"bench-{engine}-{directory.name}", spec, {})
 
     async def publish(version: int) -> PublishedWeights:
-        header, weights = publisher.publish.options(num_returns=2).remote(version)
+        header, payload = publisher.publish.options(num_returns=2).remote(version)
         published: PublishedWeights = await within(deadline_s, header, "the publisher", DEADLINE_KEY)
-        return replace(published, weights=weights)
+        return replace(published, payload=payload)
 
     try:
         await pool.start()

@@ -297,11 +297,11 @@ class UpdateResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedWeights:
-    """Weights of one version by handle (a mapping of parameter name to numpy array), with the learner's own
+    """Weights of one version by handle (``gps_ray.weights.interface.WeightPayload``), with the learner's own
     log-probs of a fixed text: probe_tokens [T] int32, probe_logprobs [T - 1] float32. Engines compare after loading.
     """
 
     policy_version: int
-    weights: Handle
+    payload: Handle
     probe_tokens: IntArray = field(default_factory=lambda: np.zeros(0, np.int32))
     probe_logprobs: FloatArray = field(default_factory=lambda: np.zeros(0, np.float32))

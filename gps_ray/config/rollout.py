@@ -53,10 +53,10 @@ class VllmConfig(ConfigSection):
     tensor_parallel_size: int = Field(
         1, ge=1, description="Ranks that share one model; rollout.num_{cpus,gpus}_per_worker are each rank's."
     )
-    weight_transfer: Literal["object_store", "ipc", "nccl"] = Field(
+    weight_transfer: str = Field(
         "object_store",
-        description="How new weights reach the engine: through the object store, by CUDA IPC where learner and "
-        "workers share one GPU, or by NCCL from GPU to GPU where each has its own.",
+        description="How new weights reach the engine: object_store, ipc (CUDA IPC where learner and workers share one "
+        "GPU), nccl (from GPU to GPU where each has its own), or 'package.module:TRANSPORT'.",
     )
     enable_prefix_caching: bool = Field(True, description="Compute a prompt's common prefix once per weights.")
     enforce_eager: bool = Field(True, description="False compiles and captures: a minute per start, quicker on GPU.")

@@ -107,8 +107,6 @@ class TrainConfig(ConfigSection):
                 "run.max_policy_lag: the oracle has to see what the newest weights can do, got a lag of "
                 f"{self.run.max_policy_lag}; set run.max_policy_lag=0 or another selection.selector"
             )
-        if self.rollout.vllm.weight_transfer != "object_store":
-            _check_on_gpus(self.rollout, self.learning)
         num_pool = self.data.num_generated_prompts
         if num_pool is not None:
             if self.selection.num_prompts > num_pool:
@@ -122,48 +120,3 @@ class TrainConfig(ConfigSection):
                     f"pool of {num_pool}; lower evaluation.num_probe_prompts"
                 )
         return self
-
-
-def _check_on_gpus(rollout: RolloutConfig, learning: LearningConfig) -> None:
-    """CUDA IPC reaches memory of the engine's own GPU: the learner and all engines, of one rank each, must share it.
-    NCCL takes no two ranks on one GPU."""
-    transfer = rollout.vllm.weight_transfer
-    remedy = "or set rollout.vllm.weight_transfer=object_store"
-    if rollout.engine != "vllm":
-        raise ValueError(
-            f"rollout.vllm.weight_transfer: {transfer} needs rollout.engine=vllm, got {rollout.engine}; {remedy}"
-        )
-    gpus = {
-        "rollout.num_gpus_per_worker": rollout.num_gpus_per_worker,
-        "learning.num_gpus_per_worker": learning.num_gpus_per_worker,
-    }
-    for key, value in gpus.items():
-        if value == 0:
-            raise ValueError(f"rollout.vllm.weight_transfer: {transfer} needs a GPU, got {key}=0; set {key}, {remedy}")
-        if transfer == "nccl" and value != 1:
-            raise ValueError(
-                f"rollout.vllm.weight_transfer: with nccl every rank has a GPU of its own, got {key}={value:g}; set "
-                f"{key}=1, {remedy}"
-            )
-    if learning.lora_rank:
-        raise ValueError(
-            f"rollout.vllm.weight_transfer: with {transfer} engines read the learner's own parameters, not adapters, "
-            f"got learning.lora_rank={learning.lora_rank}; set learning.lora_rank=0, {remedy}"
-        )
-    if transfer == "nccl":
-        return
-    for key, count in (
-        ("learning.num_workers", learning.num_workers),
-        ("rollout.vllm.tensor_parallel_size", rollout.vllm.tensor_parallel_size),
-    ):
-        if count > 1:
-            raise ValueError(
-                f"rollout.vllm.weight_transfer: with ipc everything is on one GPU, got {key}={count}; set {key}=1, "
-                f"{remedy}"
-            )
-    total = learning.num_gpus_per_worker + rollout.num_workers * rollout.num_gpus_per_worker
-    if total > 1 + 1e-9:
-        raise ValueError(
-            f"rollout.vllm.weight_transfer: with ipc learner and workers share one GPU, got {total:g} GPUs "
-            f"(learning.num_gpus_per_worker + rollout.num_workers x rollout.num_gpus_per_worker); lower them, {remedy}"
-        )

@@ -59,10 +59,6 @@ class Mailbox:
     def attempt(self) -> int:
         return self._attempt
 
-    @property
-    def is_open(self) -> bool:
-        return self._is_open
-
     def open(self, num_workers: int = 1) -> int:
         """Begin a new attempt of so many workers and return its number. An attempt that is still open fails."""
         self.fail(self._attempt, "a new attempt began")

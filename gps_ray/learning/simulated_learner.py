@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
 
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.types import FloatArray, IntArray, UpdateResult
@@ -40,6 +41,9 @@ class SimulatedLearner:
 
     def weights(self) -> dict[str, np.ndarray[Any, Any]]:
         return {}
+
+    def device_weights(self) -> Iterator[tuple[str, Tensor]]:
+        return iter(())
 
     def probe(self) -> tuple[IntArray, FloatArray]:
         return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)

@@ -12,6 +12,7 @@ from gps_ray.learning.algorithms import check_algorithm
 from gps_ray.loop.resources import resource_needs
 from gps_ray.selection.registry import resolve_selection
 from gps_ray.tasks.dataset import DataSets
+from gps_ray.weights.transports import check_transport
 
 __all__ = ["check_data", "describe", "pool_fingerprint", "resolve"]
 
@@ -19,9 +20,10 @@ __all__ = ["check_data", "describe", "pool_fingerprint", "resolve"]
 def resolve(config: TrainConfig) -> TrainConfig:
     """The config with the selector's preset filled in: what the run really uses, and what it writes down.
 
-    Raises ConfigError where it names a selector, a loss or an advantage that cannot be had.
+    Raises ConfigError where a name in it stands for nothing, or the transport of weights lacks what it needs.
     """
     check_algorithm(config.learning, config.rollout.group_size)
+    check_transport(config.rollout, config.learning)
     return config.model_copy(update={"selection": resolve_selection(config.selection)})
 
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +33,7 @@ from gps_ray.rollout.sandbox import SandboxedTask
 from gps_ray.rollout.scoring import score
 from gps_ray.rollout.simulated_engine import SimulatedEngine, SimulatedTask
 from gps_ray.tasks.interface import Task
+from gps_ray.weights.interface import WeightPayload
 
 __all__ = ["ChunkRequest", "ChunkRunner", "build_engine", "cut_chunks"]
 
@@ -126,13 +126,13 @@ class ChunkRunner:
         self._run_seed = run_seed
         self._policy_version = 0
 
-    def load_weights(self, published: PublishedWeights, weights: Mapping[str, Any]) -> None:
-        """Serve ``published.policy_version`` from now on; ``weights`` are its parameters by name.
+    def load_weights(self, published: PublishedWeights, payload: WeightPayload) -> None:
+        """Serve ``published.policy_version`` from now on; ``payload`` is what its handle stands for.
 
         Raises RolloutError where the engine's log-probs of the probe text differ from the learner's by more than
         ``rollout.probe_tolerance``, ModelError where the parameters do not fit.
         """
-        self._engine.load_weights(published.policy_version, weights)
+        self._engine.load_weights(published.policy_version, payload)
         if len(published.probe_tokens):
             difference = np.abs(self._engine.logprobs(published.probe_tokens) - published.probe_logprobs).max()
             # Written so that NaN does not pass.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from gps_ray.base.types import FinishReason, FloatArray, IntArray, Prompt
+from gps_ray.weights.interface import WeightPayload
 
 __all__ = ["EngineRequest", "GeneratedGroup", "GeneratedResponse", "RolloutEngine"]
 
@@ -51,8 +52,9 @@ class RolloutEngine(Protocol):
         """One group per prompt, in the order of the request."""
         ...
 
-    def load_weights(self, policy_version: int, weights: Mapping[str, Any]) -> None:
-        """Replace the policy's parameters (name -> numpy array, names as in the Hugging Face state dict)."""
+    def load_weights(self, policy_version: int, payload: WeightPayload) -> None:
+        """Replace the policy's parameters by what the learner published: ``ObjectStorePayload`` (arrays by their names
+        in the Hugging Face state dict), or that of another transport that names the engine (``gps_ray.weights``)."""
         ...
 
     def logprobs(self, tokens: IntArray) -> FloatArray:

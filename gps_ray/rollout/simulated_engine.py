@@ -7,8 +7,7 @@ words "right" and "wrong", judged by ``SimulatedTask``; its tokens and log-probs
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import expit
@@ -18,6 +17,7 @@ from gps_ray.base.types import FinishReason, FloatArray, IntArray, Prompt, Rollo
 from gps_ray.config import SimulatedConfig
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
 from gps_ray.tasks.interface import Verdict
+from gps_ray.weights.interface import WeightPayload
 
 __all__ = ["SimulatedEngine", "SimulatedPolicy", "SimulatedTask", "success_rates"]
 
@@ -100,7 +100,7 @@ class SimulatedEngine:
             finish_reason=FinishReason.STOP,
         )
 
-    def load_weights(self, policy_version: int, weights: Mapping[str, Any]) -> None:
+    def load_weights(self, policy_version: int, payload: WeightPayload) -> None:
         """Only the version counts: the success rates drift with it."""
         self._policy_version = policy_version
 

@@ -7,9 +7,8 @@ or on what ran before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,8 @@ from gps_ray.model import encode_prompt, load_model, load_tokenizer, load_weight
 from gps_ray.rollout.cpu_decoder.decoder import Decoder
 from gps_ray.rollout.cpu_decoder.llama import LlamaDecoder, LlamaWeights
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
+from gps_ray.weights.interface import WeightPayload, payload_of
+from gps_ray.weights.object_store import ObjectStorePayload
 
 __all__ = ["TorchEngine", "left_padded"]
 
@@ -55,9 +56,9 @@ class TorchEngine:
         use_written_out = written_out_step and LlamaDecoder.supports(self.model)
         self._weights = LlamaWeights(self.model) if use_written_out else None
 
-    def load_weights(self, policy_version: int, weights: Mapping[str, Any]) -> None:
+    def load_weights(self, policy_version: int, payload: WeightPayload) -> None:
         """Copy the parameters in place. Raises ModelError where names or shapes do not fit; nothing is changed then."""
-        load_weights_into(self.model, weights)
+        load_weights_into(self.model, payload_of(ObjectStorePayload, payload).arrays)
         self.policy_version = policy_version
 
     @torch.inference_mode()

@@ -8,7 +8,6 @@ computed again. Seeds are keyed, so the same request on an engine in the same st
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,8 @@ from gps_ray.config import RolloutConfig
 from gps_ray.model import encode_prompt, load_tokenizer, stop_token_ids
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
 from gps_ray.rollout.vllm_setup import VLLM_VERSION, check_installed, check_memory, engine_arguments, environment
-from gps_ray.weights.transfer import LearnerConnection, check_same_gpu, init_info, update_info
+from gps_ray.weights.interface import ReceiverSettings, VllmBackend, WeightPayload
+from gps_ray.weights.transports import load_transport
 
 __all__ = ["VllmEngine"]
 
@@ -43,25 +43,27 @@ class VllmEngine:
         self.tokenizer = load_tokenizer(model_directory)
         self.stop_tokens = _stop_tokens(model_directory, self.tokenizer)
         check_memory(rollout, _free_bytes())
-        self._config = rollout.vllm
-        self._learner = LearnerConnection(rollout.vllm.tensor_parallel_size, rollout.start_deadline_s)
-        self._llm = _start(model_directory, rollout, dtype)
+        transport = load_transport(rollout.vllm.weight_transfer)
+        self._receiver = transport.receiver(
+            ReceiverSettings(num_ranks=rollout.vllm.tensor_parallel_size, deadline_s=rollout.start_deadline_s)
+        )
+        self._llm = _start(model_directory, rollout, dtype, transport.backend)
         self.max_model_len: int = self._llm.llm_engine.model_config.max_model_len
         self.policy_version = 0
 
-    def load_weights(self, policy_version: int, weights: Mapping[str, Any]) -> None:
+    def load_weights(self, policy_version: int, payload: WeightPayload) -> None:
         """Replace the parameters in place by vLLM's weight-transfer protocol and forget every cached prefix.
 
-        ``weights`` is what the learner published: arrays by name, with ``ipc`` where they lie on the GPU, with ``nccl``
-        where to ask for them. Raises ModelError where names or shapes do not fit; the engine is of no use then. Raises
-        RolloutError where ``ipc`` cannot reach the learner's GPU, or ``nccl`` the learner.
+        ``payload`` is of ``rollout.vllm.weight_transfer``. Raises ModelError where names or shapes do not fit; the
+        engine is of no use then. Raises RolloutError where the weights cannot be had.
         """
-        if self._config.weight_transfer == "ipc":
-            check_same_gpu(weights, _gpu_uuid())
         try:
-            with self._update_info(policy_version, weights) as info:
+            with self._receiver.receiving(policy_version, payload) as update:
+                if update.init_info is not None:
+                    self._llm.shutdown_weight_transfer_engine()
+                    self._llm.init_weight_transfer_engine({"init_info": dict(update.init_info)})
                 self._llm.start_weight_update()
-                self._llm.update_weights({"update_info": info})
+                self._llm.update_weights({"update_info": dict(update.update_info)})
                 self._llm.finish_weight_update(weight_version=str(policy_version))
         except RolloutError:
             raise
@@ -74,24 +76,6 @@ class VllmEngine:
         if not self._llm.reset_prefix_cache():
             raise RolloutError(f"vLLM kept its prefix cache at policy version {policy_version}: requests still run")
         self.policy_version = policy_version
-
-    @contextmanager
-    def _update_info(self, policy_version: int, weights: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """What the backend on the other side of vLLM's ``update_weights`` is told; good until the block ends."""
-        if self._config.weight_transfer == "ipc":
-            yield update_info(weights)
-        elif self._config.weight_transfer == "nccl":
-            with self._learner.receiving(weights, policy_version) as group:
-                if group is not None:
-                    self._llm.shutdown_weight_transfer_engine()
-                    self._llm.init_weight_transfer_engine({"init_info": group})
-                yield update_info(weights)
-        elif self._config.tensor_parallel_size == 1:
-            # The engine's only worker lives in this process: the arrays are handed over as they are.
-            yield {"arrays": weights}
-        else:
-            with _shared_file(weights) as file:
-                yield {"file": file}
 
     def logprobs(self, tokens: IntArray) -> FloatArray:
         """[T - 1] float32: log p(token t + 1 | tokens up to t) at temperature 1."""
@@ -206,7 +190,7 @@ def _stop_tokens(model_directory: Path, tokenizer: Any) -> tuple[int, ...]:
     return stop_token_ids(SimpleNamespace(generation_config=generation, config=config), tokenizer)
 
 
-def _start(model_directory: Path, rollout: RolloutConfig, dtype: str) -> Any:
+def _start(model_directory: Path, rollout: RolloutConfig, dtype: str, backend: VllmBackend) -> Any:
     with _environment(environment(rollout)):
         # Seconds to import, and it reads its environment then.
         try:
@@ -216,9 +200,8 @@ def _start(model_directory: Path, rollout: RolloutConfig, dtype: str) -> Any:
             # Some refusals come only with the first token: a head dimension that the CPU's attention lacks.
             first = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
             llm.generate([{"prompt_token_ids": [0]}], first, use_tqdm=False)
-            # With nccl it is told of the group that it enters, at the first load.
-            if rollout.vllm.weight_transfer != "nccl":
-                llm.init_weight_transfer_engine({"init_info": init_info(rollout.vllm.weight_transfer)})
+            if backend.init_info is not None:
+                llm.init_weight_transfer_engine({"init_info": dict(backend.init_info)})
             llm.update_weight_version("0")
             return llm
         # vLLM raises what its layers raise: ValueError, RuntimeError, torch's own, AssertionError.
@@ -227,24 +210,6 @@ def _start(model_directory: Path, rollout: RolloutConfig, dtype: str) -> Any:
                 f"vLLM cannot serve {model_directory}: {_one_line(error)}; change model.path or the keys of "
                 "rollout.vllm, or set rollout.engine=torch"
             ) from error
-
-
-@contextmanager
-def _shared_file(weights: Mapping[str, Any]) -> Iterator[str]:
-    """The ranks are other processes on this node: a file in shared memory costs one copy, a message several."""
-    from safetensors.numpy import save_file
-
-    shared_memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as folder:
-        file = Path(folder) / "policy.safetensors"
-        save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, file)
-        yield str(file)
-
-
-def _gpu_uuid() -> str:
-    import torch
-
-    return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
 
 
 def _free_bytes() -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gps_ray.base.errors import ConfigError, RolloutError
 from gps_ray.config import RolloutConfig
+from gps_ray.weights.transports import load_transport
 
 __all__ = ["VLLM_VERSION", "check_installed", "check_memory", "engine_arguments", "environment"]
 
@@ -90,6 +91,7 @@ def environment(rollout: RolloutConfig) -> dict[str, str]:
 def engine_arguments(model_directory: Path, rollout: RolloutConfig, dtype: str) -> dict[str, Any]:
     """Keyword arguments of ``vllm.LLM``. All memory that it may take is bounded by the config."""
     config = rollout.vllm
+    backend = load_transport(config.weight_transfer).backend
     # Ranks of one node's CPUs are vLLM's own processes; those on GPUs are Ray actors in the worker's placement group.
     executor = "ray" if on_gpu(rollout) else "mp"
     return {
@@ -109,9 +111,8 @@ def engine_arguments(model_directory: Path, rollout: RolloutConfig, dtype: str) 
         "distributed_executor_backend": executor if config.tensor_parallel_size > 1 else None,
         "enable_prefix_caching": config.enable_prefix_caching,
         "enforce_eager": config.enforce_eager,
-        "weight_transfer_config": {"backend": config.weight_transfer},
-        # Makes the backend object_store known to every rank.
-        "worker_extension_cls": "gps_ray.weights.vllm_backend.WorkerExtension",
+        "weight_transfer_config": {"backend": backend.name},
+        "worker_extension_cls": backend.worker_extension,
         "disable_log_stats": True,
         "trust_remote_code": False,
     }

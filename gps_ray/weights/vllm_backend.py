@@ -1,7 +1,8 @@
 """gps-ray's own backend of vLLM's weight-transfer protocol: the policy's arrays as they come out of the object store.
 
 Named by ``worker_extension_cls``, so every tensor-parallel rank imports this module before it builds its model: that is
-what makes the backend known to it. This module and ``vllm_engine`` are the only ones that know vLLM.
+what makes the backend known to it. It is the only module of this room that cannot be imported
+without vLLM (``nccl`` imports parts of it when a group is opened); ``object_store`` says what the backend is told.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class ObjectStoreTransfer(WeightTransferEngine):  # type: ignore[misc]
         pass
 
 
-# Under the name that rollout.vllm.weight_transfer has for it.
+# Under the name that the transport has for it.
 WeightTransferEngineFactory.register_engine("object_store", ObjectStoreTransfer)
 
 

@@ -16,6 +16,7 @@ from actors.rollout_worker import WorkerSpec
 from gps_ray.base.errors import RolloutError
 from gps_ray.base.types import GenerateRequest, Prompt, PublishedWeights
 from gps_ray.config import TrainConfig, load_config
+from gps_ray.weights.object_store import ObjectStorePayload
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("cluster")]
 
@@ -43,7 +44,7 @@ def _generate(config: TrainConfig, strike: signal.Signals | None) -> tuple[list[
         pool = RayRolloutPool("faults", spec, PROMPTS)
         try:
             await pool.start()
-            await pool.load_weights(PublishedWeights(policy_version=3, weights=ray.put({})))
+            await pool.load_weights(PublishedWeights(policy_version=3, payload=ray.put(ObjectStorePayload(arrays={}))))
             pid = await asyncio.wrap_future(pool._workers[0].ready.remote().future())
             chunks = []
             async for chunk in pool.generate(request):
@@ -52,7 +53,7 @@ def _generate(config: TrainConfig, strike: signal.Signals | None) -> tuple[list[
                     os.kill(pid, strike)
             chunks.sort(key=lambda chunk: chunk.header.chunk_id)
             # The pool is whole again for the next version, the replacement included.
-            await pool.load_weights(PublishedWeights(policy_version=4, weights=ray.put({})))
+            await pool.load_weights(PublishedWeights(policy_version=4, payload=ray.put(ObjectStorePayload(arrays={}))))
             assert pool.metrics()["rollout/num_healthy_workers"] == 2
             tables = [ray.get(chunk.outcomes) for chunk in chunks]
             return (

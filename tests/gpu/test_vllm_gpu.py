@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from gps_ray.learning.sharding import device_weights
-from gps_ray.model import load_model, load_weights_into, weights_of
+from gps_ray.model import weights_of
 from gps_ray.rollout.torch_engine import TorchEngine
 from gps_ray.run.metrics import read_metrics
-from gps_ray.weights.device_snapshots import DeviceSnapshots
+from gps_ray.weights.interface import PublisherSettings
+from gps_ray.weights.ipc import IpcPublisher
+from gps_ray.weights.object_store import ObjectStorePayload
 from tests.processes import SMALL_RUN, run_job
-from tests.vllm_process import engine_process, learner_process, make_folder, make_request, moved
+from tests.vllm_process import ArraySource, engine_process, learner_process, make_folder, make_request, moved
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,8 +36,9 @@ def test_an_update_is_served_in_bfloat16(tmp_path: Path, num_ranks: int, tied: b
     with engine_process(folder, "bfloat16", num_gpus=1, tensor_parallel_size=num_ranks) as call:
         for version in (1, 2):
             weights = moved(weights_of(reference.model), version)
-            call("load_weights", version, weights)
-            reference.load_weights(version, weights)
+            payload = ObjectStorePayload(arrays=weights)
+            call("load_weights", version, payload)
+            reference.load_weights(version, payload)
             _assert_close(call, reference)
 
 
@@ -45,17 +47,18 @@ def test_updates_by_cuda_ipc_are_served(tmp_path: Path, tied: bool) -> None:
     """The test is the learner: more versions than copies, and an older one again, as a restarted worker loads it."""
     folder = make_folder(tmp_path / "model", hidden_size=256, num_heads=4, tie_embeddings=tied)
     reference = TorchEngine(folder)
-    learner = load_model(folder).to("cuda")
-    snapshots = DeviceSnapshots(2, torch.bfloat16)
+    publisher = IpcPublisher(
+        PublisherSettings(rank=0, dtype="bfloat16", num_live_versions=2, deadline_s=1, host="127.0.0.1")
+    )
     with engine_process(folder, "bfloat16", num_gpus=1, weight_transfer="ipc") as call:
         published: list[tuple[int, Any, Any]] = []
         for version in range(1, 6):
             weights = moved(weights_of(reference.model), version)
-            load_weights_into(learner, weights)
-            published.append((version, snapshots.publish(version, device_weights(learner)), weights))
-            for known, message, arrays in published[-2:]:
-                call("load_weights", known, message)
-                reference.load_weights(known, arrays)
+            payload = publisher.publish(ArraySource(version, weights, torch.device("cuda")))
+            published.append((version, payload, weights))
+            for known, payload, arrays in published[-2:]:
+                call("load_weights", known, payload)
+                reference.load_weights(known, ObjectStorePayload(arrays=arrays))
                 _assert_close(call, reference)
 
 
@@ -83,7 +86,7 @@ def test_updates_by_nccl_are_served(tmp_path: Path, num_ranks: int) -> None:
                 for version in range(1, num_versions + 1):
                     weights = moved(weights_of(reference.model), version)
                     call("load_weights", version, learner("publish", version, weights))
-                    reference.load_weights(version, weights)
+                    reference.load_weights(version, ObjectStorePayload(arrays=weights))
                     _assert_close(call, reference)
 
 

@@ -38,6 +38,7 @@ from gps_ray.run.folder import RunFolder
 from gps_ray.selection.registry import build_selector
 from gps_ray.selection.service import SelectorService
 from gps_ray.tasks.dataset import DataSets
+from gps_ray.weights.object_store import ObjectStorePayload
 
 __all__ = ["Killed", "Run", "simulated_config"]
 
@@ -116,7 +117,7 @@ class _Pool:
 
     async def load_weights(self, published: PublishedWeights) -> None:
         self._run.point("load_weights")
-        self._runner.load_weights(published, published.weights)
+        self._runner.load_weights(published, published.payload)
         self.versions.append(published.policy_version)
 
     def metrics(self) -> Mapping[str, float]:
@@ -172,7 +173,7 @@ class _Learner:
         return UpdateResult(policy_version=self.version, metrics={"train/loss": float(int(self.digest[:8], 16))})
 
     async def publish(self) -> PublishedWeights:
-        return PublishedWeights(policy_version=self.version, weights={})
+        return PublishedWeights(policy_version=self.version, payload=ObjectStorePayload(arrays={}))
 
     async def save(self, directory: Path) -> None:
         self._run.point("save learner")

@@ -60,7 +60,7 @@ def test_two_workers_give_the_losses_of_one_and_resume_bit_for_bit(tmp_path: Pat
             _assert_close(losses[-1], dict(alone.update(make_tables(groups), ids(groups)).metrics))
         assert len(list((tmp_path / "checkpoint").glob("*.distcp"))) == 2
         published = await learner.publish()
-        weights = ray.get(published.weights)
+        weights = ray.get(published.payload).arrays
         expected = alone.weights()
         assert weights.keys() == expected.keys()
         for name in weights:

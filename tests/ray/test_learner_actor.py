@@ -80,7 +80,10 @@ def test_updates_equal_those_in_process_and_resume_goes_on_bit_for_bit(model_dir
         await learner.close()
         assert wait_for("the train worker to leave", lambda: _is_gone(status.worker_pid), 30)
         # The weights belong to this process: they outlive the learner, its train worker and later versions.
-        _assert_same(ray.get(published.weights), expected)
+        arrays = ray.get(published.payload).arrays
+        _assert_same(arrays, expected)
+        # Read where they lie in the store, not copied out of it.
+        assert not any(array.flags.writeable or array.flags.owndata for array in arrays.values())
         assert (tmp_path / "policy" / "model.safetensors").exists()
 
         resumed = spawn_learner("equal/resumed", config, model_directory, tmp_path / "ray_train")
@@ -88,7 +91,7 @@ def test_updates_equal_those_in_process_and_resume_goes_on_bit_for_bit(model_dir
         for groups in BATCHES[2:]:
             result = await resumed.update(update_request(groups))
             assert result.metrics == expected.update(make_tables(groups), ids(groups)).metrics
-        _assert_same(ray.get((await resumed.publish()).weights), expected)
+        _assert_same(ray.get((await resumed.publish()).payload).arrays, expected)
         await resumed.close()
 
     _run(test())
@@ -152,7 +155,7 @@ def test_without_a_model_folder_the_policy_is_simulated(tmp_path: Path) -> None:
         assert result.policy_version == 1
         assert result.metrics["train/num_groups_trained"] == 3
         published = await learner.publish()
-        assert ray.get(published.weights) == {}
+        assert ray.get(published.payload).arrays == {}
         await learner.close()
 
     _run(test())

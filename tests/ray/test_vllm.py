@@ -19,12 +19,16 @@ from gps_ray.base.types import FinishReason
 from gps_ray.model import weights_of
 from gps_ray.rollout.torch_engine import TorchEngine
 from gps_ray.run.metrics import read_metrics
-from gps_ray.weights.device_snapshots import DeviceSnapshots
-from gps_ray.weights.nccl_sender import NcclGroup
-from gps_ray.weights.transfer import init_info
+from gps_ray.weights.interface import PublisherSettings
+from gps_ray.weights.ipc import TRANSPORT as IPC
+from gps_ray.weights.ipc import ipc_payload
+from gps_ray.weights.nccl import NcclGroup
+from gps_ray.weights.object_store import ObjectStorePayload
+from tests.file_transport import FilePublisher
 from tests.processes import SMALL_RUN, run_job
 from tests.vllm_process import (
     PROMPTS,
+    ArraySource,
     assert_serves,
     engine_process,
     learner_process,
@@ -51,20 +55,22 @@ def test_every_update_takes_whole_or_is_refused(tmp_path: Path, tied: bool) -> N
         assert_serves(call, reference, 0)
         for version in (1, 2, 3):
             weights = moved(start, version)
-            call("load_weights", version, weights)
-            reference.load_weights(version, weights)
+            call("load_weights", version, ObjectStorePayload(arrays=weights))
+            reference.load_weights(version, ObjectStorePayload(arrays=weights))
             assert_serves(call, reference, version)
         part = dict(list(weights.items())[1:])
         with pytest.raises(ModelError, match="policy version 4 does not fit"):
-            call("load_weights", 4, part)
+            call("load_weights", 4, ObjectStorePayload(arrays=part))
+        more = weights | {"model.layers.0.no_such.weight": np.zeros(3, np.float32)}
         with pytest.raises(ModelError, match="policy version 4 does not fit"):
-            call("load_weights", 4, weights | {"model.layers.0.no_such.weight": np.zeros(3, np.float32)})
+            call("load_weights", 4, ObjectStorePayload(arrays=more))
 
 
 def _read_by_vllm(message: dict[str, Any]) -> list[str]:
     from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferInitInfo, IPCWeightTransferUpdateInfo
 
-    IPCWeightTransferInitInfo(**init_info("ipc"))
+    assert IPC.backend.init_info is not None
+    assert not IPCWeightTransferInitInfo(**IPC.backend.init_info).packed
     names: list[str] = IPCWeightTransferUpdateInfo(**message).names
     return names
 
@@ -72,8 +78,7 @@ def _read_by_vllm(message: dict[str, Any]) -> list[str]:
 def test_the_learners_ipc_message_is_one_that_vllm_reads() -> None:
     """As far as it goes without a GPU, with a stand-in for the handles themselves."""
     parameters = {"a": torch.zeros(2, 3), "b": torch.zeros(1)}
-    snapshots = DeviceSnapshots(2, torch.bfloat16, lambda tensor: {"GPU-0": tuple(tensor.shape)})
-    message = snapshots.publish(1, parameters.items())
+    message = ipc_payload(parameters, lambda tensor: {"GPU-0": tuple(tensor.shape)}).update_info()
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         assert process.submit(_read_by_vllm, message).result(300) == ["a", "b"]
         with pytest.raises(ValueError, match="same size"):
@@ -107,10 +112,26 @@ def test_updates_by_the_nccl_backend_are_served_over_a_store(tmp_path: Path) -> 
             ) as call:
                 for version in range(1, num_versions + 1):
                     weights = moved(weights_of(reference.model), version)
-                    message = learner("publish", version, weights)
-                    call("load_weights", version, message)
-                    reference.load_weights(version, weights)
+                    call("load_weights", version, learner("publish", version, weights))
+                    reference.load_weights(version, ObjectStorePayload(arrays=weights))
                     assert_serves(call, reference, version)
+
+
+def test_updates_by_a_transport_from_outside_are_served(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "model", tie_embeddings=False)
+    reference = TorchEngine(folder)
+    publisher = FilePublisher(
+        PublisherSettings(rank=0, dtype="float32", num_live_versions=2, deadline_s=1, host="127.0.0.1")
+    )
+    with engine_process(folder, weight_transfer="tests.file_transport:TRANSPORT") as call:
+        for version in (1, 2):
+            weights = moved(weights_of(reference.model), version)
+            call("load_weights", version, publisher.publish(ArraySource(version, weights, torch.device("cpu"))))
+            reference.load_weights(version, ObjectStorePayload(arrays=weights))
+            assert_serves(call, reference, version)
+        with pytest.raises(RolloutError, match="expected FilePayload from the learner, got ObjectStorePayload"):
+            call("load_weights", 3, ObjectStorePayload(arrays=weights))
+    publisher.close()
 
 
 @pytest.fixture(scope="module")

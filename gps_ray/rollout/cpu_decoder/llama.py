@@ -3,10 +3,17 @@
 For a small model most of a decoding step through transformers is Python, mask building and an attention kernel made
 for long queries. This is the same arithmetic in a third of the operations. The cache and the bookkeeping are the
 generic decoder's; tests hold both, and the model's own forward, to the same logits.
+
+It leans on how transformers names the parts of these models: ``_NAMES``, ``_LAYER_NAMES`` and ``_OWN_NAMES`` list all
+that it reads. Where a version of transformers lacks one of them, ``LlamaDecoder.supports`` says so in the log and the
+model's own forward is used. What names cannot show: ``rotary_emb(x, position_ids)`` must return cosine and sine, each
+[1, positions, head_dim].
 """
 
 from __future__ import annotations
 
+import logging
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -15,9 +22,41 @@ from torch.nn.functional import embedding, linear, scaled_dot_product_attention,
 
 from gps_ray.rollout.cpu_decoder.decoder import Decoder
 
-__all__ = ["LlamaDecoder"]
+__all__ = ["LlamaDecoder", "LlamaWeights"]
 
-_ARCHITECTURES = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
+log = logging.getLogger(__name__)
+
+_NAMES = (
+    "config.hidden_act",
+    "config.rope_parameters",
+    "lm_head.weight",
+    "model.embed_tokens.weight",
+    "model.layers",
+    "model.norm.variance_epsilon",
+    "model.norm.weight",
+    "model.rotary_emb",
+)
+_LAYER_NAMES = (
+    "input_layernorm.variance_epsilon",
+    "input_layernorm.weight",
+    "mlp.down_proj.weight",
+    "mlp.gate_proj.weight",
+    "mlp.up_proj.weight",
+    "post_attention_layernorm.variance_epsilon",
+    "post_attention_layernorm.weight",
+    "self_attn.head_dim",
+    "self_attn.k_proj.weight",
+    "self_attn.o_proj.weight",
+    "self_attn.q_proj.weight",
+    "self_attn.scaling",
+    "self_attn.v_proj.weight",
+)
+# The architectures, each with what it has beyond these: on the model, and on each of its layers.
+_OWN_NAMES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "LlamaForCausalLM": ((), ()),
+    "Qwen2ForCausalLM": (("config.layer_types",), ()),
+    "Qwen3ForCausalLM": (("config.layer_types",), ("self_attn.q_norm.weight", "self_attn.k_norm.weight")),
+}
 # Those whose cosines depend on the position only, not on the length of the sequence.
 _ROPE_TYPES = frozenset({"default", "linear", "llama3"})
 
@@ -91,6 +130,23 @@ class LlamaWeights:
         self.rotary = model.model.rotary_emb
 
 
+def _missing_names(model: Any) -> list[str]:
+    own, own_of_layers = _OWN_NAMES[type(model).__name__]
+    missing = [name for name in (*_NAMES, *own) if not _has(model, name)]
+    if "model.layers" not in missing:
+        for name in (*_LAYER_NAMES, *own_of_layers):
+            if not all(_has(layer, name) for layer in model.model.layers):
+                missing.append(f"model.layers.*.{name}")
+    return missing
+
+
+def _has(owner: Any, dotted: str) -> bool:
+    try:
+        return attrgetter(dotted)(owner) is not None
+    except AttributeError:
+        return False
+
+
 class LlamaDecoder(Decoder):
     """Decodes Llama, Qwen2 and Qwen3 in float32 on a CPU. ``select_rows`` must come between prefill and first step."""
 
@@ -102,15 +158,21 @@ class LlamaDecoder(Decoder):
 
     @staticmethod
     def supports(model: Any) -> bool:
-        """Whether what is written out here computes what this model computes."""
+        """Whether what is written out here computes what this model computes, and finds what it reads of it."""
+        if type(model).__name__ not in _OWN_NAMES or model.dtype != torch.float32 or model.device.type != "cpu":
+            return False
+        missing = _missing_names(model)
+        if missing:
+            log.warning(
+                "decoding by the model's own forward, which is slower: this version of transformers has no %s in %s",
+                ", ".join(missing),
+                type(model).__name__,
+            )
+            return False
         config = model.config
-        rope = getattr(config, "rope_parameters", None) or {}
         return (
-            type(model).__name__ in _ARCHITECTURES
-            and model.dtype == torch.float32
-            and model.device.type == "cpu"
-            and config.hidden_act == "silu"
-            and rope.get("rope_type") in _ROPE_TYPES
+            config.hidden_act == "silu"
+            and config.rope_parameters.get("rope_type") in _ROPE_TYPES
             and all(kind == "full_attention" for kind in getattr(config, "layer_types", None) or ())
         )
 

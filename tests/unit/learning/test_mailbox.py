@@ -148,7 +148,8 @@ def test_a_worker_that_does_not_come_up_is_a_deadline_that_names_its_key() -> No
         with pytest.raises(DeadlineError, match=r"start took longer than 0.01 s; raise learning.start_deadline_s"):
             await mailbox.ready(0.01, "learning.start_deadline_s")
         assert not mailbox.complete(attempt, START, "late")
-        assert not mailbox.is_open
+        with pytest.raises(LearnerError, match=r"takes no messages.*start took longer"):
+            await mailbox.ask(Kind.SAVE, None, 1, "key")
 
     run(test)
 

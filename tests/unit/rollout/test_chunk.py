@@ -27,6 +27,8 @@ from gps_ray.rollout.simulated_engine import SimulatedEngine, SimulatedTask, suc
 from gps_ray.rollout.torch_engine import TorchEngine
 from gps_ray.selection.admission import build_admission
 from gps_ray.tasks.interface import Verdict
+from gps_ray.weights.interface import WeightPayload, payload_of
+from gps_ray.weights.object_store import ObjectStorePayload
 from tests.unit.rollout.test_sandbox import OwnTask
 
 PROMPTS = {f"p{i}": Prompt(prompt_id=f"p{i}", text=f"{i} + 1", answer=f"{i + 1}", task="t") for i in range(7)}
@@ -58,8 +60,8 @@ class ScriptedEngine:
             for prompt in request.prompts
         ]
 
-    def load_weights(self, policy_version: int, weights: Mapping[str, Any]) -> None:
-        self.offset = float(weights["offset"])
+    def load_weights(self, policy_version: int, payload: WeightPayload) -> None:
+        self.offset = float(payload_of(ObjectStorePayload, payload).arrays["offset"])
 
     def logprobs(self, tokens: IntArray) -> FloatArray:
         return np.full(len(tokens) - 1, -1.0 + self.offset, dtype=np.float32)
@@ -189,11 +191,11 @@ def test_weights_are_probed_after_every_load() -> None:
     def load(version: int, offset: float) -> None:
         published = PublishedWeights(
             policy_version=version,
-            weights=None,
+            payload=None,
             probe_tokens=np.array([1, 2, 3], np.int32),
             probe_logprobs=np.full(2, -1.0, np.float32),
         )
-        runner.load_weights(published, {"offset": np.float32(offset)})
+        runner.load_weights(published, ObjectStorePayload(arrays={"offset": np.array(offset, np.float32)}))
 
     load(1, 0.005)
     assert runner.run(_chunk(("p0",), policy_version=1))[0].policy_version == 1

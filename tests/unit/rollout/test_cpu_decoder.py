@@ -1,5 +1,7 @@
 """Both decoders against the plain forward pass over whole sequences, which needs neither cache nor padding."""
 
+import re
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -103,6 +105,29 @@ def test_models_that_are_not_llama_like_are_left_to_their_own_forward(name: str)
 def test_variants_that_the_written_out_step_does_not_compute_are_refused(changes: dict[str, Any]) -> None:
     assert not LlamaDecoder.supports(_model(Qwen2Config(**SMALL, **changes)))
     assert not LlamaDecoder.supports(_model(Qwen2Config(**SMALL)).to(torch.bfloat16))
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "attribute", "said"),
+    [
+        ("llama", "model", "norm", "model.norm.variance_epsilon, model.norm.weight in LlamaForCausalLM"),
+        ("llama", "model", "layers", "no model.layers in"),
+        ("llama", "model.layers.1.self_attn", "o_proj", r"no model.layers.\*.self_attn.o_proj.weight in"),
+        ("qwen3, own head_dim", "model.layers.0.self_attn", "q_norm", r"no model.layers.\*.self_attn.q_norm.weight in"),
+        ("qwen3, own head_dim", "config", "layer_types", "no config.layer_types in Qwen3ForCausalLM"),
+    ],
+)
+def test_where_transformers_names_a_part_otherwise_the_models_own_forward_is_used(
+    name: str, owner: str, attribute: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = _model(LLAMA_LIKE[name])
+    held = attrgetter(owner)(model)
+    part = getattr(held, attribute)
+    delattr(held, attribute)
+    held.called_otherwise = part
+    assert not LlamaDecoder.supports(model)
+    assert len(caplog.records) == 1
+    assert re.search(said, caplog.text)
 
 
 def test_joining_the_projections_keeps_one_copy_that_in_place_loads_reach() -> None:

@@ -7,6 +7,7 @@ from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.config import SimulatedConfig
 from gps_ray.rollout.engine import EngineRequest
 from gps_ray.rollout.simulated_engine import SimulatedEngine, SimulatedTask, success_rates
+from gps_ray.weights.object_store import ObjectStorePayload
 
 
 def _prompts(num: int, num_words: int = 12) -> list[Prompt]:
@@ -65,7 +66,7 @@ def test_responses_follow_the_rates_of_the_loaded_version() -> None:
     engine = SimulatedEngine(config)
     task = SimulatedTask()
     for version in (0, 4):
-        engine.load_weights(version, {})
+        engine.load_weights(version, ObjectStorePayload(arrays={}))
         groups = engine.generate(_request(prompts, 64))
         verdicts = [[task.verify(p, r.text)[1] for r in g.responses] for p, g in zip(prompts, groups, strict=True)]
         observed = np.mean(np.array(verdicts) == RolloutStatus.RIGHT, axis=1)

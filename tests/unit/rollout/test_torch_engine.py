@@ -13,6 +13,7 @@ from gps_ray.config import EmbeddedModelConfig
 from gps_ray.model import load_model, make_embedded_model, weights_of
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup
 from gps_ray.rollout.torch_engine import TorchEngine, _draw
+from gps_ray.weights.object_store import ObjectStorePayload
 
 WORDS = [*map(str, range(25)), *"+-*/()="]
 
@@ -150,7 +151,7 @@ def test_loaded_weights_are_what_samples(tmp_path: Path, family: str, tied: bool
     engine = TorchEngine(_make(tmp_path / "a", family=family, tie_embeddings=tied))
     other = _make(tmp_path / "b", family=family, tie_embeddings=tied, seed=9)
     before = _tokens(engine.generate(_request()))
-    engine.load_weights(1, weights_of(load_model(other)))
+    engine.load_weights(1, ObjectStorePayload(arrays=weights_of(load_model(other))))
     expected = TorchEngine(other).generate(_request())
     assert before != _tokens(expected)
     assert _tokens(engine.generate(_request())) == _tokens(expected)
@@ -185,7 +186,7 @@ def test_a_policy_that_has_diverged_is_an_error(folder: Path) -> None:
     engine = TorchEngine(folder)
     weights = weights_of(engine.model)
     weights["model.norm.weight"][:] = np.nan
-    engine.load_weights(7, weights)
+    engine.load_weights(7, ObjectStorePayload(arrays=weights))
     with pytest.raises(RolloutError, match="policy version 7"):
         engine.generate(_request())
 
@@ -193,5 +194,5 @@ def test_a_policy_that_has_diverged_is_an_error(folder: Path) -> None:
 def test_weights_that_do_not_fit_leave_the_version_as_it_was(folder: Path) -> None:
     engine = TorchEngine(folder)
     with pytest.raises(ModelError):
-        engine.load_weights(1, {})
+        engine.load_weights(1, ObjectStorePayload(arrays={}))
     assert engine.policy_version == 0

@@ -86,9 +86,3 @@ def test_a_worker_reserves_what_all_its_ranks_need() -> None:
 def test_eager_engines_compile_nothing() -> None:
     assert environment(_config())["TORCH_COMPILE_DISABLE"] == "1"
     assert "TORCH_COMPILE_DISABLE" not in environment(_config(enforce_eager=False))
-
-
-def test_vllm_is_told_the_transfer_backend() -> None:
-    for name in ("object_store", "ipc", "nccl"):
-        config = _config(num_gpus=0.5, weight_transfer=name)
-        assert engine_arguments(Path("m"), config, "bfloat16")["weight_transfer_config"] == {"backend": name}

@@ -1,7 +1,8 @@
-"""The ring of versions. On the CPU the tensors themselves stand for handles: both read the memory as it is now."""
+"""The ring of versions. On the CPU the tensors themselves stand for their description: both read the memory as it is
+now."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,13 @@ import torch
 from torch import Tensor
 
 from gps_ray.config import LearningConfig, RunConfig
-from gps_ray.weights.device_snapshots import DeviceSnapshots
+from gps_ray.weights.device_snapshots import DeviceSnapshots, tensor_list
+from gps_ray.weights.ipc import ipc_payload
 from tests.unit.learning.rollouts import MIXED, ids, make_groups, make_learner, make_model, make_tables
 
 
-def _read(message: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: handle["cpu"].float().numpy().copy()
-        for name, handle in zip(message["names"], message["ipc_handles"], strict=True)
-    }
+def _read(copies: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: copy.float().numpy().copy() for name, copy in copies.items()}
 
 
 def _same(left: dict[str, Any], right: dict[str, Any]) -> bool:
@@ -33,7 +32,7 @@ def test_a_version_stays_whole_while_the_learner_goes_on(tmp_path: Path, recompu
     groups = make_groups([MIXED, MIXED])
     num_versions = RunConfig(max_policy_lag=1).num_live_versions
     assert num_versions == 3
-    snapshots = DeviceSnapshots(num_versions, torch.float32, lambda tensor: {"cpu": tensor})
+    snapshots = DeviceSnapshots(num_versions, torch.float32, lambda copies: copies)
     messages, expected = [], []
     for version in range(2 * num_versions):
         messages.append(snapshots.publish(version, learner.device_weights()))
@@ -51,31 +50,33 @@ def test_each_copy_is_exported_once() -> None:
 
     def export(tensor: Tensor) -> dict[str, Any]:
         exported.append(tensor.data_ptr())
-        return {"cpu": tensor}
+        return {"cpu": (tensor,)}
 
-    snapshots = DeviceSnapshots(2, torch.float32, export)
+    snapshots = DeviceSnapshots(2, torch.float32, lambda copies: ipc_payload(copies, export))
     parameters = {"a": torch.zeros(2), "b": torch.zeros(3)}
     for version in range(5):
         parameters["a"] += 1
-        message = snapshots.publish(version, parameters.items())
-        assert message["ipc_handles"][0]["cpu"].tolist() == [version + 1] * 2
+        payload = snapshots.publish(version, parameters.items())
+        assert payload.handles[0]["cpu"][0].tolist() == [version + 1] * 2
     assert len(set(exported)) == len(exported) == 4
     assert parameters["a"].data_ptr() not in exported
 
 
-def test_a_message_is_what_vllm_reads() -> None:
+def test_floats_are_copied_in_the_engines_dtype_and_described_as_vllm_reads_it() -> None:
     parameters = {"w": torch.full((2, 3), 1 / 3), "counts": torch.arange(4)}
-    message = DeviceSnapshots(2, torch.bfloat16, lambda tensor: {"cpu": tensor}).publish(1, parameters.items())
-    handles = message.pop("ipc_handles")
-    assert message == {"names": ["w", "counts"], "dtype_names": ["bfloat16", "int64"], "shapes": [[2, 3], [4]]}
-    assert torch.equal(handles[0]["cpu"], parameters["w"].bfloat16())
-    assert torch.equal(handles[1]["cpu"], parameters["counts"])
+    snapshots = DeviceSnapshots(2, torch.bfloat16, tensor_list)
+    description = snapshots.publish(1, parameters.items()).update_info()
+    assert description == {"names": ["w", "counts"], "dtype_names": ["bfloat16", "int64"], "shapes": [[2, 3], [4]]}
+    copies = snapshots.copies(1)
+    assert copies is not None
+    assert torch.equal(copies["w"], parameters["w"].bfloat16())
+    assert torch.equal(copies["counts"], parameters["counts"])
 
 
 def test_a_transposed_parameter_is_copied_into_plain_rows() -> None:
     parameter = torch.arange(6.0).reshape(2, 3).T
-    snapshots = DeviceSnapshots(2, torch.float32, None)
-    assert "ipc_handles" not in snapshots.publish(1, [("w", parameter)])
+    snapshots = DeviceSnapshots(2, torch.float32, tensor_list)
+    snapshots.publish(1, [("w", parameter)])
     copies = snapshots.copies(1)
     assert copies is not None
     assert copies["w"].is_contiguous()
@@ -83,7 +84,7 @@ def test_a_transposed_parameter_is_copied_into_plain_rows() -> None:
 
 
 def test_a_version_is_held_until_its_memory_is_taken() -> None:
-    snapshots = DeviceSnapshots(2, torch.float32, None)
+    snapshots = DeviceSnapshots(2, torch.float32, tensor_list)
     parameter = torch.zeros(3)
 
     def seen_while_copied() -> Iterator[tuple[str, Tensor]]:
@@ -97,6 +98,8 @@ def test_a_version_is_held_until_its_memory_is_taken() -> None:
     assert snapshots.copies(5) is None
     assert snapshots.copies(6) is not None
     assert snapshots.copies(7) is not None
+    snapshots.close()
+    assert snapshots.copies(7) is None
 
 
 def _gather(rank: int, folder: Path, out: Path) -> None:
@@ -104,7 +107,7 @@ def _gather(rank: int, folder: Path, out: Path) -> None:
     try:
         learner = make_learner(folder, LearningConfig(num_threads=1, num_workers=2))
         expected = learner.weights()
-        snapshots = DeviceSnapshots(2, torch.float32, None)
+        snapshots = DeviceSnapshots(2, torch.float32, tensor_list)
         snapshots.publish(3, learner.device_weights())
         if rank == 0:
             copies = snapshots.copies(3)

@@ -1,4 +1,4 @@
-"""The learner's sender against the engine's own connection, over real sockets. A queue stands for the process group,
+"""The learner's publisher against the engine's own connection, over real sockets. A queue stands for the process group,
 and a TCP store where the engines are processes that are killed."""
 
 import multiprocessing
@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from queue import Queue
 from typing import Any
@@ -17,9 +18,8 @@ from torch import Tensor
 from torch.distributed import TCPStore
 
 from gps_ray.base.errors import RolloutError
-from gps_ray.weights.device_snapshots import DeviceSnapshots
-from gps_ray.weights.nccl_sender import WeightSender
-from gps_ray.weights.transfer import LearnerConnection, update_info
+from gps_ray.weights.interface import PublisherSettings, ReceiverSettings, VllmUpdate
+from gps_ray.weights.nccl import NcclPayload, NcclPublisher, NcclReceiver
 
 WAIT_S = 30
 
@@ -43,11 +43,30 @@ class _Group:
         self.closed.set()
 
 
+def _settings(deadline_s: float = WAIT_S) -> PublisherSettings:
+    return PublisherSettings(rank=0, dtype="float32", num_live_versions=2, deadline_s=deadline_s, host="127.0.0.1")
+
+
+@dataclass
+class _Policy:
+    """A ``WeightSource``: a filled with its version, b with minus that."""
+
+    policy_version: int
+    num_more: int = 0
+
+    def weights(self) -> Mapping[str, Any]:
+        raise AssertionError("the parameters stay on the GPU")
+
+    def device_weights(self) -> Iterator[tuple[str, Tensor]]:
+        yield "a", torch.full((2,), float(self.policy_version))
+        yield "b", torch.full((3,), -float(self.policy_version))
+        yield from ((f"more.{i}", torch.zeros(1)) for i in range(self.num_more))
+
+
 class _Learner:
     def __init__(self, deadline_s: float = WAIT_S) -> None:
         self.groups: list[_Group] = []
-        self.snapshots = DeviceSnapshots(2, torch.float32, None)
-        self.sender = WeightSender(self.snapshots.copies, self._open, host="127.0.0.1", deadline_s=deadline_s)
+        self.publisher = NcclPublisher(_settings(deadline_s), self._open)
 
     def _open(self, init_info: Mapping[str, Any], listener: socket.socket) -> _Group:
         self.groups.append(_Group(init_info, listener))
@@ -61,29 +80,34 @@ class _Learner:
             time.sleep(0.01)
         return self.groups[-1]
 
-    def publish(self, version: int, num_more: int = 0) -> dict[str, Any]:
-        pairs = [("a", torch.full((2,), float(version))), ("b", torch.full((3,), -float(version)))]
-        pairs += [(f"more.{i}", torch.zeros(1)) for i in range(num_more)]
-        return {**self.snapshots.publish(version, pairs), "sender": self.sender.address}
+    def publish(self, version: int, num_more: int = 0) -> NcclPayload:
+        return self.publisher.publish(_Policy(version, num_more))
 
 
 @pytest.fixture
-def learner() -> _Learner:
-    return _Learner()
+def learner() -> Iterator[_Learner]:
+    learner = _Learner()
+    yield learner
+    learner.publisher.close()
 
 
-def _engine(num_ranks: int = 1) -> LearnerConnection:
-    return LearnerConnection(num_ranks, WAIT_S)
+def _engine(num_ranks: int = 1) -> NcclReceiver:
+    return NcclReceiver(ReceiverSettings(num_ranks=num_ranks, deadline_s=WAIT_S))
 
 
-def _load(engine: LearnerConnection, learner: _Learner, message: Mapping[str, Any], version: int) -> Any:
+def _take(group: _Group, update: VllmUpdate) -> list[Tensor]:
+    received = [group.received.get(timeout=WAIT_S) for _ in update.update_info["names"]]
+    assert [list(tensor.shape) for tensor in received] == update.update_info["shapes"]
+    return received
+
+
+def _load(engine: NcclReceiver, learner: _Learner, payload: NcclPayload, version: int) -> Any:
     """The init info, and what came over the group that is the newest."""
-    with engine.receiving(message, version) as init_info:
-        group = learner.group(init_info)
-        received = [group.received.get(timeout=WAIT_S) for _ in message["names"]]
-        assert [list(tensor.shape) for tensor in received] == message["shapes"]
+    with engine.receiving(version, payload) as update:
+        received = _take(learner.group(update.init_info), update)
         assert [tensor[0].item() for tensor in received] == [version, -version]
-    return init_info
+        assert update.update_info.keys() == {"names", "dtype_names", "shapes"}
+    return update.init_info
 
 
 def test_the_first_load_makes_a_group_and_later_ones_use_it(learner: _Learner) -> None:
@@ -96,13 +120,12 @@ def test_the_first_load_makes_a_group_and_later_ones_use_it(learner: _Learner) -
     # An older version that is still held, as a restarted worker loads it.
     assert _load(engine, learner, message, 1) is None
     assert len(learner.groups) == 1
-    assert update_info(message).keys() == {"names", "dtype_names", "shapes"}
 
 
-def _begin_to_receive_and_vanish(engine: LearnerConnection, message: Mapping[str, Any], version: int = 1) -> None:
-    loading = engine.receiving(message, version)
+def _begin_to_receive_and_vanish(engine: NcclReceiver, payload: NcclPayload, version: int = 1) -> None:
+    loading = engine.receiving(version, payload)
     loading.__enter__()
-    engine.close()
+    engine._learner.close()
 
 
 def test_an_engine_that_leaves_takes_its_own_group_with_it_even_while_it_receives(learner: _Learner) -> None:
@@ -123,7 +146,7 @@ def test_what_is_no_longer_held_is_refused_and_the_connection_goes_on(learner: _
     messages = {version: learner.publish(version) for version in (1, 2, 3)}
     with (
         pytest.raises(RolloutError, match="no longer holds policy version 1"),
-        engine.receiving(messages[1], 1),
+        engine.receiving(1, messages[1]),
     ):
         pytest.fail("nothing is sent")
     _load(engine, learner, messages[3], 3)
@@ -134,7 +157,7 @@ def test_a_version_overwritten_while_it_is_sent_is_an_error(learner: _Learner) -
     message = learner.publish(1)
     _load(engine, learner, message, 1)
     learner.groups[0].arrives.clear()
-    loading = engine.receiving(message, 1)
+    loading = engine.receiving(1, message)
     loading.__enter__()
     learner.publish(2)
     learner.publish(3)
@@ -149,7 +172,7 @@ def test_a_broadcast_that_never_ends_is_given_up() -> None:
     message = learner.publish(1)
     _load(engine, learner, message, 1)
     learner.groups[0].arrives.clear()
-    with pytest.raises(RolloutError, match="left while it was to send"), engine.receiving(message, 1):
+    with pytest.raises(RolloutError, match="left while it was to send"), engine.receiving(1, message):
         assert learner.groups[0].closed.wait(WAIT_S)
     learner.groups.clear()
     assert _load(engine, learner, message, 1) is not None
@@ -160,9 +183,8 @@ def test_a_model_of_many_tensors_is_not_queued_at_once(learner: _Learner) -> Non
     engine = _engine()
     _load(engine, learner, learner.publish(1), 1)
     message = learner.publish(2, num_more=2000)
-    with engine.receiving(message, 2):
-        received = [learner.groups[0].received.get(timeout=WAIT_S) for _ in message["names"]]
-    assert [list(tensor.shape) for tensor in received] == message["shapes"]
+    with engine.receiving(2, message) as update:
+        assert len(_take(learner.groups[0], update)) == 2002
     learner.groups[0].arrives.clear()
     _begin_to_receive_and_vanish(engine, message, 2)
     assert learner.groups[0].closed.wait(WAIT_S)
@@ -172,7 +194,7 @@ def test_a_model_of_many_tensors_is_not_queued_at_once(learner: _Learner) -> Non
 def test_after_an_error_within_the_engine_the_next_load_begins_anew(learner: _Learner) -> None:
     engine = _engine()
     message = learner.publish(1)
-    with pytest.raises(ValueError, match="shape"), engine.receiving(message, 1):
+    with pytest.raises(ValueError, match="shape"), engine.receiving(1, message):
         raise ValueError("shape")
     assert _load(engine, learner, message, 1) == learner.groups[1].init_info
     assert learner.groups[0].closed.wait(WAIT_S)
@@ -194,9 +216,9 @@ def _wrong() -> Iterator[tuple[dict[str, Any], str]]:
 @pytest.mark.parametrize(("change", "expected"), _wrong())
 def test_no_way_to_the_learner_is_one_clear_error(learner: _Learner, change: dict[str, Any], expected: str) -> None:
     message = learner.publish(1)
-    message["sender"] = {**message["sender"], **change}
+    wrong = replace(message, sender=replace(message.sender, **change))
     with pytest.raises(RolloutError, match=rf"^rollout\.vllm\.weight_transfer: no connection.*{expected}") as caught:
-        _load(_engine(), learner, message, 1)
+        _load(_engine(), learner, wrong, 1)
     assert "rollout.vllm.weight_transfer=object_store" in str(caught.value)
     # A stranger does not stop the sender.
     _load(_engine(), learner, learner.publish(2), 2)
@@ -205,7 +227,7 @@ def test_no_way_to_the_learner_is_one_clear_error(learner: _Learner, change: dic
 @pytest.mark.parametrize("says", [b"", b"GET / HTTP/1.1\r\n\r\n", bytes(4)])
 def test_strangers_keep_nobody_from_the_learner(learner: _Learner, says: bytes) -> None:
     message = learner.publish(1)
-    with closing(socket.create_connection((message["sender"]["host"], message["sender"]["port"]))) as stranger:
+    with closing(socket.create_connection((message.sender.host, message.sender.port))) as stranger:
         stranger.sendall(says)
         with suppress(ConnectionResetError):
             while says and stranger.recv(4096):  # until the sender has had enough of it
@@ -213,9 +235,35 @@ def test_strangers_keep_nobody_from_the_learner(learner: _Learner, says: bytes) 
         _load(_engine(), learner, message, 1)
 
 
-def test_weights_in_place_of_an_address_are_refused() -> None:
-    with pytest.raises(RolloutError, match="nccl expected the learner's address"), _engine().receiving({"a": 1}, 1):
-        pytest.fail("nothing is sent")
+def _begin(engine: NcclReceiver, payload: NcclPayload, version: int) -> Any:
+    loading = engine.receiving(version, payload)
+    loading.__enter__()
+    return loading
+
+
+@pytest.mark.parametrize("sends", [False, True])
+def test_a_closed_publisher_leaves_no_thread_no_group_and_no_port(sends: bool) -> None:
+    others = set(threading.enumerate())
+    learner, engines = _Learner(), [_engine(), _engine()]
+    payload = learner.publish(1)
+    for engine in engines:
+        _load(engine, learner, payload, 1)
+    stranger = socket.create_connection((payload.sender.host, payload.sender.port))
+    loading = None
+    if sends:
+        learner.groups[0].arrives.clear()
+        loading = _begin(engines[0], payload, 1)
+    learner.publisher.close()
+    assert set(threading.enumerate()) - others == set()
+    assert [group.closed.is_set() for group in learner.groups] == [True, True]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((payload.sender.host, payload.sender.port))
+    with pytest.raises(RolloutError, match="the learner left while it was to send"):
+        _load(engines[1], learner, payload, 1)
+    if loading is not None:
+        with pytest.raises(RolloutError, match="the learner left while it was to send"):
+            loading.__exit__(None, None, None)
+    stranger.close()
 
 
 class _StoreGroup:
@@ -252,17 +300,17 @@ class _StoreGroup:
 
 def _be_an_engine(orders: Any) -> None:
     """Loads what it is told to, or as far as ``halt`` says, and answers with what it received."""
-    connection, group = LearnerConnection(1, WAIT_S), None
+    engine, group = _engine(), None
     while True:
-        message, version, halt = orders.recv()
-        with connection.receiving(message, version) as init_info:
+        payload, version, halt = orders.recv()
+        with engine.receiving(version, payload) as update:
             received: list[float] = []
-            for _ in message["names"]:
+            for _ in update.update_info["names"]:
                 if halt == "entering" or (halt == "receiving" and received):
                     orders.send(received)
                     time.sleep(600)
-                if init_info is not None and not received:
-                    group = _StoreGroup(init_info)
+                if update.init_info is not None and not received:
+                    group = _StoreGroup(update.init_info)
                 assert group is not None
                 received.append(group.receive())
         orders.send(received)
@@ -276,8 +324,8 @@ class _EngineProcess:
         self._process.start()
         theirs.close()
 
-    def load(self, message: Mapping[str, Any], version: int, halt: str | None = None) -> Any:
-        self._orders.send((message, version, halt))
+    def load(self, payload: NcclPayload, version: int, halt: str | None = None) -> Any:
+        self._orders.send((payload, version, halt))
         assert self._orders.poll(300), "no answer"
         return self._orders.recv()
 
@@ -300,35 +348,33 @@ def _until(holds: Callable[[], bool]) -> None:
 
 def test_a_killed_engine_takes_nothing_but_its_own_group(caplog: pytest.LogCaptureFixture) -> None:
     """Engines in processes of their own, killed as the pool's are: on the way into the group, and while receiving."""
-    snapshots = DeviceSnapshots(2, torch.float32, None)
     groups: list[_StoreGroup] = []
 
     def open_group(init_info: Mapping[str, Any], listener: socket.socket) -> _StoreGroup:
         groups.append(_StoreGroup(init_info, listener))
         return groups[-1]
 
-    sender = WeightSender(snapshots.copies, open_group, host="127.0.0.1", deadline_s=WAIT_S)
+    publisher = NcclPublisher(_settings(), open_group)
     others = set(threading.enumerate())
 
-    def publish(version: int) -> dict[str, Any]:
-        pairs = [(name, torch.full((2,), float(version))) for name in "abc"]
-        return {**snapshots.publish(version, pairs), "sender": sender.address}
+    def publish(version: int) -> NcclPayload:
+        return publisher.publish(_Policy(version))
 
     engines = [_EngineProcess() for _ in range(4)]
     survivor, successor = engines[0], engines[3]
     try:
         first, second = publish(1), publish(2)
-        assert survivor.load(first, 1) == [1.0] * 3
-        assert engines[1].load(first, 1) == [1.0] * 3
+        assert survivor.load(first, 1) == [1.0, -1.0]
+        assert engines[1].load(first, 1) == [1.0, -1.0]
         assert engines[1].load(second, 2, halt="receiving") == [2.0]
         engines[1].kill()
         assert groups[1].closed.wait(WAIT_S)
         assert engines[2].load(second, 2, halt="entering") == []
         engines[2].kill()
-        assert survivor.load(second, 2) == [2.0] * 3
-        assert successor.load(second, 2) == [2.0] * 3
+        assert survivor.load(second, 2) == [2.0, -2.0]
+        assert successor.load(second, 2) == [2.0, -2.0]
         third = publish(3)
-        assert [engine.load(third, 3) for engine in (survivor, successor)] == [[3.0] * 3] * 2
+        assert [engine.load(third, 3) for engine in (survivor, successor)] == [[3.0, -3.0]] * 2
         # The second engine that was killed never came to its group, which is given up at its deadline.
         _until(lambda: _num_served(others) == 2)
         assert "1/2 clients joined" in caplog.text
@@ -337,3 +383,4 @@ def test_a_killed_engine_takes_nothing_but_its_own_group(caplog: pytest.LogCaptu
         for engine in engines:
             engine.kill()
     _until(lambda: _num_served(others) == 0)
+    publisher.close()
