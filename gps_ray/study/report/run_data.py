@@ -19,6 +19,7 @@ import yaml
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, RolloutStatus, SlotKind
+from gps_ray.base.useful import is_useful
 from gps_ray.run.metrics import COST_CPU_S, COST_ROLLOUTS, COST_TOKENS, COST_WALL_S, STEP, read_metrics
 
 __all__ = ["GroupTable", "ProbeTable", "RunData", "SampleRow", "read_run"]
@@ -38,6 +39,20 @@ class GroupTable:
     num_tried: IntArray
     random_slot: BoolArray
     predicted_mean: FloatArray
+
+    @property
+    def useful(self) -> BoolArray:
+        """[R] bool."""
+        return is_useful(self.num_right, self.num_tried)
+
+    @property
+    def num_unique_prompts(self) -> int:
+        return len(set(self.prompt_id))
+
+    def useful_share(self, among: BoolArray | None = None) -> float | None:
+        """Useful groups of those groups (null: of all), None where there is no group."""
+        useful = self.useful if among is None else self.useful[among]
+        return float(np.mean(useful)) if len(useful) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +104,13 @@ class RunData:
     @property
     def num_steps_planned(self) -> int:
         """``run.num_steps`` of the config; 0 where it is not known."""
-        section = self.config.get("run")
-        value = section.get("num_steps") if isinstance(section, dict) else None
+        value = self.setting("run", "num_steps")
         return value if isinstance(value, int) else 0
+
+    def setting(self, section: str, key: str) -> Any:
+        """A value of the config, None where it is not there."""
+        values = self.config.get(section)
+        return values.get(key) if isinstance(values, dict) else None
 
     def series(self, name: str, axis: str = STEP) -> tuple[FloatArray, FloatArray]:
         """(x [E], y [E]) over the lines that have both. Costs are 0 at step 0, before anything was rolled out."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gps_ray.study.report import predictor_figures, run_figures
+from gps_ray.study.report.headlines import headlines
 from gps_ray.study.report.render import USEFUL_STEPS, USEFUL_WHAT, ReportSection, Row, render, visible
 from gps_ray.study.report.run_data import RunData, SampleRow, read_run
-from gps_ray.study.report.tables import headlines
 
 __all__ = ["write_report"]
 
@@ -113,27 +113,16 @@ def _run_sections(run: RunData) -> list[ReportSection]:
     ]
 
 
-def _setting(run: RunData, section: str, key: str) -> str:
-    """One value of the config as a short text, empty where it is not there."""
-    values = run.config.get(section)
-    value = values.get(key) if isinstance(values, dict) else None
-    return "" if value is None else visible(str(value), 60)
-
-
 def write_report(run_directory: Path, out: Path | None = None) -> Path:
     """Write ``report.html`` of one run (into its folder, or to ``out``) and return its path.
 
     Works at any moment of a run: what is not there yet is left out. Raises DataError where the folder is no run's.
     """
     run = read_run(run_directory)
-    facts = {
-        "selector": _setting(run, "selection", "selector"),
-        "task": _setting(run, "data", "task"),
-        "engine": _setting(run, "rollout", "engine"),
-        "seed": _setting(run, "run", "seed"),
-    }
+    settings = [("selection", "selector"), ("data", "task"), ("rollout", "engine"), ("run", "seed")]
+    facts = {key: run.setting(section, key) for section, key in settings}
     planned = run.num_steps_planned
-    tags = [f"{name} {value}" for name, value in facts.items() if value]
+    tags = [visible(f"{name} {value}", 70) for name, value in facts.items() if value is not None]
     tags.append(f"{run.num_steps_done} of {planned} steps" if planned else f"{run.num_steps_done} steps")
     unfinished = ["not finished"] if run.num_steps_done < planned else []
     values = {
