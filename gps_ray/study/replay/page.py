@@ -40,7 +40,7 @@ def write_page(
         ReportSection(
             anchor="choice",
             title="Choice",
-            how="Share of the revealed groups that are neither all right nor all wrong.",
+            how="Share of the revealed groups that are useful: neither all right nor all wrong.",
             rows=[Row(panels=_panels(runs, _CHOICE, ceiling), size="medium")],
         ),
     ]
