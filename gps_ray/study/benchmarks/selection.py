@@ -32,8 +32,6 @@ from gps_ray.selection.registry import build_selector, resolve_selection
 
 __all__ = ["add_arguments", "clustered_vectors", "run"]
 
-# Speed-up over the incremental and the naive greedy, and full passes, at 40,000 x 256: (at least / at most, aim).
-TARGETS = {"incremental_ratio": (3, 6), "naive_ratio": (50, 100), "full_passes": (40, 25)}
 GROUP_SIZE = 8
 _BLOCK = 16_384
 
@@ -91,7 +89,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "bytes_of_one_pass": embeddings.nbytes,
         "peak_bytes": peak_after,
         "peak_bytes_above_inputs": peak_after - peak_before,
-        "targets_at_40000": TARGETS,
         "rows": rows + predictors,
     }
 
