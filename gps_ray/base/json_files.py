@@ -15,15 +15,15 @@ _MAX_LINE = 240
 def write_json(path: Path, value: Any) -> None:
     """One figure per line, so that a changed figure is a changed line; makes the folder where there is none.
 
-    Indented by one. A list or mapping that holds no further mapping stands on one line where it fits. Floats are
-    rounded to six significant digits.
+    Indented by one. A list or mapping that holds no further mapping stands on one line where it fits. Floats
+    that are no whole numbers are rounded to six significant digits.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_open(_rounded(value), "") + "\n")
 
 
 def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
+    if isinstance(value, float) and not value.is_integer():  # a count, however large, stays what it is
         return float(f"{value:.{_DIGITS}g}")
     if isinstance(value, dict):
         return {key: _rounded(part) for key, part in value.items()}

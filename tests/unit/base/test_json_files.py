@@ -28,5 +28,5 @@ def test_what_is_long_or_holds_mappings_is_broken(tmp_path: Path) -> None:
 
 def test_flat_results_keep_a_line_for_each(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    write_json(path, {"pass@1": 0.5, "num": 3})
-    assert path.read_text() == '{\n "pass@1": 0.5,\n "num": 3\n}\n'
+    write_json(path, {"pass@1": 0.5, "num": 3, "num_tokens": 12345678.0})
+    assert path.read_text() == '{\n "pass@1": 0.5,\n "num": 3,\n "num_tokens": 12345678.0\n}\n'
