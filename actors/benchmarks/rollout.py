@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """One row per contestant and number of sequences; ``ratio`` is tokens/s over those of the bare engines."""
+    """One row per arm and number of sequences; ``ratio`` is tokens/s over those of the bare engines."""
     if args.num_workers == 0:
         if args.engine != "torch":
             raise ConfigError(f"--engine: {args.engine} is compared as a pool; set --num-workers")
@@ -143,8 +143,8 @@ async def _case(
             if turn:
                 speeds[name].append(measured)
     columns = in_process.speed_columns(speeds, "bare engines")
-    bare_row = {"contestant": f"{args.num_workers} bare engines", **columns["bare engines"]}
-    pool_row = {"contestant": f"pool of {args.num_workers}", **columns["pool"]}
+    bare_row = {"arm": f"{args.num_workers} bare engines", **columns["bare engines"]}
+    pool_row = {"arm": f"pool of {args.num_workers}", **columns["pool"]}
     return [{"num_sequences": num_sequences, **row} for row in (bare_row, pool_row)]
 
 

@@ -92,7 +92,7 @@ def model_folder(args: argparse.Namespace) -> Iterator[Path]:
 
 
 def speed_columns(speeds: Mapping[str, Sequence[tuple[float, float]]], baseline: str) -> dict[str, dict[str, Any]]:
-    """Columns of every contestant's row, from its (tokens per second, tokens per CPU-second) of every turn."""
+    """Columns of every arm's row, from its (tokens per second, tokens per CPU-second) of every turn."""
     medians = {name: np.median(turns, axis=0) for name, turns in speeds.items()}
     columns: dict[str, dict[str, Any]] = {}
     for name, turns in speeds.items():
@@ -126,11 +126,11 @@ def _case(args: argparse.Namespace, engines: dict[str, TorchEngine], num_sequenc
         max_response_tokens=args.response_tokens,
     )
     reference = engines["torch, generic step"]
-    contestants: dict[str, Callable[[], int]] = {"transformers.generate": _baseline(reference, request)}
+    arms: dict[str, Callable[[], int]] = {"transformers.generate": _baseline(reference, request)}
     for name, engine in engines.items():
-        contestants[name] = _engine_turn(engine, request)
+        arms[name] = _engine_turn(engine, request)
     rows = []
-    for name, columns in speed_columns(_by_turns(contestants, args.repeats), "transformers.generate").items():
+    for name, columns in speed_columns(_by_turns(arms, args.repeats), "transformers.generate").items():
         row: dict[str, Any] = {"num_sequences": num_sequences, "engine": name, **columns}
         if name in engines:
             groups = engines[name].generate(request)
@@ -140,11 +140,11 @@ def _case(args: argparse.Namespace, engines: dict[str, TorchEngine], num_sequenc
     return rows
 
 
-def _by_turns(contestants: dict[str, Callable[[], int]], repeats: int) -> dict[str, list[tuple[float, float]]]:
-    """Tokens per second and per CPU-second of every contestant in every turn; a first turn warms up, uncounted."""
-    speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+def _by_turns(arms: dict[str, Callable[[], int]], repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """Tokens per second and per CPU-second of every arm in every turn; a first turn warms up, uncounted."""
+    speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
     for turn in range(repeats + 1):
-        for name, generate in contestants.items():
+        for name, generate in arms.items():
             start, cpu_start = time.perf_counter(), time.process_time()
             num_tokens = generate()
             seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
