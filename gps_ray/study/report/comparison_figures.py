@@ -14,6 +14,7 @@ from gps_ray.base.intervals import Estimate, mean_estimate
 from gps_ray.base.types import FloatArray
 from gps_ray.run.metrics import PROBES, TRAINING_PHASES
 from gps_ray.study.report.charts import AXES, Curve, curve_panel, label_text, legend_below, share_top, trailing_mean
+from gps_ray.study.report.predictor_figures import PROBE_LABELS, SEEN_LABELS
 from gps_ray.study.report.run_data import RunData
 from gps_ray.study.report.run_figures import SMOOTHING_STEPS, unique_prompts
 from gps_ray.study.report.summary import ArmSummary, ComparisonSummary
@@ -81,7 +82,7 @@ def probe_curves(runs: NamedRuns) -> list[Markup]:
         series = {name: [run.series(metric) for run in of_seeds] for name, of_seeds in runs.items()}
         lines = _lines(runs, series)
         if lines:
-            title = f"Spearman, {probe.replace('_', ' ').replace('heldout', 'held-out')}{split.replace('_', ', ')}"
+            title = f"Spearman, {PROBE_LABELS[probe]}{SEEN_LABELS[split]}"
             panels.append(curve_panel(title, lines, "step", title, "number", x_kind="step", size="medium"))
     return panels
 

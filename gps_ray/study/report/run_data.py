@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -68,7 +68,7 @@ class ProbeTable:
     predicted_mean: FloatArray
 
     def at(self, rows: BoolArray) -> ProbeTable:
-        return ProbeTable(**{name: getattr(self, name)[rows] for name in self.__slots__})
+        return _rows_of(self, rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +229,14 @@ def _column(table: pa.Table, name: str, dtype: Any, default: Any) -> Any:
     return np.array([default if value is None else value for value in values], dtype)
 
 
+_Table = TypeVar("_Table", GroupTable, ProbeTable)
+
+
+def _rows_of(table: _Table, rows: BoolArray | IntArray) -> _Table:
+    """The same table with these rows of every column."""
+    return replace(table, **{column.name: getattr(table, column.name)[rows] for column in fields(table)})
+
+
 def _groups(table: pa.Table | None, levels: Mapping[str, str]) -> GroupTable:
     if table is None:
         table = pa.table({"prompt_id": [], "status": [], "rewards": [], "step": []})
@@ -244,7 +252,7 @@ def _groups(table: pa.Table | None, levels: Mapping[str, str]) -> GroupTable:
         random_slot=_column(table, "slot_kind", np.int64, SlotKind.CHOSEN) == SlotKind.RANDOM,
         predicted_mean=_column(table, "predicted_mean", np.float64, np.nan),
     )
-    return GroupTable(**{name: getattr(unsorted, name)[order] for name in GroupTable.__slots__})
+    return _rows_of(unsorted, order)
 
 
 def _probes(table: pa.Table | None) -> ProbeTable:

@@ -47,7 +47,8 @@ def _spread(rows: Sequence[SampleRow], limit: int) -> list[SampleRow]:
     return [rows[i * len(rows) // limit] for i in range(limit)]
 
 
-def _run_sections(run: RunData) -> list[ReportSection]:
+def _policy_sections(run: RunData) -> list[ReportSection]:
+    """What the policy learnt, and from what."""
     return [
         ReportSection(
             anchor="accuracy",
@@ -77,6 +78,12 @@ def _run_sections(run: RunData) -> list[ReportSection]:
                 Row(panels=run_figures.level_maps(run), size="wide"),
             ],
         ),
+    ]
+
+
+def _component_sections(run: RunData) -> list[ReportSection]:
+    """How the predictor, the machine, the selector and the learner did."""
+    return [
         ReportSection(
             anchor="predictor",
             title="Predicted against realised success",
@@ -130,7 +137,7 @@ def write_report(run_directory: Path, out: Path | None = None) -> Path:
         "tags": tags,
         "warnings": unfinished + [visible(note, 200) for note in run.notes],
         "cards": headlines(run),
-        "sections": _run_sections(run),
+        "sections": [*_policy_sections(run), *_component_sections(run)],
         "samples": _samples(run.samples),
         "config": visible(run.config_text, 200_000),
     }
