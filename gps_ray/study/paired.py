@@ -24,7 +24,6 @@ __all__ = [
     "Crossing",
     "accuracy_within",
     "first_crossing",
-    "paired_difference",
     "paired_ratio",
     "smoothed",
     "target_accuracy",
@@ -103,10 +102,3 @@ def paired_ratio(costs: Sequence[Crossing], baseline: Sequence[Crossing]) -> Est
         high=float(np.exp(logs.high)),
         num_units=len(costs),
     )
-
-
-def paired_difference(values: FloatArray, baseline: FloatArray) -> Estimate:
-    """Mean over seeds of values [s] - baseline [s], with its 95 % interval."""
-    if len(values) != len(baseline):
-        raise ValueError(f"expected values paired by seed, got {len(values)} and {len(baseline)}")
-    return mean_estimate(np.asarray(values, np.float64) - np.asarray(baseline, np.float64))

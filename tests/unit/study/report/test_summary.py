@@ -66,7 +66,11 @@ def test_the_figures_by_hand(folders: dict[str, dict[int, Path]]) -> None:
     assert ratio(gps, "cpu_s").low < 0.6
     assert gps.difference["accuracy_at_equal_rollouts"].by_seed == pytest.approx([0.3, 0.3])
     # Within 50 CPU-seconds seed 1 gets to its third evaluation, smoothed .2.
-    assert gps.difference["accuracy_at_equal_cpu_s"].by_seed == pytest.approx([0.3, -0.2])
+    at_equal = gps.difference["accuracy_at_equal_cpu_s"]
+    assert at_equal.by_seed == pytest.approx([0.3, -0.2])
+    # s = .5 / sqrt(2), t(1 degree) = 12.7062
+    assert at_equal.estimate is not None
+    assert at_equal.estimate.high == pytest.approx(0.05 + 12.7062 * 0.25, abs=1e-4)
     never = ds.cost_to_target["rollouts"]
     assert never.by_seed == (Crossing(cost=1500, censored=True), Crossing(cost=900, censored=False))
     assert never.num_never == 1
