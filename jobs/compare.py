@@ -14,13 +14,13 @@ from pathlib import Path
 from actors.cluster import cluster_for
 from actors.comparing import run_comparison
 from actors.training import prepare
-from gps_ray.base.errors import ConfigError
+from gps_ray.base.json_files import write_json
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.loop.plan import describe
 from gps_ray.run.progress import NamedLines
 from gps_ray.study.arms import by_selector, by_variant
-from gps_ray.study.report import SUMMARY_COLUMNS, summary_rows, write_seed_comparison
-from jobs.cli import config_arguments, name_list, number_list, print_table, run_job
+from gps_ray.study.report import as_json, baseline_of, print_comparison, read_comparison, write_comparison
+from jobs.cli import config_arguments, name_list, number_list, run_job
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,9 +42,7 @@ def main(argv: Sequence[str]) -> int:
         arms = by_selector(load_config(TrainConfig, args.config, args.overrides), args.selectors)
     else:
         arms = by_variant(args.config, args.variants, args.overrides)
-    baseline = args.baseline or ("uniform" if "uniform" in arms else next(iter(arms)))
-    if baseline not in arms:
-        raise ConfigError(f"--baseline: expected one of {', '.join(arms)}, got {baseline!r}; name one of them")
+    baseline = baseline_of(arms, args.baseline)
     config, data = prepare(next(iter(arms.values())))
     seeds = tuple(dict.fromkeys(args.seeds))  # each once: a run has one folder
     if args.dry_run:
@@ -55,9 +53,10 @@ def main(argv: Sequence[str]) -> int:
         if dashboard:
             print(f"dashboard: {dashboard}", flush=True)
         folders = run_comparison(arms, seeds, args.out, _lines, serial=args.serial)
-    summary = write_seed_comparison(folders, args.out, baseline, serial=args.serial)
-    print_table("accuracy in percent, against the baseline paired by seed", SUMMARY_COLUMNS, summary_rows(summary))
-    print(f"report: {args.out / 'report.html'}, {args.out / 'compare.json'}")
+    comparison = read_comparison(folders, baseline, serial=args.serial)
+    write_json(args.out / "compare.json", as_json(comparison.summary))
+    print_comparison(comparison.summary)
+    print(f"report: {write_comparison(comparison, args.out / 'report.html')}, {args.out / 'compare.json'}")
     return 0
 
 

@@ -12,9 +12,7 @@ from actors.training import prepare
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.run.progress import Progress
 from gps_ray.study.arms import by_selector
-from gps_ray.study.report.comparison_report import comparison_table, write_comparison
-from gps_ray.study.report.run_report import write_report
-from gps_ray.study.report.tables import print_comparison
+from gps_ray.study.report import print_comparison, read_comparison, write_comparison, write_report
 from jobs.cli import config_arguments, run_job
 
 SELECTORS = ("uniform", "gps")
@@ -30,11 +28,12 @@ def main(argv: Sequence[str]) -> int:
     shutil.rmtree(config.run.directory, ignore_errors=True)
     with cluster_for(config):
         folders = run_comparison(arms, (config.run.seed,), config.run.directory, _progress, serial=True)
-    runs = {selector: paths[config.run.seed] for selector, paths in folders.items()}
-    for path in runs.values():
-        write_report(path)
-    print_comparison(comparison_table(runs))
-    print(f"report: {write_comparison(runs, config.run.directory / 'report.html')}")
+    for of_seed in folders.values():
+        for path in of_seed.values():
+            write_report(path)
+    comparison = read_comparison(folders, serial=True)
+    print_comparison(comparison.summary)
+    print(f"report: {write_comparison(comparison, config.run.directory / 'report.html')}")
     return 0
 
 

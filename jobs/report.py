@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gps_ray.config import TrainConfig, load_config
-from gps_ray.study.report import comparison_table, named_runs, print_comparison, write_comparison, write_report
+from gps_ray.study.report import named_runs, print_comparison, read_comparison, write_comparison, write_report
 from jobs.cli import config_arguments, run_job
 
 
@@ -34,9 +34,10 @@ def main(argv: Sequence[str]) -> int:
     elif len(runs) == 1:
         print(f"report: {write_report(runs[0], out)}")
     else:
-        named = named_runs(runs)
-        print_comparison(comparison_table(named, args.baseline))
-        print(f"report: {write_comparison(named, out, args.baseline)}")
+        # One run each, paired with the others whatever its seed: all under the same number.
+        comparison = read_comparison({name: {0: path} for name, path in named_runs(runs).items()}, args.baseline)
+        print_comparison(comparison.summary)
+        print(f"report: {write_comparison(comparison, out)}")
     return 0
 
 

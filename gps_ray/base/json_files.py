@@ -8,8 +8,50 @@ from typing import Any
 
 __all__ = ["write_json"]
 
+_DIGITS = 6  # significant ones: what is measured has no more
+_MAX_LINE = 240
+
 
 def write_json(path: Path, value: Any) -> None:
-    """Indented by one, so that a changed figure is a changed line; makes the folder where there is none."""
+    """One figure per line, so that a changed figure is a changed line; makes the folder where there is none.
+
+    Indented by one. A list or mapping that holds no further mapping stands on one line where it fits. Floats
+    that are no whole numbers are rounded to six significant digits.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1) + "\n")
+    path.write_text(_open(_rounded(value), "") + "\n")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float) and not value.is_integer():  # a count, however large, stays what it is
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _text(value: Any, indent: str) -> str:
+    line = json.dumps(value)
+    flat = len(line) <= _MAX_LINE and not any(_has_mapping(part) for part in _parts(value))
+    return line if flat else _open(value, indent)
+
+
+def _open(value: Any, indent: str) -> str:
+    """A line for each part; an empty container or a plain value as it is."""
+    if not _parts(value):
+        return json.dumps(value)
+    inner = indent + " "
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(str(key))}: {_text(part, inner)}" for key, part in value.items()]
+        return "{\n" + ",\n".join(inner + line for line in lines) + f"\n{indent}}}"
+    return "[\n" + ",\n".join(inner + _text(part, inner) for part in value) + f"\n{indent}]"
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _has_mapping(value: Any) -> bool:
+    return isinstance(value, dict) or any(_has_mapping(part) for part in _parts(value))

@@ -22,10 +22,8 @@ from gps_ray.base.types import FloatArray
 __all__ = [
     "NUM_SMOOTHED",
     "Crossing",
-    "RatioEstimate",
     "accuracy_within",
     "first_crossing",
-    "paired_difference",
     "paired_ratio",
     "smoothed",
     "target_accuracy",
@@ -87,40 +85,20 @@ def accuracy_within(cost: FloatArray, accuracy: FloatArray, budget: float) -> fl
     return float(curve[reached[-1]]) if len(reached) else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RatioEstimate:
-    """Geometric mean of paired ratios with its 95 % interval; ``num_censored`` of the pairs are lower bounds."""
-
-    value: float
-    low: float
-    high: float
-    num_units: int
-    num_censored: int
-
-
-def paired_ratio(costs: Sequence[Crossing], baseline: Sequence[Crossing]) -> RatioEstimate:
+def paired_ratio(costs: Sequence[Crossing], baseline: Sequence[Crossing]) -> Estimate:
     """``exp(mean_s log(cost_s / baseline_s))`` over seeds s; both in the same order of seeds, below 1 is cheaper.
 
-    A censored cost enters as its budget, which makes its ratio too small: more than a few censored pairs forbid a
-    claim. One pair has no interval (0 to infinity).
+    Geometric mean with its 95 % interval. A censored cost enters as its budget, which makes its ratio too small: more
+    than a few censored pairs forbid a claim. One pair has no interval (0 to infinity).
     """
     if len(costs) != len(baseline) or not costs:
         raise ValueError(f"expected as many costs as baseline costs, at least one, got {len(costs)}, {len(baseline)}")
     if any(crossing.cost <= 0 for crossing in (*costs, *baseline)):
         raise ValueError("expected costs above 0: a target met before any rollout has no ratio; evaluate more often")
-    logs = np.log([c.cost for c in costs]) - np.log([b.cost for b in baseline])
-    estimate = mean_estimate(logs)
-    return RatioEstimate(
-        value=float(np.exp(estimate.value)),
-        low=float(np.exp(estimate.low)),
-        high=float(np.exp(estimate.high)),
+    logs = mean_estimate(np.log([c.cost for c in costs]) - np.log([b.cost for b in baseline]))
+    return Estimate(
+        value=float(np.exp(logs.value)),
+        low=float(np.exp(logs.low)),
+        high=float(np.exp(logs.high)),
         num_units=len(costs),
-        num_censored=sum(crossing.censored for crossing in costs),
     )
-
-
-def paired_difference(values: FloatArray, baseline: FloatArray) -> Estimate:
-    """Mean over seeds of values [s] - baseline [s], with its 95 % interval."""
-    if len(values) != len(baseline):
-        raise ValueError(f"expected values paired by seed, got {len(values)} and {len(baseline)}")
-    return mean_estimate(np.asarray(values, np.float64) - np.asarray(baseline, np.float64))

@@ -26,7 +26,7 @@ def test_a_pool_is_compared_with_as_many_bare_engines(tmp_path: Path) -> None:
     small = ["--num-sequences", "16", "--group-size", "2", "--prompts-per-chunk", "2", "--response-tokens", "4"]
     result = _bench(tmp_path, "rollout", "--num-workers", "2", *small, "--repeats", "2")
     bare, pool = result["rows"]
-    assert (bare["contestant"], pool["contestant"]) == ("2 bare engines", "pool of 2")
+    assert (bare["arm"], pool["arm"]) == ("2 bare engines", "pool of 2")
     assert bare["ratio"] == bare["cpu_ratio"] == 1
     assert pool["ratio"] == pytest.approx(pool["tokens_per_s"] / bare["tokens_per_s"], rel=1e-2)
     assert len(bare["tokens_per_s_by_turn"]) == len(pool["tokens_per_s_by_turn"]) == 2

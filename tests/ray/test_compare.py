@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gps_ray.study.report.run_data import read_run
 from tests.processes import SMALL_RUN, end, run_job, start_job, wait_for
 
 pytestmark = pytest.mark.ray
@@ -25,11 +26,13 @@ SMALL = (
 )
 
 
-def _curves(out: Path) -> dict[str, list[tuple[int, list[float]]]]:
+def _curves(out: Path) -> dict[str, list[list[float]]]:
+    """pass@1 at each evaluation, by arm and seed as compare.json names them."""
     summary = json.loads((out / "compare.json").read_text())
+    folders = {name: [out / name / f"seed_{seed}" for seed in summary["seeds"]] for name in summary["arms"]}
     return {
-        name: [(curve["seed"], curve["pass@1"]) for curve in selector["curves"]]
-        for name, selector in summary["selectors"].items()
+        name: [read_run(folder).series("val/pass@1")[1].tolist() for folder in of_seeds]
+        for name, of_seeds in folders.items()
     }
 
 

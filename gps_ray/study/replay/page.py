@@ -40,7 +40,7 @@ def write_page(
         ReportSection(
             anchor="choice",
             title="Choice",
-            how="Share of the revealed groups that are neither all right nor all wrong.",
+            how="Share of the revealed groups that are useful: neither all right nor all wrong.",
             rows=[Row(panels=_panels(runs, _CHOICE, ceiling), size="medium")],
         ),
     ]
@@ -51,7 +51,7 @@ def write_page(
         "subtitle": visible(subtitle, 200),
         "warnings": [visible(note, 200) for note in notes],
         "columns": COLUMNS,
-        "rows": [{"cells": row, "colour": palette[row[0]]} for row in rows],
+        "rows": [{"cells": row, "colour": palette[row[0]], "link": ""} for row in rows],
         "sections": sections,
     }
     return render("replay.html", out, values)

@@ -15,10 +15,11 @@ from gps_ray.predictor.prompt_features import embed_texts
 from gps_ray.predictor.recorded import RecordedSeries, read_recorded, read_series, without_overlap
 from gps_ray.predictor.text_prior import fit_text_prior
 from gps_ray.selection.registry import resolve_selection
+from gps_ray.study.over_seeds import over_seeds
 from gps_ray.study.replay.page import write_page
 from gps_ray.study.replay.protocol import batch_size, replay
 from gps_ray.study.replay.static import static_data, static_figures
-from gps_ray.study.replay.summary import Summary, ceilings_over_time, estimate, summarise
+from gps_ray.study.replay.summary import Summary, as_json, ceilings_over_time, summarise
 
 __all__ = ["ReplayRequest", "run_replay"]
 
@@ -68,9 +69,9 @@ def run_replay(request: ReplayRequest, say: Say) -> Summary:
                 found = [static_figures(data, num_labels, config, seed) for seed in seeds]
                 for figure in dict.fromkeys(figure for figures in found for figure in figures):
                     values = [figures[figure] for figures in found]
-                    summary[name][f"static_{figure}_{num_labels}"] = estimate(values)
+                    summary[name][f"static_{figure}_{num_labels}"] = over_seeds(values)
                 say(f"static: {name} with {min(num_labels, len(data.learn.prompts))} labels done")
-    write_json(request.out / "replay.json", summary)
+    write_json(request.out / "replay.json", as_json(summary))
     return summary
 
 

@@ -21,7 +21,7 @@ from gps_ray.selection.registry import build_predictor, resolve_selection
 
 __all__ = ["StaticData", "static_data", "static_figures"]
 
-_GROUP_SIZE = 8  # of the groups whose zero variance is predicted
+_GROUP_SIZE = 8  # of the groups whose usefulness is predicted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,21 +1,20 @@
 """From runs to figures with intervals: the seed is the unit.
 
 Early is the mean over points in time 2 to 14, late over 30 to 43, counted from 0; everything else that follows the
-prediction is the mean over all points from 2 on, because before that nobody knows anything. Figures are null where a
-selector predicts nothing or the series is too short.
+prediction is the mean over all points from 2 on, because before that nobody knows anything. Figures have no value where
+a selector predicts nothing or the series is too short.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from gps_ray.base.intervals import finite_or_none, json_estimate
 from gps_ray.base.types import FloatArray
 from gps_ray.predictor.calibration import noise_ceiling
 from gps_ray.predictor.recorded import RecordedSeries
+from gps_ray.study.over_seeds import OverSeeds, over_seeds
 from gps_ray.study.replay.protocol import ReplayRun
 
 __all__ = [
@@ -24,8 +23,8 @@ __all__ = [
     "EARLY",
     "LATE",
     "Summary",
+    "as_json",
     "ceilings_over_time",
-    "estimate",
     "static_rows",
     "summarise",
     "table_rows",
@@ -36,8 +35,8 @@ EARLY, LATE, SETTLED = slice(2, 15), slice(30, 44), slice(2, None)
 # Where it is among the selectors, the others' Spearman is also given as paired differences from it.
 BASELINE = "beta_mean"
 
-# selector -> figure -> {mean, low, high, values}; low and high: 95 % interval over seeds; values: one per seed.
-Summary = dict[str, dict[str, dict[str, Any]]]
+# selector -> figure -> its values over seeds
+Summary = dict[str, dict[str, OverSeeds]]
 
 _WINDOWS: Mapping[str, tuple[str, slice]] = {
     "spearman_early": ("spearman", EARLY),
@@ -64,7 +63,7 @@ COLUMNS = (
     "unseen",
     "ece early",
     "late",
-    "zero-var AUC",
+    "useful AUC",
     "useful",
     "unique",
     "s/step",
@@ -83,9 +82,11 @@ _SHOWN = (
 )
 
 
-def estimate(values: Sequence[float]) -> dict[str, Any]:
-    """{mean, low, high, values} over the seeds that have a value; null where none has, or one seed bounds nothing."""
-    return {**json_estimate(values), "values": [finite_or_none(value) for value in values]}
+def as_json(summary: Summary) -> dict[str, dict[str, dict[str, object]]]:
+    """The contents of ``replay.json``: selector, figure, {mean, low, high, by_seed}."""
+    return {
+        selector: {name: figure.as_json() for name, figure in figures.items()} for selector, figures in summary.items()
+    }
 
 
 def summarise(runs: Sequence[ReplayRun], ceiling: FloatArray) -> Summary:
@@ -103,10 +104,10 @@ def summarise(runs: Sequence[ReplayRun], ceiling: FloatArray) -> Summary:
     summary: Summary = {}
     for selector, seeds in per_seed.items():
         names = next(iter(seeds.values()))
-        summary[selector] = {name: estimate([figures[name] for figures in seeds.values()]) for name in names}
+        summary[selector] = {name: over_seeds([figures[name] for figures in seeds.values()]) for name in names}
         if BASELINE in per_seed and selector != BASELINE:
             summary[selector] |= _paired(seeds, per_seed[BASELINE])
-        summary[selector] |= {name: estimate([value] * len(seeds)) for name, value in ceilings.items()}
+        summary[selector] |= {name: over_seeds([value] * len(seeds)) for name, value in ceilings.items()}
     return summary
 
 
@@ -132,9 +133,11 @@ def static_rows(summary: Summary, labels: Sequence[int]) -> tuple[tuple[str, ...
     return columns, rows
 
 
-def _paired(seeds: Mapping[int, Mapping[str, float]], baseline: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
+def _paired(
+    seeds: Mapping[int, Mapping[str, float]], baseline: Mapping[int, Mapping[str, float]]
+) -> dict[str, OverSeeds]:
     return {
-        f"{name}_minus_{BASELINE}": estimate(
+        f"{name}_minus_{BASELINE}": over_seeds(
             [seeds[seed][name] - baseline[seed][name] for seed in seeds if seed in baseline]
         )
         for name in ("spearman_early", "spearman_late")
@@ -146,9 +149,10 @@ def _mean(values: FloatArray) -> float:
     return float(finite.mean()) if len(finite) else float("nan")
 
 
-def _cell(figure: Mapping[str, Any]) -> str:
-    if figure["mean"] is None:
+def _cell(figure: OverSeeds) -> str:
+    estimate = figure.estimate
+    if estimate is None:
         return "-"
-    digits = 0 if figure["mean"] >= 10 else 3
-    half = "" if figure["low"] is None else f"±{(figure['high'] - figure['low']) / 2:.{digits}f}"
-    return f"{figure['mean']:.{digits}f}{half}"
+    digits = 0 if estimate.value >= 10 else 3
+    half = (estimate.high - estimate.low) / 2
+    return f"{estimate.value:.{digits}f}" + (f"±{half:.{digits}f}" if np.isfinite(half) else "")

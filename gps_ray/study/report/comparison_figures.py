@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from gps_ray.base.intervals import mean_estimate
+from gps_ray.base.intervals import Estimate, mean_estimate
 from gps_ray.base.types import FloatArray
 from gps_ray.run.metrics import PROBES, TRAINING_PHASES
 from gps_ray.study.report.charts import AXES, Curve, curve_panel, label_text, legend_below, share_top, trailing_mean
+from gps_ray.study.report.predictor_figures import PROBE_LABELS, SEEN_LABELS
 from gps_ray.study.report.run_data import RunData
 from gps_ray.study.report.run_figures import SMOOTHING_STEPS, unique_prompts
+from gps_ray.study.report.summary import ArmSummary, ComparisonSummary
 from gps_ray.study.report.svg import INK, PALETTE, colours, panel
-from gps_ray.study.report.tables import ComparisonTable
 
 __all__ = ["NamedRuns", "curves", "final_panel", "phase_costs", "probe_curves", "ratio_panel", "reuse_curves"]
 
-# name -> its runs, one per seed.
+# arm -> its runs, one per seed.
 NamedRuns = Mapping[str, Sequence[RunData]]
 _Series = list[tuple[FloatArray, FloatArray]]
 
@@ -28,7 +30,7 @@ MAX_FAINT_RUNS = 3  # the raw values of more runs only cover each other
 
 
 def _line(name: str, series: _Series, colour: str, window: int, marker: bool, faint: bool) -> Curve | None:
-    """Mean over seeds at each place of the series (x and y alike), cut to the shortest, smoothed over ``window`` places
+    """Mean over seeds at each point of the series (x and y alike), cut to the shortest, smoothed over ``window`` points
     where that is above 1; ``faint`` shows a single run's own values behind it."""
     num_points = min((len(x) for x, _ in series), default=0)
     if not num_points:
@@ -80,7 +82,7 @@ def probe_curves(runs: NamedRuns) -> list[Markup]:
         series = {name: [run.series(metric) for run in of_seeds] for name, of_seeds in runs.items()}
         lines = _lines(runs, series)
         if lines:
-            title = f"Spearman, {probe.replace('_', ' ').replace('heldout', 'held-out')}{split.replace('_', ', ')}"
+            title = f"Spearman, {PROBE_LABELS[probe]}{SEEN_LABELS[split]}"
             panels.append(curve_panel(title, lines, "step", title, "number", x_kind="step", size="medium"))
     return panels
 
@@ -111,47 +113,41 @@ def phase_costs(runs: NamedRuns) -> list[Markup]:
     return [drawn.svg]
 
 
-def final_panel(table: ComparisonTable) -> list[Markup]:
-    """The newest pass@1 of every run with its 95 % interval over prompts."""
-    rows = [row for row in table.rows if row.pass_1 is not None]
+def final_panel(summary: ComparisonSummary) -> list[Markup]:
+    """The newest pass@1 of every arm: of one seed with its 95 % interval over prompts, of several over seeds."""
+    found = {arm.name: _final(arm) for arm in summary.arms}
+    rows = {name: estimate for name, estimate in found.items() if estimate is not None}
     if not rows:
         return []
-    palette = colours([row.name for row in table.rows])
-    with panel("final pass@1 of every run with its interval", "medium") as drawn:
+    unit = "prompts" if len(summary.seeds) == 1 else "seeds"
+    with panel("final pass@1 of every arm with its interval", "medium") as drawn:
         axes = drawn.axes()
-        for place, row in enumerate(rows):
-            value = row.pass_1 or 0.0
-            low = value if row.pass_1_low is None else row.pass_1_low
-            high = value if row.pass_1_high is None else row.pass_1_high
-            error = [[value - low], [high - value]]
-            axes.errorbar([value], [place], xerr=error, color=palette[row.name], marker="o", markersize=5)
-        if table.target is not None:
-            axes.axvline(table.target, color=INK, linewidth=1, linestyle=":")
+        _intervals(axes, rows, colours([arm.name for arm in summary.arms]), hollow=())
+        if summary.target is not None:
+            axes.axvline(summary.target, color=INK, linewidth=1, linestyle=":")
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-        _name_rows(drawn, axes, [row.name for row in rows], "final pass@1, 95 % interval over prompts")
+        _name_rows(drawn, axes, list(rows), f"final pass@1, 95 % interval over {unit}")
     return [drawn.svg]
 
 
-def ratio_panel(summary: Mapping[str, Any], cost: str, title: str) -> list[Markup]:
-    """Ratio of the cost to target to the baseline's, with its interval, a row per selector; log scale."""
-    rows = {
-        name: selector["ratio_to_baseline"][cost]
-        for name, selector in summary["selectors"].items()
-        if name != summary["baseline"] and selector["ratio_to_baseline"][cost]["value"] is not None
-    }
+def _final(arm: ArmSummary) -> Estimate | None:
+    estimate, low, high = (arm.estimate(f"final_accuracy{end}") for end in ("", "_low", "_high"))
+    if estimate is None or estimate.num_units > 1 or low is None or high is None:
+        return estimate
+    return replace(estimate, low=low.value, high=high.value)
+
+
+def ratio_panel(summary: ComparisonSummary, cost: str, title: str) -> list[Markup]:
+    """Ratio of the cost to target to the baseline's, with its interval, a row per arm; log scale."""
+    costs = {arm.name: arm.cost_to_target.get(cost) for arm in summary.arms if arm.name != summary.baseline}
+    rows = {name: found.ratio for name, found in costs.items() if found is not None and found.ratio is not None}
     if not rows:
         return []
-    palette = colours(list(summary["selectors"]))
-    with panel(f"{title}, ratio to {summary['baseline']} with interval", "medium") as drawn:
+    with panel(f"{title}, ratio to {summary.baseline} with interval", "medium") as drawn:
         axes = drawn.axes()
-        for place, (name, ratio) in enumerate(rows.items()):
-            low, high = ratio["low"] or ratio["value"], ratio["high"] or ratio["value"]
-            error = [[ratio["value"] - low], [high - ratio["value"]]]
-            filled = "none" if ratio["num_censored"] else palette[name]
-            axes.errorbar(
-                [ratio["value"]], [place], xerr=error, color=palette[name], marker="o", markersize=5, mfc=filled
-            )
+        hollow = [name for name, found in costs.items() if found is not None and found.num_never]
+        _intervals(axes, rows, colours([arm.name for arm in summary.arms]), hollow)
         axes.axvline(1.0, color=INK, linewidth=1, linestyle=":")
         axes.set_xscale("log")
         ticks = [0.25, 0.5, 1.0, 2.0, 4.0]
@@ -159,6 +155,15 @@ def ratio_panel(summary: Mapping[str, Any], cost: str, title: str) -> list[Marku
         axes.minorticks_off()
         _name_rows(drawn, axes, list(rows), title)
     return [drawn.svg]
+
+
+def _intervals(axes: Any, rows: Mapping[str, Estimate], palette: Mapping[str, str], hollow: Sequence[str]) -> None:
+    """A row per name, from above: a dot with its interval where that is finite."""
+    for row, (name, estimate) in enumerate(rows.items()):
+        bounded = np.isfinite(estimate.high - estimate.low)
+        error = [[estimate.value - estimate.low], [estimate.high - estimate.value]] if bounded else None
+        style = {"color": palette[name], "marker": "o", "markersize": 5, "mfc": "none" if name in hollow else None}
+        axes.errorbar([estimate.value], [row], xerr=error, **style)
 
 
 def _name_rows(drawn: Any, axes: Any, names: Sequence[str], title: str, legend: bool = False) -> None:

@@ -11,9 +11,19 @@ from gps_ray.study.report.charts import Curve, curve_panel, heat_map
 from gps_ray.study.report.run_data import ProbeTable, RunData
 from gps_ray.study.report.svg import PALETTE, SHARE_MAP, colours, panel
 
-__all__ = ["calibration_bins", "calibration_panels", "probe_maps", "rate_shares", "spearman_panels", "swap_test_panels"]
+__all__ = [
+    "PROBE_LABELS",
+    "SEEN_LABELS",
+    "calibration_bins",
+    "calibration_panels",
+    "probe_maps",
+    "rate_shares",
+    "spearman_panels",
+    "swap_test_panels",
+]
 
 PROBE_LABELS = dict(zip(PROBES, ("pool probe", "held-out probe"), strict=True))
+SEEN_LABELS = {"": "", "_seen": ", seen", "_unseen": ", never seen"}  # by ending of the metric's name
 NUM_BINS = 10
 
 
@@ -110,7 +120,7 @@ def spearman_panels(run: RunData) -> list[Markup]:
     for probe, suffix, colour, dashed in curves:
         x, y = run.series(f"predictor/{probe}_spearman{suffix}")
         if len(y):
-            text = PROBE_LABELS[probe] + {"": "", "_seen": ", seen", "_unseen": ", never seen"}[suffix]
+            text = PROBE_LABELS[probe] + SEEN_LABELS[suffix]
             lines.append(Curve(label=text, x=x, y=y, colour=colour, dashed=dashed, marker=True))
     if not lines:
         return []

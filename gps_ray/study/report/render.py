@@ -20,7 +20,7 @@ from gps_ray.base.errors import DataError
 __all__ = ["USEFUL_STEPS", "USEFUL_WHAT", "ReportSection", "Row", "render", "visible"]
 
 MAX_CHARACTERS = 1200
-USEFUL_WHAT = "Share of groups whose rewards differ: only these carry a gradient."
+USEFUL_WHAT = "Share of groups with right and wrong responses: only comparing these teaches what is right."
 USEFUL_STEPS = "Pale: each step; strong: mean of ten steps."
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ import yaml
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, RolloutStatus, SlotKind
+from gps_ray.base.useful import is_useful
 from gps_ray.run.metrics import COST_CPU_S, COST_ROLLOUTS, COST_TOKENS, COST_WALL_S, STEP, read_metrics
 
 __all__ = ["GroupTable", "ProbeTable", "RunData", "SampleRow", "read_run"]
@@ -39,6 +40,20 @@ class GroupTable:
     random_slot: BoolArray
     predicted_mean: FloatArray
 
+    @property
+    def useful(self) -> BoolArray:
+        """[R] bool."""
+        return is_useful(self.num_right, self.num_tried)
+
+    @property
+    def num_unique_prompts(self) -> int:
+        return len(set(self.prompt_id))
+
+    def useful_share(self, among: BoolArray | None = None) -> float | None:
+        """Useful groups of those groups (null: of all), None where there is no group."""
+        useful = self.useful if among is None else self.useful[among]
+        return float(np.mean(useful)) if len(useful) else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeTable:
@@ -53,7 +68,7 @@ class ProbeTable:
     predicted_mean: FloatArray
 
     def at(self, rows: BoolArray) -> ProbeTable:
-        return ProbeTable(**{name: getattr(self, name)[rows] for name in self.__slots__})
+        return _rows_of(self, rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +104,13 @@ class RunData:
     @property
     def num_steps_planned(self) -> int:
         """``run.num_steps`` of the config; 0 where it is not known."""
-        section = self.config.get("run")
-        value = section.get("num_steps") if isinstance(section, dict) else None
+        value = self.setting("run", "num_steps")
         return value if isinstance(value, int) else 0
+
+    def setting(self, section: str, key: str) -> Any:
+        """A value of the config, None where it is not there."""
+        values = self.config.get(section)
+        return values.get(key) if isinstance(values, dict) else None
 
     def series(self, name: str, axis: str = STEP) -> tuple[FloatArray, FloatArray]:
         """(x [E], y [E]) over the lines that have both. Costs are 0 at step 0, before anything was rolled out."""
@@ -210,6 +229,14 @@ def _column(table: pa.Table, name: str, dtype: Any, default: Any) -> Any:
     return np.array([default if value is None else value for value in values], dtype)
 
 
+_Table = TypeVar("_Table", GroupTable, ProbeTable)
+
+
+def _rows_of(table: _Table, rows: BoolArray | IntArray) -> _Table:
+    """The same table with these rows of every column."""
+    return replace(table, **{column.name: getattr(table, column.name)[rows] for column in fields(table)})
+
+
 def _groups(table: pa.Table | None, levels: Mapping[str, str]) -> GroupTable:
     if table is None:
         table = pa.table({"prompt_id": [], "status": [], "rewards": [], "step": []})
@@ -225,7 +252,7 @@ def _groups(table: pa.Table | None, levels: Mapping[str, str]) -> GroupTable:
         random_slot=_column(table, "slot_kind", np.int64, SlotKind.CHOSEN) == SlotKind.RANDOM,
         predicted_mean=_column(table, "predicted_mean", np.float64, np.nan),
     )
-    return GroupTable(**{name: getattr(unsorted, name)[order] for name in GroupTable.__slots__})
+    return _rows_of(unsorted, order)
 
 
 def _probes(table: pa.Table | None) -> ProbeTable:

@@ -8,7 +8,6 @@ import numpy as np
 from markupsafe import Markup
 
 from gps_ray.base.types import FloatArray, IntArray
-from gps_ray.base.useful import is_useful
 from gps_ray.run.metrics import (
     OTHER_PHASES,
     TRAINING_PHASES,
@@ -134,7 +133,7 @@ def step_windows(steps: IntArray, num_windows: int = NUM_WINDOWS) -> tuple[IntAr
 
 
 def group_panels(run: RunData, title: str = "outcome of the groups") -> list[Markup]:
-    """Where the groups went: all wrong, mixed, all right, without verdict, as shares of each window of steps."""
+    """Where the groups went: all wrong, useful, all right, without verdict, as shares of each window of steps."""
     groups = run.groups
     if not len(groups.step):
         return []
@@ -142,7 +141,7 @@ def group_panels(run: RunData, title: str = "outcome of the groups") -> list[Mar
     total = np.bincount(window, minlength=len(labels))
     kinds = {
         "all wrong": ((groups.num_tried > 0) & (groups.num_right == 0), PALETTE[1]),
-        "useful": (is_useful(groups.num_right, groups.num_tried), PALETTE[2]),
+        "useful": (groups.useful, PALETTE[2]),
         "all right": ((groups.num_tried > 0) & (groups.num_right == groups.num_tried), PALETTE[0]),
         "no verdict": (groups.num_tried == 0, "#8c959f"),
     }
@@ -167,9 +166,9 @@ def level_cells(run: RunData) -> tuple[list[str], list[str], FloatArray, FloatAr
     window, windows = step_windows(groups.step)
     shape = (len(levels), len(windows))
     right, tried, rows = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    place = {name: i for i, name in enumerate(levels)}
-    inside = np.array([name in place for name in groups.level], bool)
-    at = (np.array([place[name] for name in groups.level[inside]], np.int64), window[inside])
+    row_of = {name: i for i, name in enumerate(levels)}
+    inside = np.array([name in row_of for name in groups.level], bool)
+    at = (np.array([row_of[name] for name in groups.level[inside]], np.int64), window[inside])
     np.add.at(right, at, groups.num_right[inside])
     np.add.at(tried, at, groups.num_tried[inside])
     np.add.at(rows, at, 1)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gps_ray.study.report import predictor_figures, run_figures
+from gps_ray.study.report.headlines import headlines
 from gps_ray.study.report.render import USEFUL_STEPS, USEFUL_WHAT, ReportSection, Row, render, visible
 from gps_ray.study.report.run_data import RunData, SampleRow, read_run
-from gps_ray.study.report.tables import headlines
 
 __all__ = ["write_report"]
 
@@ -47,7 +47,8 @@ def _spread(rows: Sequence[SampleRow], limit: int) -> list[SampleRow]:
     return [rows[i * len(rows) // limit] for i in range(limit)]
 
 
-def _run_sections(run: RunData) -> list[ReportSection]:
+def _policy_sections(run: RunData) -> list[ReportSection]:
+    """What the policy learnt, and from what."""
     return [
         ReportSection(
             anchor="accuracy",
@@ -77,6 +78,12 @@ def _run_sections(run: RunData) -> list[ReportSection]:
                 Row(panels=run_figures.level_maps(run), size="wide"),
             ],
         ),
+    ]
+
+
+def _component_sections(run: RunData) -> list[ReportSection]:
+    """How the predictor, the machine, the selector and the learner did."""
+    return [
         ReportSection(
             anchor="predictor",
             title="Predicted against realised success",
@@ -113,27 +120,16 @@ def _run_sections(run: RunData) -> list[ReportSection]:
     ]
 
 
-def _setting(run: RunData, section: str, key: str) -> str:
-    """One value of the config as a short text, empty where it is not there."""
-    values = run.config.get(section)
-    value = values.get(key) if isinstance(values, dict) else None
-    return "" if value is None else visible(str(value), 60)
-
-
 def write_report(run_directory: Path, out: Path | None = None) -> Path:
     """Write ``report.html`` of one run (into its folder, or to ``out``) and return its path.
 
     Works at any moment of a run: what is not there yet is left out. Raises DataError where the folder is no run's.
     """
     run = read_run(run_directory)
-    facts = {
-        "selector": _setting(run, "selection", "selector"),
-        "task": _setting(run, "data", "task"),
-        "engine": _setting(run, "rollout", "engine"),
-        "seed": _setting(run, "run", "seed"),
-    }
+    settings = [("selection", "selector"), ("data", "task"), ("rollout", "engine"), ("run", "seed")]
+    facts = {key: run.setting(section, key) for section, key in settings}
     planned = run.num_steps_planned
-    tags = [f"{name} {value}" for name, value in facts.items() if value]
+    tags = [visible(f"{name} {value}", 70) for name, value in facts.items() if value is not None]
     tags.append(f"{run.num_steps_done} of {planned} steps" if planned else f"{run.num_steps_done} steps")
     unfinished = ["not finished"] if run.num_steps_done < planned else []
     values = {
@@ -141,7 +137,7 @@ def write_report(run_directory: Path, out: Path | None = None) -> Path:
         "tags": tags,
         "warnings": unfinished + [visible(note, 200) for note in run.notes],
         "cards": headlines(run),
-        "sections": _run_sections(run),
+        "sections": [*_policy_sections(run), *_component_sections(run)],
         "samples": _samples(run.samples),
         "config": visible(run.config_text, 200_000),
     }

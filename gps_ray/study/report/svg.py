@@ -106,7 +106,7 @@ def _inline(drawn: Panel) -> Markup:
         drawn.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    # Several figures share one page: ids get a prefix of their own, the size gives way to the place.
+    # Several figures share one page: ids get a prefix of their own, the size gives way to the space it has.
     prefix = "f" + hashlib.blake2b(svg.encode(errors="replace") + drawn.description.encode(), digest_size=4).hexdigest()
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r"url\(#", f"url(#{prefix}-", svg)
@@ -120,6 +120,6 @@ def _inline(drawn: Panel) -> Markup:
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour per name, by place; they repeat after thirteen."""
+    """A colour per name, by position; they repeat after thirteen."""
     every = PALETTE + MORE_COLOURS
     return {name: every[i % len(every)] for i, name in enumerate(names)}

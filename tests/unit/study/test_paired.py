@@ -9,7 +9,6 @@ from gps_ray.study.paired import (
     Crossing,
     accuracy_within,
     first_crossing,
-    paired_difference,
     paired_ratio,
     smoothed,
     target_accuracy,
@@ -60,7 +59,7 @@ def test_ratio_is_the_geometric_mean_of_the_pairs() -> None:
     base = [Crossing(cost=100.0, censored=False), Crossing(cost=200.0, censored=False)]
     estimate = paired_ratio(ours, base)
     assert estimate.value == pytest.approx(1.0)  # sqrt(0.5 * 2)
-    assert (estimate.num_units, estimate.num_censored) == (2, 1)
+    assert estimate.num_units == 2
     # logs -+ log 2: s = sqrt(2) log 2, half width t(1 degree) * log 2 = 12.7062047 * log 2
     assert estimate.low == pytest.approx(2**-12.7062047)
     assert estimate.high == pytest.approx(2**12.7062047)
@@ -79,15 +78,6 @@ def test_ratios_that_do_not_exist_are_refused() -> None:
         paired_ratio([one], [zero])
     with pytest.raises(ValueError, match="as many costs"):
         paired_ratio([one], [one, one])
-
-
-def test_paired_difference_by_hand() -> None:
-    estimate = paired_difference(np.array([0.5, 0.6, 0.9]), np.array([0.4, 0.4, 0.6]))
-    # differences .1 .2 .3: s = .1, t(2 degrees) = 4.3026527
-    assert estimate.value == pytest.approx(0.2)
-    assert estimate.high - estimate.value == pytest.approx(4.3026527 * 0.1 / np.sqrt(3))
-    with pytest.raises(ValueError, match="paired by seed"):
-        paired_difference(np.zeros(2), np.zeros(3))
 
 
 def test_accuracy_within_a_budget_is_that_of_the_last_evaluation_paid_for() -> None:

@@ -1,4 +1,4 @@
-"""The selection benchmark on a small pool: its contestants agree, and its inputs are what they are said to be."""
+"""The selection benchmark on a small pool: its arms agree, and its inputs are what they are said to be."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _arguments(*words: str) -> argparse.Namespace:
     return parser.parse_args(["--num-candidates", "400", "--batch", "12", "--dim", "16", "--repeats", "1", *words])
 
 
-def test_contestants_pick_the_same_prompts() -> None:
+def test_arms_pick_the_same_prompts() -> None:
     result = run(_arguments("--naive-every", "1"))
     cases = [row for row in result["rows"] if "same_picks" in row]
     assert len(cases) == 6

@@ -73,8 +73,8 @@ def test_at_every_point_the_whole_pool_is_predicted_then_only_the_picks_are_show
         else:
             assert len(set(rows.tolist())) == 10
             assert num_right.tolist() == series.num_right[rows, step].tolist()
-            mixed = (num_right > 0) & (num_right < GROUP_SIZE)
-            assert run.curves["useful_group_ratio"][step] == mixed.mean()
+            useful = (num_right > 0) & (num_right < GROUP_SIZE)
+            assert run.curves["useful_group_ratio"][step] == useful.mean()
             seen |= set(rows.tolist())
     assert run.num_unique_prompts == len(seen)
 

@@ -52,15 +52,15 @@ def test_it_writes_all_figures_with_intervals_a_table_and_plots(
     for name, figures in written.items():
         assert set(figures) >= FIGURES | {"noise_ceiling", "ece_early", "ece_late", "swap_test"}
         for figure in figures.values():
-            assert set(figure) == {"mean", "low", "high", "values"}
-            assert len(figure["values"]) == 3
+            assert set(figure) == {"mean", "low", "high", "by_seed"}
+            assert len(figure["by_seed"]) == 3
         ratio = figures["useful_group_ratio"]
         assert ratio["low"] <= ratio["mean"] <= ratio["high"]
         assert (figures["spearman_early"]["mean"] is None) == (name == "uniform")
     fused = written["gps_fused"]
     assert fused["spearman_early"]["mean"] < fused["noise_ceiling"]["mean"] < 1
-    difference = np.array(fused["spearman_early"]["values"]) - written["beta_mean"]["spearman_early"]["values"]
-    assert fused["spearman_early_minus_beta_mean"]["values"] == pytest.approx(difference)
+    difference = np.array(fused["spearman_early"]["by_seed"]) - written["beta_mean"]["spearman_early"]["by_seed"]
+    assert fused["spearman_early_minus_beta_mean"]["by_seed"] == pytest.approx(difference, abs=1e-5)
 
     shown = capsys.readouterr().out
     assert "over 3 seeds" in shown
@@ -77,8 +77,8 @@ def test_random_reveals_make_the_choice_the_same_for_all(tmp_path: Path) -> None
     arguments = ("--outcomes", series, "--selectors", "gps_fused,beta_mean,uniform", "--seeds", 2)
     chosen, random = (_replay(tmp_path, *arguments, "--reveal", reveal) for reveal in ("selected", "random"))
     for figure in ("useful_group_ratio", "num_unique_prompts"):
-        assert len({str(figures[figure]["values"]) for figures in random.values()}) == 1
-        assert len({str(figures[figure]["values"]) for figures in chosen.values()}) > 1
+        assert len({str(figures[figure]["by_seed"]) for figures in random.values()}) == 1
+        assert len({str(figures[figure]["by_seed"]) for figures in chosen.values()}) > 1
 
 
 def test_a_prior_is_learnt_from_the_prompts_that_do_not_overlap(
@@ -106,7 +106,7 @@ def test_static_learns_from_labels_and_is_judged_on_held_out_prompts(
     arguments = ("--static", static, "--selectors", "gps_fused,pcl,uniform", "--labels", "60,200", "--seeds", 2)
     written = _replay(tmp_path, *arguments)
     for name in ("spearman", "mae", "brier", "ece", "useful_auc", "noise_ceiling"):
-        assert len(written["gps_fused"][f"static_{name}_200"]["values"]) == 2
+        assert len(written["gps_fused"][f"static_{name}_200"]["by_seed"]) == 2
     fewer, more = (written["gps_fused"][f"static_spearman_{n}"]["mean"] for n in (60, 200))
     assert 0.4 < fewer < more
     # Embeddings that say nothing: a value model on them ranks nothing.

@@ -40,6 +40,7 @@ class Synthetic:
     """What the run should look like. ``selector`` "uniform" picks at random and predicts nothing."""
 
     selector: str = "gps"
+    seed: int = 0
     num_steps: int = 90
     num_planned: int = 90
     every_steps: int = 10
@@ -87,7 +88,7 @@ def write_synthetic_run(directory: Path, spec: Synthetic) -> Path:
     folder = RunFolder(directory)
     config = TrainConfig.model_validate(
         {
-            "run": {"directory": str(directory), "num_steps": spec.num_planned},
+            "run": {"directory": str(directory), "seed": spec.seed, "num_steps": spec.num_planned},
             "selection": {"selector": spec.selector, "num_prompts": spec.num_prompts},
             "data": {"countdown": {"num_pool_prompts": spec.num_pool}},
             "evaluation": {"num_probe_prompts": 0},
@@ -120,14 +121,15 @@ def _prompts(split: str, num: int) -> _Prompts:
 
 def _predicted(run: _Run, prompts: _Prompts, step: int) -> FloatArray:
     """What a fair predictor would say: the logit under noise that shrinks with the steps."""
-    noise = generator(0, "synthetic/prediction", step).normal(0, 1.8 / (1 + step / 20) + 0.5, len(prompts.logit))
+    rng = generator(run.spec.seed, "synthetic/prediction", step)
+    noise = rng.normal(0, 1.8 / (1 + step / 20) + 0.5, len(prompts.logit))
     guess = _Prompts(prompts.prompts, 0.8 * prompts.logit + noise - 0.4)
     return guess.rates(run.skill)
 
 
 def _selection(run: _Run, step: int) -> Selection:
     spec, pool = run.spec, run.splits["pool"]
-    rng = generator(0, f"synthetic/{spec.selector}", step)
+    rng = generator(spec.seed, f"synthetic/{spec.selector}", step)
     num = min(spec.num_prompts, spec.num_pool)
     order = rng.permutation(spec.num_pool)
     predicted = np.full(spec.num_pool, np.nan)
@@ -153,7 +155,7 @@ def _selection(run: _Run, step: int) -> Selection:
 def _outcomes(run: _Run, prompt_ids: tuple[str, ...], step: int) -> list[GroupOutcome]:
     pool = run.splits["pool"]
     rates = pool.rates(run.skill)
-    rng = generator(0, "synthetic/rollout", step)
+    rng = generator(run.spec.seed, "synthetic/rollout", step)
     outcomes = []
     for prompt_id in prompt_ids:
         right = rng.random(run.spec.group_size) < rates[int(prompt_id[-4:])]
@@ -210,7 +212,7 @@ def _train_step(run: _Run, step: int) -> dict[str, float]:
     run.charge("cost/wall_s", 0.1 + sum(seconds.values()))
     if step % 10 == 1 or step == run.spec.num_steps:
         run.folder.write_samples(step, _samples(outcomes))
-    rng = generator(0, "synthetic/learner", step)
+    rng = generator(run.spec.seed, "synthetic/learner", step)
     metrics |= {
         f"timing_s/{phase}": s for phase, s in zip(("rollout", "update", "select"), seconds.values(), strict=True)
     }
@@ -236,7 +238,7 @@ def _samples(outcomes: list[GroupOutcome]) -> list[RolloutSample]:
 
 def _count(run: _Run, prompts: _Prompts, stream: str, num_rollouts: int, step: int) -> tuple[IntArray, IntArray]:
     rates = prompts.rates(run.skill)
-    right = generator(0, f"synthetic/{stream}", step).binomial(num_rollouts, rates).astype(np.int32)
+    right = generator(run.spec.seed, f"synthetic/{stream}", step).binomial(num_rollouts, rates).astype(np.int32)
     name = "evaluation" if stream == "evaluation" else "probe"
     run.charge(f"cost/num_rollouts_{name}", len(rates) * num_rollouts)
     run.charge(f"cost/cpu_s_{name}", 0.4 * len(rates) * num_rollouts / 256)

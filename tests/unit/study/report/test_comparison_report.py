@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gps_ray.base.errors import DataError
+from gps_ray.base.errors import ConfigError, DataError
 from gps_ray.study.paired import Crossing
-from gps_ray.study.report import comparison_table, named_runs, print_comparison, write_comparison
-from gps_ray.study.report.tables import COLUMNS
+from gps_ray.study.report import (
+    Comparison,
+    ComparisonSummary,
+    named_runs,
+    print_comparison,
+    read_comparison,
+    write_comparison,
+)
+from gps_ray.study.report.tables import caption, cells, columns
 from jobs.report import main
 from tests.unit.study.report.test_run_report import OWN, Page
 
@@ -22,7 +29,7 @@ BETTER = [0.20, 0.30, 0.36, 0.42, 0.44, 0.43]
 WORSE = [0.20, 0.20, 0.21, 0.22, 0.20, 0.21]
 
 
-def rows(accuracy: Sequence[float], ratio: float, cpu_s: float) -> list[dict[str, float]]:
+def rows(accuracy: Sequence[float], cpu_s: float) -> list[dict[str, float]]:
     """An evaluation every 10 steps of 256 rollouts."""
     return [
         {
@@ -32,7 +39,6 @@ def rows(accuracy: Sequence[float], ratio: float, cpu_s: float) -> list[dict[str
             "cost/cpu_s": cpu_s * i,
             "cost/num_tokens": 20480 * i,
         }
-        | ({"selection/useful_group_ratio": ratio * i, "selection/num_groups": 32 / i} if i else {})
         for i, value in enumerate(accuracy)
     ]
 
@@ -40,65 +46,83 @@ def rows(accuracy: Sequence[float], ratio: float, cpu_s: float) -> list[dict[str
 @pytest.fixture
 def runs(bare_run: MakeRun) -> dict[str, Path]:
     return {
-        "worse": bare_run("worse", rows(WORSE, 0.1, 10)),
-        "uniform": bare_run("uniform", rows(UNIFORM, 0.1, 10)),
-        "gps": bare_run("gps", [*rows(BETTER, 0.2, 12), {"step": 60, "predictor/pool_probe_spearman": 0.5}]),
+        "worse": bare_run("worse", rows(WORSE, 10)),
+        "uniform": bare_run("uniform", rows(UNIFORM, 10)),
+        "gps": bare_run("gps", [*rows(BETTER, 12), {"step": 60, "predictor/pool_probe_spearman": 0.5}]),
     }
 
 
-def test_the_table_by_hand(runs: dict[str, Path]) -> None:
-    table = comparison_table(runs)
-    assert table.baseline == "uniform"
-    assert table.target == pytest.approx(0.36)
-    worse, uniform, gps = table.rows
-    assert uniform.rollouts_to_target == Crossing(cost=12_800, censored=False)
+def alone(runs: dict[str, Path], baseline: str | None = None) -> Comparison:
+    """One run per name, as jobs.report compares them."""
+    return read_comparison({name: {0: path} for name, path in runs.items()}, baseline)
+
+
+def by_column(summary: ComparisonSummary) -> dict[str, dict[str, str]]:
+    titles = [column.title for column in columns(summary)]
+    return {row[0]: dict(zip(titles, row, strict=True)) for row in cells(summary)}
+
+
+def test_one_seed_by_hand(runs: dict[str, Path]) -> None:
+    summary = alone(runs).summary
+    assert summary.baseline == "uniform"
+    assert summary.targets == pytest.approx([0.36])
+    worse, uniform, gps = summary.arms
+    assert uniform.cost_to_target["rollouts"].by_seed == (Crossing(cost=12_800, censored=False),)
     # gps: means of three are .287, .36 (just short in floats or not), .407, .43
-    assert gps.rollouts_to_target is not None
-    assert gps.rollouts_to_target.cost in (7_680, 10_240)
-    assert gps.cpu_s_to_target == Crossing(cost=gps.rollouts_to_target.cost / 2560 * 12, censored=False)
-    assert worse.rollouts_to_target == Crossing(cost=12_800, censored=True)
-    assert gps.pass_1_smoothed == pytest.approx(0.43)
-    # weighted by groups: sum_i (ratio * i * 32 / i) / sum_i 32 / i over i = 1 .. 5
-    assert uniform.useful_group_ratio == pytest.approx(0.1 * 5 / (1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5))
-    assert (gps.pool_probe_spearman, uniform.pool_probe_spearman) == (0.5, None)
-    assert uniform.num_unique_prompts is None
+    (rollouts,) = gps.cost_to_target["rollouts"].by_seed
+    assert rollouts.cost in (7_680, 10_240)
+    assert gps.cost_to_target["cpu_s"].by_seed == (Crossing(cost=rollouts.cost / 2560 * 12, censored=False),)
+    assert worse.cost_to_target["rollouts"].by_seed == (Crossing(cost=12_800, censored=True),)
+    assert gps.figures["accuracy"].by_seed == pytest.approx([0.43])
+    assert gps.figures["pool_probe_spearman"].by_seed == (0.5,)
+    assert not {"pool_probe_spearman", "num_unique_prompts", "useful_group_ratio"} & set(uniform.figures)
 
 
-def test_the_cells_mark_censored_runs_and_ratios(runs: dict[str, Path]) -> None:
-    table = comparison_table(runs, note="one seed, an illustration")
-    cells = {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in table.cells()}
-    assert cells["worse"]["rollouts to target"] == "> 12,800"
-    assert cells["uniform"]["rollouts to target"] == "12,800"
-    assert cells["gps"]["rollouts to target"].endswith("×)")
-    assert cells["uniform"]["Spearman pool probe"] == "-"
-    assert cells["gps"]["Spearman pool probe"] == "0.50"
-    assert table.caption == "target 36.0 %: mean of uniform's last three evaluations; one seed, an illustration"
+def test_one_seed_shows_what_was_paid_and_no_interval_over_seeds(runs: dict[str, Path]) -> None:
+    summary = alone(runs).summary
+    shown = by_column(summary)
+    assert shown["worse"]["rollouts to target"] == "> 12,800"
+    assert shown["uniform"]["rollouts to target"] == "12,800"
+    assert shown["gps"]["rollouts to target"].endswith("×)")
+    assert shown["uniform"]["Spearman pool probe"] == "-"
+    assert shown["gps"]["Spearman pool probe"] == "0.50"
+    assert not any("[" in cell for row in cells(summary) for cell in row)
+    assert caption(summary) == "target 36.0 %: mean of uniform's last three evaluations; one seed, an illustration"
+
+
+def test_the_newest_evaluation_has_its_interval_over_prompts(gps_run: Path) -> None:
+    comparison = alone({"gps": gps_run})
+    (shown,) = by_column(comparison.summary).values()
+    newest = comparison.runs["gps"][0].metrics[-1]
+    value, low, high = (100 * newest[f"val/pass@1{end}"] for end in ("", "/low", "/high"))
+    assert shown["final pass@1"] == f"{value:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 @pytest.mark.parametrize("num_runs", [2, 4])
 def test_the_terminal_shows_every_cell(runs: dict[str, Path], num_runs: int) -> None:
     named = dict(list((runs | {"[red]odd[/red]": runs["gps"]}).items())[-num_runs:])
-    table = comparison_table(named, baseline="gps")
+    summary = alone(named, "gps").summary
     stream = io.StringIO()
-    print_comparison(table, Console(file=stream, width=200))
+    print_comparison(summary, Console(file=stream, width=200))
     text = stream.getvalue()
     assert "\x1b" not in text
-    for cell in [*COLUMNS, *(cell for row in table.cells() for cell in row)]:
+    for cell in [*(column.title for column in columns(summary)), *(cell for row in cells(summary) for cell in row)]:
         assert cell in text
 
 
-def test_runs_without_evaluation_compare_to_dashes(bare_run: MakeRun) -> None:
-    table = comparison_table({"a": bare_run("a", [{"step": 0}]), "b": bare_run("b", [])})
-    assert table.baseline == "a"
-    assert table.target is None
-    assert all(set(row[1:]) == {"-"} for row in table.cells())
+def test_runs_without_evaluation_compare_to_dashes(bare_run: MakeRun, tmp_path: Path) -> None:
+    comparison = alone({"a": bare_run("a", [{"step": 0}]), "b": bare_run("b", [])})
+    summary = comparison.summary
+    assert (summary.baseline, summary.targets) == ("a", ())
+    assert all(set(row[1:]) == {"-"} for row in cells(summary))
+    assert "No evaluation yet" in write_comparison(comparison, tmp_path / "page.html").read_text()
 
 
 def test_an_unknown_baseline_is_named(runs: dict[str, Path]) -> None:
-    with pytest.raises(DataError, match=r"one of the runs \(worse, uniform, gps\), got 'mopps'"):
-        comparison_table(runs, baseline="mopps")
+    with pytest.raises(ConfigError, match=r"--baseline: expected one of worse, uniform, gps, got 'mopps'"):
+        alone(runs, "mopps")
     with pytest.raises(DataError, match="at least one run"):
-        comparison_table({})
+        alone({})
 
 
 def test_names_tell_folders_apart(tmp_path: Path) -> None:
@@ -110,8 +134,8 @@ def test_names_tell_folders_apart(tmp_path: Path) -> None:
 
 
 def test_the_page_overlays_the_runs(bare_run: MakeRun, gps_run: Path, tmp_path: Path) -> None:
-    named = {"uniform": bare_run("uniform", rows(UNIFORM, 0.1, 10)), "<gps>": gps_run}
-    html = write_comparison(named, tmp_path / "page.html").read_text()
+    named = {"uniform": bare_run("uniform", rows(UNIFORM, 10)), "<gps>": gps_run}
+    html = write_comparison(alone(named), tmp_path / "page.html").read_text()
     page = Page(html)
     assert [r for r in page.references if not r.startswith(OWN)] == []
     assert len(page.ids) == len(set(page.ids))
