@@ -7,7 +7,8 @@ EXTRA := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/nu
 # The stamp's name holds what decides the installation, so a changed pin reinstalls and nothing else does.
 STAMP := $(VENV)/.installed-$(EXTRA)-$(shell cat Makefile pyproject.toml deploy/*.txt | cksum | cut -d' ' -f1)
 VLLM_STAMP := $(STAMP)-vllm
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+  -c deploy/constraints.txt -c deploy/constraints-$(EXTRA).txt
 
 .PHONY: setup vllm demo test check format clean
 .NOTPARALLEL:

@@ -15,6 +15,7 @@ from gps_ray.config import TrainConfig
 from gps_ray.loop.plan import check_data
 from gps_ray.loop.ports import ProgressSink
 from gps_ray.loop.resources import num_runs_at_once
+from gps_ray.run.progress import PlainLines
 from gps_ray.study.arms import is_left, run_config
 from gps_ray.tasks.dataset import DataSets
 
@@ -43,7 +44,9 @@ def run_comparison(
             check_data(run, data)
         cluster = ray.cluster_resources()
         at_once = 1 if serial else min(num_runs_at_once(run, cluster) for run in left.values())
-        asyncio.run(_train_all(left, data, ensure_model(first), at_once, sink))
+        with PlainLines("warm start") as lines:
+            model_directory = ensure_model(first, lines.warm_start)
+        asyncio.run(_train_all(left, data, model_directory, at_once, sink))
     return {name: {seed: runs[name, seed].run.directory for seed in seeds} for name in arms}
 
 

@@ -21,7 +21,10 @@ GAUGES = {
     ),
     "gps_ray_pool_probe_calibration_error": ("predictor/pool_probe_ece", "Expected calibration error, pool probe"),
     "gps_ray_queue_depth": ("rollout/queue_depth", "Largest number of chunks waiting for a worker in the step"),
-    "gps_ray_healthy_workers": ("rollout/num_healthy_workers", "Rollout workers that serve the current weights"),
+    "gps_ray_healthy_workers": (
+        "rollout/num_healthy_workers",
+        "Rollout workers that were up when the step's rollouts were done",
+    ),
     "gps_ray_policy_lag": ("rollout/policy_lag", "Policy versions between sampling and update"),
 }
 PHASE_PREFIX = "timing_s/"

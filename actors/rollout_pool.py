@@ -175,7 +175,7 @@ class RayRolloutPool:
     def metrics(self) -> Mapping[str, float]:
         return {
             "rollout/queue_depth": float(self._max_queue_depth),
-            "rollout/num_healthy_workers": float(self._dispatcher.num_healthy),
+            "rollout/num_healthy_workers": float(self._dispatcher.num_served),
             "rollout/num_restarts": float(self._num_restarts),
         }
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from actors.cluster import cluster_for
 from actors.training import check_run_folder, prepare, run_training
+from actors.warm_start_trainer import ensure_model
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.loop.plan import describe
 from gps_ray.run.progress import Progress
@@ -22,9 +23,12 @@ def main(argv: Sequence[str]) -> int:
         print(describe(config, data))
         return 0
     check_run_folder(config, args.resume)
-    with cluster_for(config) as dashboard, Progress(config.run.num_steps) as progress:
+    with Progress(config.run.num_steps) as progress, cluster_for(config) as dashboard:
         if dashboard:
             print(f"dashboard: {dashboard}", flush=True)
+        progress.phase("warm start")
+        ensure_model(config, progress.warm_start)  # the run finds it made
+        progress.phase("starting the actors")
         run_training(config, data, resume=args.resume, sinks=[progress])
     print(f"report: {write_report(config.run.directory)}")
     return 0

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,17 +134,20 @@ class Head:
 
 
 @contextlib.contextmanager
-def ray_head(directory: Path, num_cpus: int = 2) -> Iterator[Head]:
-    """Start ``ray start --head --block`` as a child and end it by its pid."""
+def ray_head(
+    directory: Path, num_cpus: int = 2, *, start: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[Head]:
+    """Start ``ray start --head --block`` as a child and end it by its pid. ``start`` is another way to begin that
+    command, ``environment`` another one to start it in."""
     token, port, dashboard_port, metrics_port = secrets.token_hex(16), free_port(), free_port(), free_port()
-    environment = _environment() | {
+    environment = dict(_environment() if environment is None else environment) | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
         # Unix sockets have short names; pytest's folders do not.
         "RAY_TMPDIR": str(directory),
     }
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"]
+    command = [*(start or (str(Path(sys.executable).with_name("ray")), "start", "--head")), "--block", f"--port={port}"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
     command += [f"--metrics-export-port={metrics_port}", f"--num-cpus={num_cpus}", "--disable-usage-stats"]
     # Without a port of its own the agent of a second head on this machine stays mute, and no job can be submitted.

@@ -55,6 +55,7 @@ class Dispatcher:
         self._pending: list[ChunkRequest] = []
         # Started attempts of every chunk that is not done; its keys are the chunks still wanted.
         self._num_attempts: dict[int, int] = {}
+        self._num_served = 0
 
     @property
     def is_done(self) -> bool:
@@ -64,6 +65,12 @@ class Dispatcher:
     @property
     def num_healthy(self) -> int:
         return sum(worker.state is WorkerState.HEALTHY for worker in self._workers)
+
+    @property
+    def num_served(self) -> int:
+        """Workers that were HEALTHY when the last submitted chunk was done; 0 before that. Unlike ``num_healthy`` it
+        says nothing of the weights that may be on their way to them since."""
+        return self._num_served
 
     @property
     def num_pending(self) -> int:
@@ -116,6 +123,8 @@ class Dispatcher:
         self._pending = [chunk for chunk in self._pending if chunk.chunk_id != chunk_id]
         for other in self._workers:
             other.in_flight.pop(chunk_id, None)
+        if self.is_done:
+            self._num_served = self.num_healthy
         return True
 
     def worker_died(self, worker: int) -> list[int]:

@@ -79,7 +79,7 @@ TOKENS_PER_S = _metric("rollout/tokens_per_s", "tokens/s", "response tokens per 
 _metric("rollout/policy_lag", "versions", "policy versions between the step's rollouts and its update, 0 in step")
 _metric("rollout/num_steps_ahead", "steps", "steps rolled out and waiting when the learner took this one up")
 _metric("rollout/queue_depth", "chunks", "largest number of chunks that waited for a worker in the step")
-_metric("rollout/num_healthy_workers", "workers", "rollout workers that serve the current weights")
+_metric("rollout/num_healthy_workers", "workers", "rollout workers that were up when the step's rollouts were done")
 _metric("rollout/num_restarts", "restarts", "rollout workers restarted so far in this process")
 
 # Wall seconds of each phase of the step. Phases overlap (selection runs beside the update), so they need not add up.

@@ -52,9 +52,15 @@ def _generate(config: TrainConfig, strike: signal.Signals | None) -> tuple[list[
                 if len(chunks) == 1 and strike is not None:
                     os.kill(pid, strike)
             chunks.sort(key=lambda chunk: chunk.header.chunk_id)
-            # The pool is whole again for the next version, the replacement included.
-            await pool.load_weights(PublishedWeights(policy_version=4, payload=ray.put(ObjectStorePayload(arrays={}))))
-            assert pool.metrics()["rollout/num_healthy_workers"] == 2
+            # The pool is whole again for the next version, the replacement included. While it loads, as when a step's
+            # metrics are read, the metric tells who served the step.
+            weights = PublishedWeights(policy_version=4, payload=ray.put(ObjectStorePayload(arrays={})))
+            loading = asyncio.ensure_future(pool.load_weights(weights))
+            await asyncio.sleep(0)
+            assert pool._dispatcher.num_healthy == 0
+            assert pool.metrics()["rollout/num_healthy_workers"] in ((2,) if strike is None else (1, 2))
+            await loading
+            assert pool._dispatcher.num_healthy == 2
             tables = [ray.get(chunk.outcomes) for chunk in chunks]
             return (
                 [c.header.prompt_ids for c in chunks],

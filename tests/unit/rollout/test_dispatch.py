@@ -86,6 +86,18 @@ def test_workers_pass_through_their_states() -> None:
     assert dispatcher.state(0) is WorkerState.DEAD
 
 
+def test_who_served_a_request_is_still_known_while_the_next_weights_are_loaded() -> None:
+    dispatcher = _healthy(3)
+    assert dispatcher.num_served == 0
+    dispatcher.submit(_chunks(1, 1))
+    assert _assign(dispatcher) == [(0, 0), (1, 1)]
+    dispatcher.worker_died(2)
+    dispatcher.finished(0, 0)
+    dispatcher.finished(1, 1)
+    dispatcher.publish(1)
+    assert (dispatcher.num_healthy, dispatcher.num_served) == (0, 2)
+
+
 def test_what_a_dead_worker_owed_goes_to_others_first() -> None:
     dispatcher = _healthy(2)
     chunks = _chunks(4, 4, 4, 4, 4)

@@ -1,0 +1,72 @@
+"""What the Markdown files name is there: files, folders, links, and places within a page."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from gps_ray.base.types import RolloutStatus
+from gps_ray.config import TrainConfig, load_config
+from gps_ray.tasks.dataset import load_data
+from gps_ray.tasks.registry import load_task
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+# A path from the project's root; `*` stands for any part of a name.
+_PATH = re.compile(r"(?<![\w./-])(?:gps_ray|actors|jobs|configs|docs|tests|deploy)/[\w./*-]*[\w*/]")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def _anchors(text: str) -> set[str]:
+    """The places of a page, named as its headings are where Markdown is shown: lower case, words joined by hyphens."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_path_and_link_leads_somewhere(document: Path) -> None:
+    text = document.read_text()
+    paths = [path for path in _PATH.findall(text) if not any(ROOT.glob(path.rstrip("/")))]
+    assert not paths
+    for target in _LINK.findall(text):
+        if target.startswith(("http:", "https:")):
+            continue
+        name, _, place = target.partition("#")
+        page = document.parent / name if name else document
+        assert page.exists(), target
+        assert not place or place in _anchors(page.read_text()), target
+
+
+def test_the_readme_names_enough_to_be_looked_at() -> None:
+    """The pattern finds the kinds of path that are written; one that found nothing would let all pass."""
+    readme = _PATH.findall((ROOT / "README.md").read_text())
+    assert {"configs/countdown.yaml", "docs/comparison.md", "docs/loop.svg", "tests/faults/"} <= set(readme)
+
+
+def _block(text: str, first_line: str) -> str:
+    """The indented code of a page that begins with a line."""
+    begin = text.index(f"    {first_line}")
+    return textwrap.dedent(re.split(r"\n(?=\S)", text[begin:])[0])
+
+
+def test_the_readmes_data_and_verifier_are_taken_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (ROOT / "README.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    exec(_block(readme, "import pyarrow as pa"), {})  # noqa: S102
+    (tmp_path / "my_tasks").mkdir()
+    (tmp_path / "my_tasks" / "sums.py").write_text(_block(readme, "from gps_ray.base.types"))
+    overrides = re.findall(
+        r"data\.\w+=\S+", _block(readme, "python -m jobs.train --config configs/countdown.yaml run.directory")
+    )
+    assert len(overrides) == 3
+    config = load_config(TrainConfig, None, overrides)
+    data = load_data(config.data, 10)
+    assert (len(data.pool), len(data.evaluation)) == (80, 20)
+    prompt = data.pool[0]
+    task = load_task(config.data.task)
+    assert task.verify(prompt, " 7\n") == (1.0, RolloutStatus.RIGHT)
+    assert task.verify(prompt, "8") == (0.0, RolloutStatus.WRONG)
