@@ -140,7 +140,6 @@ def ray_head(directory: Path, num_cpus: int = 2) -> Iterator[Head]:
     environment = _environment() | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
-        "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
         # Unix sockets have short names; pytest's folders do not.
         "RAY_TMPDIR": str(directory),
     }
