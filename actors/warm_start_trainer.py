@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -16,8 +16,10 @@ from ray.exceptions import RayError, RayTaskError
 from actors.ray_train import one_line
 from gps_ray.base.errors import DeadlineError, GpsRayError, LearnerError
 from gps_ray.config import TrainConfig
-from gps_ray.learning.supervised import Progress
 from gps_ray.learning.warm_start import build_warm_start, find_warm_start, warm_start_folder
+
+if TYPE_CHECKING:
+    from gps_ray.learning.supervised import Progress
 
 __all__ = ["ensure_model", "find_model"]
 
