@@ -7,10 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Ray reads these when it is imported.
-os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
-os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-
 import ray
 
 from gps_ray.base.errors import ResourceError

@@ -1,7 +1,7 @@
 """The learner on Ray: a named async actor that runs Ray Train's TorchTrainer in a thread and is its mailbox.
 
-Ray Train gives the train workers their processes, placement and process group, and shows them in the dashboard. It owns
-no checkpoint and repairs nothing: a lost train worker ends the attempt, and the loop decides what happens then.
+Ray Train gives the train workers their processes, placement and process group. It owns no checkpoint and repairs
+nothing: a lost train worker ends the attempt, and the loop decides what happens then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
-from ray.train import get_context
 from ray.util import get_node_ip_address
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
@@ -70,6 +69,8 @@ def train_loop(settings: dict[str, Any]) -> None:
 
     All ranks do the same things in the same order; rank 0 speaks for them.
     """
+    from ray.train import get_context
+
     mailbox, attempt = settings["mailbox"], settings["attempt"]
     rank = get_context().get_world_rank()
 

@@ -1,6 +1,7 @@
-"""What the learner and the warm start ask of Ray Train: processes, placement and a process group; nothing else.
+"""What the learner asks of Ray Train: processes, placement and a process group; nothing else.
 
-It owns no checkpoint, repairs nothing, and keeps quiet: its own logs lie in Ray's session folder.
+It owns no checkpoint, repairs nothing, and keeps quiet: its own logs lie in Ray's session folder. It is imported where
+it is used: a driver, which only passes this module on, needs neither it nor torch.
 """
 
 from __future__ import annotations
@@ -8,11 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.config import LoggingConfig
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 from gps_ray.base.errors import GpsRayError
 
@@ -32,12 +32,16 @@ def torch_trainer(
     num_gpus: float = 0.0,
 ) -> TorchTrainer:
     """A trainer whose first failure is its last. ``settings`` go to each worker's ``train_loop``."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig
+    from ray.train.v2.api.config import LoggingConfig
+
     # A preempted node is a lost worker like any other here; the watcher would be one more process per attempt.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # fit() waits in a thread of its own beside the mailbox's event loop; Ray takes it for one that blocks the loop.
     os.environ.setdefault("RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "0")
     resources = {"CPU": num_cpus, **({"GPU": num_gpus} if num_gpus else {})}
-    return TorchTrainer(
+    return _lean_trainer()(
         train_loop,
         train_loop_config=settings,
         torch_config=TorchConfig(backend="nccl" if num_gpus else "gloo"),
@@ -49,6 +53,22 @@ def torch_trainer(
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
+
+
+def _lean_trainer() -> type[TorchTrainer]:
+    """TorchTrainer without two of the processes that it starts one after the other before the train workers: the one
+    that serves Ray Data's data sets, and the one that gives a dead controller's reservation back, as RayLearner does.
+    """
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+    class LeanTrainer(TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            unused = (DatasetsCallback, PlacementGroupCleanerCallback)
+            return [each for each in super()._create_default_callbacks() if not isinstance(each, unused)]
+
+    return LeanTrainer
 
 
 def select_gpu() -> None:

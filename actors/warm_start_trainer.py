@@ -1,22 +1,29 @@
-"""The warm start as a Ray Train job: one worker trains the embedded model and leaves it in the cache."""
+"""The warm start as one Ray task: it trains the embedded model and leaves it in the cache.
+
+A task and no Ray Train: one process has no group to join, and fit() starts seven processes one after the other.
+"""
 
 from __future__ import annotations
 
 import json
-import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from actors.ray_train import first_failure, one_line, torch_trainer
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from actors.ray_train import one_line
 from gps_ray.base.errors import DeadlineError, GpsRayError, LearnerError
 from gps_ray.config import TrainConfig
-from gps_ray.learning.supervised import Progress
 from gps_ray.learning.warm_start import build_warm_start, find_warm_start, warm_start_folder
+
+if TYPE_CHECKING:
+    from gps_ray.learning.supervised import Progress
 
 __all__ = ["ensure_model", "find_model"]
 
-POLL_S = 5.0
+POLL_S = 5.0  # how often progress is passed on; the end itself is not polled for
 
 
 class _ProgressFile:
@@ -38,10 +45,9 @@ class _ProgressFile:
         return step, num_steps, loss
 
 
-def train_loop(settings: dict[str, Any]) -> None:
-    """What Ray Train runs in its one worker."""
-    config: TrainConfig = settings["config"]
-    build_warm_start(config.data, config.model.embedded, config.warm_start, _ProgressFile(settings["progress_file"]))
+def _build(config: TrainConfig, progress_file: Path) -> None:
+    """What runs in the task."""
+    build_warm_start(config.data, config.model.embedded, config.warm_start, _ProgressFile(progress_file))
 
 
 def find_model(config: TrainConfig) -> Path | None:
@@ -57,8 +63,8 @@ def ensure_model(config: TrainConfig, progress: Progress | None = None) -> Path 
     """The folder of the policy to start from, made now on the connected cluster if the cache lacks it. None for the
     simulated engine, which needs no model.
 
-    Raises DeadlineError after ``warm_start.deadline_s``, a GpsRayError of the train worker as such, and LearnerError
-    where the worker fails in any other way.
+    Raises DeadlineError after ``warm_start.deadline_s``, a GpsRayError of the task as such, and LearnerError where it
+    fails in any other way.
     """
     if config.model.path is None and config.rollout.engine == "simulated":
         return None
@@ -67,63 +73,56 @@ def ensure_model(config: TrainConfig, progress: Progress | None = None) -> Path 
 
 
 def _train(config: TrainConfig, progress: Progress | None) -> Path:
-    # The train worker runs in another folder.
+    # The task may run in another folder.
     cache = config.warm_start.cache_directory.absolute()
     warm_start = config.warm_start.model_copy(update={"cache_directory": cache})
     config = config.model_copy(update={"warm_start": warm_start})
     folder = warm_start_folder(config.data, config.model.embedded, warm_start)
     cache.mkdir(parents=True, exist_ok=True)
     progress_file = cache / f"{folder.name}.progress"
-    trainer = torch_trainer(
-        train_loop,
-        {"config": config, "progress_file": progress_file},
-        name=f"warm-start-{folder.name}",
-        storage_directory=cache / "ray_train",
-        num_workers=1,
+    # One call per process: torch and the model are gone when it is done, not kept for a next task.
+    task = ray.remote(
         num_cpus=config.learning.num_cpus_per_worker,
         num_gpus=config.learning.num_gpus_per_worker,
-    )
+        max_retries=0,
+        max_calls=1,
+    )(_build)
+    reference = task.options(name=f"warm-start-{folder.name}").remote(config, progress_file)
     try:
-        _fit(trainer, _ProgressFile(progress_file), progress, warm_start.deadline_s)
+        _await(reference, _ProgressFile(progress_file), progress, warm_start.deadline_s)
     finally:
+        ray.cancel(reference, force=True)  # where it is done, this does nothing
         progress_file.unlink(missing_ok=True)
     found = find_model(config)
     if found is None:
         raise LearnerError(
-            f"warm_start.cache_directory: the train worker left nothing whole in {folder}; give a folder that all "
+            f"warm_start.cache_directory: the warm start left nothing whole in {folder}; give a folder that all "
             "nodes see"
         )
     return found
 
 
-def _fit(trainer: Any, watched: _ProgressFile, progress: Progress | None, deadline_s: float) -> None:
-    """fit() in a thread, so that this one can watch the clock and the progress."""
-    errors: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=fit, daemon=True)
+def _await(reference: Any, watched: _ProgressFile, progress: Progress | None, deadline_s: float) -> None:
+    """Watch the clock and pass progress on until the task is done."""
     end = time.monotonic() + deadline_s
-    thread.start()
     last: tuple[int, int, float] | None = None
-    while thread.is_alive():
-        thread.join(POLL_S)
+    done: list[Any] = []
+    while not done:
+        if time.monotonic() > end:
+            raise DeadlineError(
+                f"the warm start took longer than {deadline_s:g} s; raise warm_start.deadline_s if it only needs time"
+            )
+        done, _ = ray.wait([reference], timeout=min(POLL_S, max(0.0, end - time.monotonic())))
         now = watched.read()
         if progress is not None and now is not None and now != last:
             progress(*now)
             last = now
-        if time.monotonic() > end and thread.is_alive():
-            raise DeadlineError(
-                f"the warm start took longer than {deadline_s:g} s; raise warm_start.deadline_s if it only needs time"
-            )
-    if errors:
-        cause = first_failure(errors[0])
+    try:
+        ray.get(reference)
+    except RayError as error:
+        cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, GpsRayError):
             raise cause from None
         raise LearnerError(
             f"the warm start failed: {one_line(cause)}; look at warm_start.* or set model.path"
-        ) from errors[0]
+        ) from error

@@ -143,7 +143,6 @@ def ray_head(
     environment = dict(_environment() if environment is None else environment) | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
-        "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
         # Unix sockets have short names; pytest's folders do not.
         "RAY_TMPDIR": str(directory),
     }

@@ -11,15 +11,16 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gps_ray.base.errors import DataError
 from gps_ray.config import DataConfig, EmbeddedModelConfig, Fact, Resume, WarmStartConfig, key_facts
-from gps_ray.learning.supervised import Progress, train_warm_start
-from gps_ray.model import make_embedded_model
 from gps_ray.tasks.registry import load_generated_task
+
+if TYPE_CHECKING:
+    from gps_ray.learning.supervised import Progress
 
 __all__ = ["build_warm_start", "find_warm_start", "warm_start_folder"]
 
@@ -48,6 +49,10 @@ def build_warm_start(
     Raises ConfigError (naming data.task) where the task makes no examples of its own, LearnerError where training
     diverges.
     """
+    # Most callers only look a folder up: for that they need no transformers.
+    from gps_ray.learning.supervised import train_warm_start
+    from gps_ray.model import make_embedded_model
+
     folder = warm_start_folder(data, embedded, config)
     if _is_whole(folder):
         return folder

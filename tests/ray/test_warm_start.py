@@ -1,4 +1,4 @@
-"""``python -m jobs.warm_start``: one Ray Train job, then the cache."""
+"""``python -m jobs.warm_start``: one Ray task, then the cache."""
 
 from __future__ import annotations
 
@@ -41,3 +41,11 @@ def test_a_diverging_warm_start_is_one_line(tmp_path: Path) -> None:
     assert line.startswith("error: warm start, step ")
     assert "lower warm_start.learning_rate" in line
     assert not list((tmp_path / "warm").glob("*/warm_start.json"))
+
+
+def test_a_warm_start_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    short = "warm_start.deadline_s=0.1"
+    late = run_job("warm_start", *ARGUMENTS, short, f"warm_start.cache_directory={tmp_path / 'warm'}")
+    assert late.returncode == 2
+    assert "error: the warm start took longer than 0.1 s; raise warm_start.deadline_s" in late.stderr
+    assert list((tmp_path / "warm").iterdir()) == []

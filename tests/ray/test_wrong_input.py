@@ -107,3 +107,10 @@ def test_a_local_ray_that_does_not_come_up_is_said_in_one_line(tmp_path: Path) -
     assert done.returncode == 2, done.stdout + done.stderr
     assert "error: cluster.address: expected a local Ray within the 30 s" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_driver_that_only_starts_others_imports_no_transformers_and_no_ray_train() -> None:
+    """They cost several seconds in each process, and a wrong config is to be said at once."""
+    heavy = ("transformers", "peft", "ray.train", "ray.data")
+    done = run_code(f"import sys, jobs.train, jobs.compare; print([m for m in {heavy} if m in sys.modules])")
+    assert done.stdout == "[]\n", done.stderr
