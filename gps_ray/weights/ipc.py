@@ -32,7 +32,7 @@ from gps_ray.weights.interface import (
 __all__ = ["TRANSPORT", "IpcPayload", "IpcPublisher", "IpcReceiver", "check_same_gpu", "ipc_handle", "ipc_payload"]
 
 # GPU UUID -> arguments of torch's ``rebuild_cuda_tensor``
-Handle = Mapping[str, tuple[Any, ...]]
+IpcHandle = Mapping[str, tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,19 +40,19 @@ class IpcPayload(WeightPayload):
     """The tensors and a handle for each. Good until ``num_live_versions`` more have been published."""
 
     tensors: TensorList
-    handles: tuple[Handle, ...]
+    handles: tuple[IpcHandle, ...]
 
     def update_info(self) -> dict[str, Any]:
         """As vLLM's ipc backend reads it."""
         return {**self.tensors.update_info(), "ipc_handles": list(self.handles)}
 
 
-def ipc_handle(tensor: Tensor) -> Handle:
+def ipc_handle(tensor: Tensor) -> IpcHandle:
     _, arguments = reduce_tensor(tensor)  # type: ignore[no-untyped-call]
     return {str(torch.cuda.get_device_properties(tensor.device).uuid): arguments}
 
 
-def ipc_payload(copies: Mapping[str, Tensor], export: Callable[[Tensor], Handle] = ipc_handle) -> IpcPayload:
+def ipc_payload(copies: Mapping[str, Tensor], export: Callable[[Tensor], IpcHandle] = ipc_handle) -> IpcPayload:
     """To be made once of tensors that stay where they are: torch keeps exported memory until every receiver has let it
     go, and a killed worker never does."""
     return IpcPayload(tensors=tensor_list(copies), handles=tuple(export(copy) for copy in copies.values()))
