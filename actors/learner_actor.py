@@ -211,7 +211,7 @@ class LearnerActor:
         return result
 
     async def publish(self) -> tuple[PublishedWeights, Any]:
-        """To be called with ``num_returns=2``: the payload is an object of their own, which belongs to the caller and
+        """To be called with ``num_returns=2``: the payload is an object of its own, which belongs to the caller and
         outlives this actor's and the train worker's call."""
         published: PublishedWeights = await self._ask(Kind.PUBLISH)
         return replace(published, payload=None), published.payload
