@@ -10,7 +10,7 @@ VLLM_STAMP := $(STAMP)-vllm
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
   -c deploy/constraints.txt -c deploy/constraints-$(EXTRA).txt
 
-.PHONY: setup vllm demo test check format clean
+.PHONY: setup vllm demo test test-all check format clean
 .NOTPARALLEL:
 
 setup: $(STAMP)
@@ -36,8 +36,12 @@ endif
 demo: setup
 	$(BIN)/python -m jobs.demo
 
-test: vllm check
-	$(BIN)/python -m pytest -m "loop or ray or faults or gpu"
+# Two test processes, a file at a time: these layers wait more than they compute. What needs a GPU has it to itself.
+test test-all: vllm check
+	$(BIN)/python -m pytest tests/gpu $(SELECTED)
+	$(BIN)/python -m pytest tests/loop tests/ray tests/faults -n 2 --dist loadfile $(SELECTED)
+
+test: SELECTED := -m "not slow"
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -1,19 +1,45 @@
-"""One torch thread everywhere: results depend on the number, and two busy pools of threads on two cores crawl."""
+"""One torch thread everywhere: results depend on the number, and two busy pools of threads on two cores crawl.
+
+One Ray head per test process serves all its tests: to start one takes as long as many a test.
+"""
+
+from __future__ import annotations
 
 import os
+import secrets
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from tests.processes import Head
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+# Ray reads these once per process, so all clusters that this one joins have the same token.
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16))
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[Head]:
+    """A Ray head of two CPUs, for jobs that join it and for the ``cluster`` of this process."""
+    from tests.processes import ray_head  # the unit layer imports nothing of Ray
+
+    with (
+        tempfile.TemporaryDirectory(prefix="gps", ignore_cleanup_errors=True) as directory,
+        ray_head(Path(directory)) as running,
+    ):
+        yield running
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """A local Ray cluster of two CPUs, started as the jobs start theirs."""
-    from actors.cluster import cluster_for  # the unit layer imports no Ray
+def cluster(head: Head) -> Iterator[None]:
+    """This process on the head, joined as the jobs join theirs."""
+    from actors.cluster import cluster_for
     from gps_ray.config import TrainConfig, load_config
 
-    with cluster_for(load_config(TrainConfig, None, ("cluster.local_num_cpus=2", "cluster.local_dashboard=false"))):
+    with cluster_for(load_config(TrainConfig, None, (f"cluster.address={head.address}",))):
         yield

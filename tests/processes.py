@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -47,6 +46,7 @@ SMALL_RUN = (
     "evaluation.num_probe_prompts=40",
     "evaluation.rollouts_per_prompt=2",
     "evaluation.probe_rollouts=4",
+    "cluster.local_dashboard=false",
 )
 
 
@@ -57,7 +57,7 @@ def wait_for(what: str, condition: Callable[[], Any], deadline_s: float = 180) -
         value = condition()
         if value:
             return value
-        time.sleep(0.2)
+        time.sleep(0.1)
     raise AssertionError(f"waited {deadline_s:g} s for {what}")
 
 
@@ -67,27 +67,34 @@ def job_command(job: str, *arguments: str) -> list[str]:
 
 def _environment() -> dict[str, str]:
     # The test's own Ray settings must not leak into a job that starts its own cluster.
-    return {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"OMP_NUM_THREADS": "1"}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    # Ray Train looks every 2 s whether a worker has ended.
+    return inherited | {"OMP_NUM_THREADS": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 
 
-def start_job(job: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+def start_job(job: str, *arguments: str, log: Path, head: Head | None = None) -> subprocess.Popen[bytes]:
+    """The job in a process of its own, on the head or else on a Ray of its own."""
+    environment = _environment() if head is None else head.environment
     with log.open("ab") as file:
         return subprocess.Popen(
-            job_command(job, *arguments), cwd=ROOT, env=_environment(), stdout=file, stderr=subprocess.STDOUT
+            job_command(job, *arguments), cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
         )
 
 
-def run_job(job: str, *arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
-    return _run(job_command(job, *arguments), timeout_s)
+def run_job(
+    job: str, *arguments: str, head: Head | None = None, timeout_s: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """``start_job`` to its end."""
+    return _run(job_command(job, *arguments), timeout_s, _environment() if head is None else head.environment)
 
 
 def run_code(code: str, *arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
     """Python code in a process of its own, for what a test may not do to this one."""
-    return _run([sys.executable, "-c", code, *arguments], timeout_s)
+    return _run([sys.executable, "-c", code, *arguments], timeout_s, _environment())
 
 
-def _run(command: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=timeout_s)
+def _run(command: list[str], timeout_s: float, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s)
 
 
 def end(process: subprocess.Popen[Any], how: signal.Signals = signal.SIGTERM, deadline_s: float = 60) -> None:
@@ -110,8 +117,9 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Head:
-    """A Ray head that was started for a test, with token authentication."""
+    """A Ray head that was started for tests, with this process's token. ``environment``: what a process joins it by."""
 
+    address: str
     dashboard: str
     metrics_port: int
     token: str
@@ -123,23 +131,16 @@ class Head:
         return answer.json()
 
     def ray(self, *arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(Path(sys.executable).with_name("ray")), *arguments],
-            cwd=ROOT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-        )
+        return _run([str(Path(sys.executable).with_name("ray")), *arguments], timeout_s, self.environment)
 
 
 @contextlib.contextmanager
 def ray_head(
     directory: Path, num_cpus: int = 2, *, start: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> Iterator[Head]:
-    """Start ``ray start --head --block`` as a child and end it by its pid. ``start`` is another way to begin that
-    command, ``environment`` another one to start it in."""
-    token, port, dashboard_port, metrics_port = secrets.token_hex(16), free_port(), free_port(), free_port()
+    """Start ``ray start --head --block`` as a child and end it and its children by their pids. ``start`` is another
+    way to begin that command, ``environment`` another one to start it in."""
+    token, port, dashboard_port, metrics_port = os.environ["RAY_AUTH_TOKEN"], free_port(), free_port(), free_port()
     environment = dict(_environment() if environment is None else environment) | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
@@ -151,14 +152,33 @@ def ray_head(
     command += [f"--metrics-export-port={metrics_port}", f"--num-cpus={num_cpus}", "--disable-usage-stats"]
     # Without a port of its own the agent of a second head on this machine stays mute, and no job can be submitted.
     command += [f"--dashboard-agent-listen-port={free_port()}", f"--object-store-memory={200 << 20}"]
-    head = Head(f"http://127.0.0.1:{dashboard_port}", metrics_port, token, environment)
+    address = f"127.0.0.1:{port}"
+    joining = environment | {"RAY_ADDRESS": address}
+    head = Head(address, f"http://127.0.0.1:{dashboard_port}", metrics_port, token, joining)
     with (directory / "head.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
         wait_for("the Ray head's dashboard", lambda: _answers(head))
         yield head
     finally:
-        end(process)
+        _kill_tree(process)
+
+
+def _kill_tree(process: subprocess.Popen[Any]) -> None:
+    """At once: asked to end, a head waits half a minute for its own agents."""
+    for pid in _tree(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def _tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:  # it has just ended
+        children = []
+    return [pid, *(each for child in children for each in _tree(int(child)))]
 
 
 def _answers(head: Head) -> bool:

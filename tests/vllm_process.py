@@ -36,6 +36,8 @@ __all__ = [
     "make_request",
     "moved",
     "receive_over_a_store",
+    "spawn_process",
+    "start_engine",
     "tokens_of",
 ]
 
@@ -61,16 +63,30 @@ def _call(method: str, *arguments: Any) -> Any:
     return getattr(_engine, method)(*arguments)
 
 
-@contextmanager
-def engine_process(
-    folder: Path, dtype: str = "float32", num_gpus: int = 0, setup: Callable[[], None] | None = None, **vllm: Any
-) -> Iterator[Callable[..., Any]]:
-    """``call(method, *arguments)`` on a VllmEngine in a process of its own, in which ``setup`` runs first."""
+def spawn_process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
+def start_engine(
+    process: ProcessPoolExecutor,
+    folder: Path,
+    dtype: str = "float32",
+    num_gpus: int = 0,
+    setup: Callable[[], None] | None = None,
+    **vllm: Any,
+) -> None:
+    """Make the VllmEngine of that process, in which ``setup`` runs first."""
     rollout = RolloutConfig.model_validate(
         {"engine": "vllm", "num_gpus_per_worker": num_gpus, "vllm": {"kv_cache_memory_bytes": 64 << 20, **vllm}}
     )
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        process.submit(_start, folder, rollout, dtype, setup).result(START_S)
+    process.submit(_start, folder, rollout, dtype, setup).result(START_S)
+
+
+@contextmanager
+def engine_process(folder: Path, *arguments: Any, **settings: Any) -> Iterator[Callable[..., Any]]:
+    """``call(method, *arguments)`` on a VllmEngine in a process of its own; arguments as for ``start_engine``."""
+    with spawn_process() as process:
+        start_engine(process, folder, *arguments, **settings)
         yield lambda *call: process.submit(_call, *call).result(CALL_S)
 
 
@@ -149,7 +165,7 @@ def _start_learner(dtype: str, on_gpu: bool) -> None:
 @contextmanager
 def learner_process(dtype: str = "float32", *, on_gpu: bool = False) -> Iterator[Callable[..., Any]]:
     """``call("publish", version, weights)`` on a learner's sender in a process of its own; on the first GPU by NCCL."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+    with spawn_process() as process:
         process.submit(_start_learner, dtype, on_gpu).result(START_S)
         yield lambda *call: process.submit(_call, *call).result(CALL_S)
 

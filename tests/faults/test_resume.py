@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gps_ray.run.metrics import read_metrics
-from tests.processes import SMALL_RUN, end, start_job, wait_for
+from tests.processes import SMALL_RUN, Head, end, start_job, wait_for
 
 pytestmark = pytest.mark.faults
 
@@ -31,8 +31,8 @@ def _steps(run: Path) -> list[dict[str, Any]]:
     return read_metrics(file) if file.exists() else []
 
 
-def _finish(tmp_path: Path, name: str, *more: str) -> None:
-    process = start_job("train", *_arguments(tmp_path, name), *more, log=tmp_path / f"{name}.log")
+def _finish(head: Head, tmp_path: Path, name: str, *more: str) -> None:
+    process = start_job("train", *_arguments(tmp_path, name), *more, log=tmp_path / f"{name}.log", head=head)
     try:
         assert process.wait(280) == 0, (tmp_path / f"{name}.log").read_text()[-3000:]
     finally:
@@ -40,15 +40,15 @@ def _finish(tmp_path: Path, name: str, *more: str) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_killed_at_step_20_and_resumed_it_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
-    _finish(tmp_path, "whole")
-    process = start_job("train", *_arguments(tmp_path, "killed"), log=tmp_path / "killed.log")
+def test_killed_at_step_20_and_resumed_it_ends_bit_for_bit_the_same(head: Head, tmp_path: Path) -> None:
+    _finish(head, tmp_path, "whole")
+    process = start_job("train", *_arguments(tmp_path, "killed"), log=tmp_path / "killed.log", head=head)
     try:
         wait_for("step 20", lambda: (steps := _steps(tmp_path / "killed")) and steps[-1]["step"] >= 20)
     finally:
         end(process, signal.SIGKILL)
     assert not (tmp_path / "killed" / "final_model").exists()
-    _finish(tmp_path, "killed", "--resume")
+    _finish(head, tmp_path, "killed", "--resume")
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert (whole / "final_model" / "model.safetensors").read_bytes() == (

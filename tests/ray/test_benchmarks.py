@@ -10,21 +10,21 @@ import pytest
 
 from gps_ray.base.errors import ConfigError
 from jobs import bench
-from tests.processes import run_job
+from tests.processes import Head, run_job
 
 pytestmark = pytest.mark.ray
 
 
-def _bench(tmp_path: Path, *arguments: str) -> Any:
+def _bench(head: Head, tmp_path: Path, *arguments: str) -> Any:
     out = tmp_path / "result.json"
-    done = run_job("bench", *arguments, "--out", str(out))
+    done = run_job("bench", *arguments, "--out", str(out), head=head)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(out.read_text())
 
 
-def test_a_pool_is_compared_with_as_many_bare_engines(tmp_path: Path) -> None:
+def test_a_pool_is_compared_with_as_many_bare_engines(head: Head, tmp_path: Path) -> None:
     small = ["--num-sequences", "16", "--group-size", "2", "--prompts-per-chunk", "2", "--response-tokens", "4"]
-    result = _bench(tmp_path, "rollout", "--num-workers", "2", *small, "--repeats", "2")
+    result = _bench(head, tmp_path, "rollout", "--num-workers", "2", *small, "--repeats", "2")
     bare, pool = result["rows"]
     assert (bare["arm"], pool["arm"]) == ("2 bare engines", "pool of 2")
     assert bare["ratio"] == bare["cpu_ratio"] == 1
@@ -32,10 +32,10 @@ def test_a_pool_is_compared_with_as_many_bare_engines(tmp_path: Path) -> None:
     assert len(bare["tokens_per_s_by_turn"]) == len(pool["tokens_per_s_by_turn"]) == 2
 
 
-def test_weights_are_published_and_loaded(tmp_path: Path) -> None:
+def test_weights_are_published_and_loaded(head: Head, tmp_path: Path) -> None:
     # Two workers: gloo sends to each of them.
     sizes = ["--sizes", "64x1", "128x2", "--num-workers", "2", "--repeats", "2"]
-    rows = _bench(tmp_path, "weights", *sizes)["rows"]
+    rows = _bench(head, tmp_path, "weights", *sizes)["rows"]
     assert {row["engine"] for row in rows} == {"torch"}
     assert [(row["model"], row["transport"]) for row in rows] == [
         (model, transport) for model in ("64x1", "128x2") for transport in ("object store", "gloo")
@@ -48,26 +48,26 @@ def test_weights_are_published_and_loaded(tmp_path: Path) -> None:
         assert len(row["publish_s_by_turn"]) == len(row["load_s_by_turn"]) == 2
 
 
-def test_rollouts_reach_the_learner_without_a_copy(tmp_path: Path) -> None:
-    rows = _bench(tmp_path, "exchange", "--rows", "1000", "--response-tokens", "16", "--repeats", "2")["rows"]
+def test_rollouts_reach_the_learner_without_a_copy(head: Head, tmp_path: Path) -> None:
+    rows = _bench(head, tmp_path, "exchange", "--rows", "1000", "--response-tokens", "16", "--repeats", "2")["rows"]
     assert rows[0]["zero_copy"]
     assert rows[0]["bytes_copied"] == 0
     assert [turn["num_rows"] for turn in rows[0]["turns"]] == [1000, 1000]
 
 
-def test_running_ahead_hides_the_update(tmp_path: Path) -> None:
+def test_running_ahead_hides_the_update(head: Head, tmp_path: Path) -> None:
     # Latencies far above what the machine's own noise adds.
     sizes = ("--rollout-s", "1.5", "--update-s", "1.5", "--num-steps", "6", "--repeats", "1")
-    in_step, ahead = _bench(tmp_path, "step", *sizes, "--selector", "uniform")["rows"]
+    in_step, ahead = _bench(head, tmp_path, "step", *sizes, "--selector", "uniform")["rows"]
     assert (in_step["policy_lag"], ahead["policy_lag"]) == (0, 1)
     assert in_step["step_s"] >= 3.0
     # Not a matter of speed: a loop that waited for its update would need 3 s.
     assert ahead["step_s"] < in_step["step_s"]
 
 
-def test_workers_that_sleep_keep_driver_and_selector_busy(tmp_path: Path) -> None:
+def test_workers_that_sleep_keep_driver_and_selector_busy(head: Head, tmp_path: Path) -> None:
     sizes = ("--workers", "2", "4", "--chunk-s", "0.1", "--num-prompts", "500", "--num-steps", "3")
-    rows = _bench(tmp_path, "scaling", *sizes)["rows"]
+    rows = _bench(head, tmp_path, "scaling", *sizes)["rows"]
     assert [row["workers"] for row in rows] == [2, 4]
     for row in rows:
         assert row["groups_per_s"] > 0

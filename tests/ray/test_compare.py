@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from gps_ray.study.report.run_data import read_run
-from tests.processes import SMALL_RUN, end, run_job, start_job, wait_for
+from tests.processes import SMALL_RUN, Head, end, run_job, start_job, wait_for
 
 pytestmark = pytest.mark.ray
 
@@ -21,8 +21,6 @@ SMALL = (
     "evaluation.every_steps=2",
     "rollout.num_workers=1",
     "learning.num_cpus_per_worker=0.5",
-    "cluster.local_num_cpus=2",
-    "cluster.local_dashboard=false",
 )
 
 
@@ -36,12 +34,12 @@ def _curves(out: Path) -> dict[str, list[list[float]]]:
     }
 
 
-def test_side_by_side_or_one_by_one_the_runs_are_the_same(tmp_path: Path) -> None:
+def test_side_by_side_or_one_by_one_the_runs_are_the_same(head: Head, tmp_path: Path) -> None:
     cache = f"warm_start.cache_directory={tmp_path / 'warm_start'}"
     settings = (*SMALL, cache, "selection.candidate_multiple=2")
     arguments = ("--selectors", "uniform,oracle", *settings)
     stopped = tmp_path / "stopped"
-    job = start_job("compare", *arguments, "--seeds", "0", "--out", str(stopped), log=tmp_path / "log.txt")
+    job = start_job("compare", *arguments, "--seeds", "0", "--out", str(stopped), log=tmp_path / "log.txt", head=head)
     try:
         # Both selectors of seed 0 are under way at the same time.
         wait_for(
@@ -56,7 +54,7 @@ def test_side_by_side_or_one_by_one_the_runs_are_the_same(tmp_path: Path) -> Non
         assert not (stopped / "compare.json").exists()
     finally:
         end(job)
-    resumed = run_job("compare", *arguments, "--seeds", "0", "--out", str(stopped), timeout_s=600)
+    resumed = run_job("compare", *arguments, "--seeds", "0", "--out", str(stopped), head=head, timeout_s=600)
     assert resumed.returncode == 0, resumed.stderr
     assert "oracle (not charged)" in resumed.stdout
     assert (stopped / "report.html").stat().st_size > 10_000
@@ -65,7 +63,7 @@ def test_side_by_side_or_one_by_one_the_runs_are_the_same(tmp_path: Path) -> Non
     serial, variants = tmp_path / "serial", tmp_path / "variants.yaml"
     variants.write_text("uniform: [selection.selector=uniform]\noracle: [selection.selector=oracle]\n")
     chosen = ("--variants", str(variants), "--seeds", "0", "--out", str(serial), "--serial")
-    whole = run_job("compare", *settings, *chosen, timeout_s=600)
+    whole = run_job("compare", *settings, *chosen, head=head, timeout_s=600)
     assert whole.returncode == 0, whole.stderr
     for name, curves in _curves(serial).items():
         assert curves[0] == _curves(stopped)[name][0]

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from gps_ray.run.metrics import read_metrics
-from tests.processes import SMALL_RUN, run_job
+from tests.processes import SMALL_RUN, Head, run_job
 
 pytestmark = pytest.mark.ray
 
 
 @pytest.mark.timeout(900)
-def test_ppo_with_one_response_per_prompt_runs_and_resumes(tmp_path: Path) -> None:
+def test_ppo_with_one_response_per_prompt_runs_and_resumes(head: Head, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = (
         *SMALL_RUN,
@@ -34,7 +34,7 @@ def test_ppo_with_one_response_per_prompt_runs_and_resumes(tmp_path: Path) -> No
         f"selection.features.cache_directory={tmp_path / 'features'}",
     )
     for number, more in ((2, ()), (4, ("--resume",))):
-        job = run_job("train", *arguments, f"run.num_steps={number}", *more, timeout_s=400)
+        job = run_job("train", *arguments, f"run.num_steps={number}", *more, head=head, timeout_s=400)
         assert job.returncode == 0, job.stderr[-3000:]
     steps = [row for row in read_metrics(run / "metrics.jsonl") if row["step"] > 0]
     assert [row["step"] for row in steps] == [1, 2, 3, 4]

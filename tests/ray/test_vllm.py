@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -25,7 +24,7 @@ from gps_ray.weights.ipc import ipc_payload
 from gps_ray.weights.nccl import NcclGroup
 from gps_ray.weights.object_store import ObjectStorePayload
 from tests.file_transport import FilePublisher
-from tests.processes import SMALL_RUN, run_job
+from tests.processes import SMALL_RUN, Head, run_job
 from tests.vllm_process import (
     PROMPTS,
     ArraySource,
@@ -36,6 +35,8 @@ from tests.vllm_process import (
     make_request,
     moved,
     receive_over_a_store,
+    spawn_process,
+    start_engine,
     tokens_of,
 )
 
@@ -44,6 +45,13 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM: make vllm"),
     pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu has the GPU's"),
 ]
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[ProcessPoolExecutor]:
+    """For the tests that make no engine that lives: vLLM alone takes ten seconds and more to import."""
+    with spawn_process() as running:
+        yield running
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -75,14 +83,13 @@ def _read_by_vllm(message: dict[str, Any]) -> list[str]:
     return names
 
 
-def test_the_learners_ipc_message_is_one_that_vllm_reads() -> None:
+def test_the_learners_ipc_message_is_one_that_vllm_reads(process: ProcessPoolExecutor) -> None:
     """As far as it goes without a GPU, with a stand-in for the handles themselves."""
     parameters = {"a": torch.zeros(2, 3), "b": torch.zeros(1)}
     message = ipc_payload(parameters, lambda tensor: {"GPU-0": tuple(tensor.shape)}).update_info()
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        assert process.submit(_read_by_vllm, message).result(300) == ["a", "b"]
-        with pytest.raises(ValueError, match="same size"):
-            process.submit(_read_by_vllm, message | {"ipc_handles": message["ipc_handles"][1:]}).result(300)
+    assert process.submit(_read_by_vllm, message).result(300) == ["a", "b"]
+    with pytest.raises(ValueError, match="same size"):
+        process.submit(_read_by_vllm, message | {"ipc_handles": message["ipc_handles"][1:]}).result(300)
 
 
 def _open_a_group_that_nobody_enters() -> str:
@@ -95,9 +102,8 @@ def _open_a_group_that_nobody_enters() -> str:
     return str(caught.value)
 
 
-def test_a_group_that_nobody_enters_is_given_up_at_its_deadline() -> None:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        reason = process.submit(_open_a_group_that_nobody_enters).result(300)
+def test_a_group_that_nobody_enters_is_given_up_at_its_deadline(process: ProcessPoolExecutor) -> None:
+    reason = process.submit(_open_a_group_that_nobody_enters).result(300)
     assert "1/2 clients joined" in reason
 
 
@@ -177,21 +183,21 @@ def test_a_response_beyond_the_positions_is_refused(call: Callable[..., Any]) ->
         call("generate", make_request(max_response_tokens=100))
 
 
-def test_a_head_dimension_that_the_cpu_lacks_is_one_line(tmp_path: Path) -> None:
+def test_a_head_dimension_that_the_cpu_lacks_is_one_line(process: ProcessPoolExecutor, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "model", hidden_size=32)
-    with pytest.raises(ModelError, match="vLLM cannot serve") as caught, engine_process(folder):
-        pass
+    with pytest.raises(ModelError, match="vLLM cannot serve") as caught:
+        start_engine(process, folder)
     assert "\n" not in str(caught.value)
     assert "16" in str(caught.value)
     assert "rollout.engine=torch" in str(caught.value)
 
 
-def test_a_folder_without_a_model_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"model\.path"), engine_process(tmp_path):
-        pass
+def test_a_folder_without_a_model_is_refused_at_once(process: ProcessPoolExecutor, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model\.path"):
+        start_engine(process, tmp_path)
 
 
-def _run(tmp_path: Path, *overrides: str) -> Any:
+def _run(head: Head, tmp_path: Path, *overrides: str) -> Any:
     return run_job(
         "train",
         *SMALL_RUN,
@@ -201,12 +207,13 @@ def _run(tmp_path: Path, *overrides: str) -> Any:
         f"warm_start.cache_directory={tmp_path.parent / 'warm'}",
         f"selection.features.cache_directory={tmp_path.parent / 'features'}",
         *overrides,
+        head=head,
         timeout_s=550,
     )
 
 
-def test_a_training_run_on_vllm(tmp_path: Path) -> None:
-    done = _run(tmp_path, "run.num_steps=3", "evaluation.every_steps=3")
+def test_a_training_run_on_vllm(head: Head, tmp_path: Path) -> None:
+    done = _run(head, tmp_path, "run.num_steps=3", "evaluation.every_steps=3")
     assert done.returncode == 0, done.stdout + done.stderr
     steps = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [step["step"] for step in steps if "rollout/num_restarts" in step][-1] == 3
@@ -215,9 +222,9 @@ def test_a_training_run_on_vllm(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "final_model" / "config.json").is_file()
 
 
-def test_a_cache_that_is_too_small_ends_the_run_with_one_line(tmp_path: Path) -> None:
+def test_a_cache_that_is_too_small_ends_the_run_with_one_line(head: Head, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "model", max_position_embeddings=4096, num_layers=3, hidden_size=128)
-    done = _run(tmp_path, f"model.path={folder}", f"rollout.vllm.kv_cache_memory_bytes={1 << 20}")
+    done = _run(head, tmp_path, f"model.path={folder}", f"rollout.vllm.kv_cache_memory_bytes={1 << 20}")
     assert done.returncode == 2, done.stdout + done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1

@@ -8,7 +8,7 @@ import pytest
 
 from gps_ray.config import EmbeddedModelConfig
 from gps_ray.model import load_model, load_tokenizer
-from tests.processes import SMALL_RUN, run_job
+from tests.processes import SMALL_RUN, Head, run_job
 
 pytestmark = pytest.mark.ray
 
@@ -32,9 +32,9 @@ def test_it_trains_once_and_then_finds_the_folder_without_a_cluster(tmp_path: Pa
     assert (folder / "model.safetensors").stat().st_mtime_ns == changed
 
 
-def test_a_diverging_warm_start_is_one_line(tmp_path: Path) -> None:
+def test_a_diverging_warm_start_is_one_line(head: Head, tmp_path: Path) -> None:
     diverging = "warm_start.learning_rate=1.0e30"
-    failed = run_job("warm_start", *ARGUMENTS, diverging, f"warm_start.cache_directory={tmp_path / 'warm'}")
+    failed = run_job("warm_start", *ARGUMENTS, diverging, f"warm_start.cache_directory={tmp_path / 'warm'}", head=head)
     assert failed.returncode == 2
     *shown, line = failed.stderr.splitlines()
     assert all(text.startswith("warm start: step") for text in shown)
@@ -43,9 +43,9 @@ def test_a_diverging_warm_start_is_one_line(tmp_path: Path) -> None:
     assert not list((tmp_path / "warm").glob("*/warm_start.json"))
 
 
-def test_a_warm_start_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+def test_a_warm_start_that_takes_too_long_is_ended(head: Head, tmp_path: Path) -> None:
     short = "warm_start.deadline_s=0.1"
-    late = run_job("warm_start", *ARGUMENTS, short, f"warm_start.cache_directory={tmp_path / 'warm'}")
+    late = run_job("warm_start", *ARGUMENTS, short, f"warm_start.cache_directory={tmp_path / 'warm'}", head=head)
     assert late.returncode == 2
     assert "error: the warm start took longer than 0.1 s; raise warm_start.deadline_s" in late.stderr
     assert list((tmp_path / "warm").iterdir()) == []
