@@ -88,7 +88,9 @@ def test_facts_stand_at_the_key_or_at_a_section_around_it() -> None:
 
 def test_every_key_of_a_run_has_its_facts() -> None:
     def leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
-        nested = [leaves(v, f"{prefix}{k}.") if isinstance(v, dict) else [f"{prefix}{k}"] for k, v in tree.items()]
+        nested = [
+            leaves(v, f"{prefix}{k}.") if isinstance(v, dict) and v else [f"{prefix}{k}"] for k, v in tree.items()
+        ]
         return [key for keys in nested for key in keys]
 
     assert list(key_facts(TrainConfig)) == leaves(TrainConfig().model_dump(mode="json"))
