@@ -37,18 +37,20 @@ demo: setup
 	$(BIN)/python -m jobs.demo
 
 # Two test processes, a file at a time: these layers wait more than they compute. What needs a GPU has it to itself.
-test test-all: vllm check
-	$(BIN)/python -m pytest tests/gpu $(SELECTED)
-	$(BIN)/python -m pytest tests/loop tests/ray tests/faults -n 2 --dist loadfile $(SELECTED)
+test: vllm check
+	$(BIN)/python -m pytest tests/gpu -m "not slow"
+	$(BIN)/python -m pytest tests/loop tests/ray tests/faults -n 2 --dist loadfile -m "not slow"
 
-test: SELECTED := -m "not slow"
+# What `make test` cannot afford is marked slow.
+test-all: test
+	$(BIN)/python -m pytest tests -m slow
 
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -n 2 -m "not loop and not ray and not faults and not gpu"
+	$(BIN)/python -m pytest -q -n 2 -m "not loop and not ray and not faults and not gpu and not slow"
 
 format: setup
 	$(BIN)/ruff format .

@@ -67,6 +67,6 @@ def test_the_readmes_data_and_verifier_are_taken_as_they_stand(tmp_path: Path, m
     data = load_data(config.data, 10)
     assert (len(data.pool), len(data.evaluation)) == (80, 20)
     prompt = data.pool[0]
-    task = load_task(config.data.task)
+    task = load_task(config.data.task, config.data.task_options)
     assert task.verify(prompt, " 7\n") == (1.0, RolloutStatus.RIGHT)
     assert task.verify(prompt, "8") == (0.0, RolloutStatus.WRONG)
