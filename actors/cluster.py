@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from gps_ray.base.errors import ResourceError
+from gps_ray.base.errors import ResourceError, one_line
 from gps_ray.config import ClusterConfig, TrainConfig
 from gps_ray.loop.resources import check_resources
 
@@ -58,8 +58,9 @@ def cluster_for(config: TrainConfig) -> Iterator[str]:
         try:
             context = ray.init(address=cluster.address or "auto", log_to_driver=False, logging_level="error")
         except (ConnectionError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ResourceError(f"cluster.address: cannot join {cluster.address or 'auto'}: {reason}") from error
+            raise ResourceError(
+                f"cluster.address: cannot join {cluster.address or 'auto'}: {one_line(error)}"
+            ) from error
         where = "the cluster"
     else:
         num_cpus = float(cluster.local_num_cpus or os.cpu_count() or 1)

@@ -2,7 +2,7 @@
 
 Simulated engine and simulated learner with latencies of their own, everything else as in a run: Ray actors, selector,
 object store. In step a step lasts rollout + update; running ahead it should last as long as the longer of the two. A
-run is one stretch: nothing is evaluated or checkpointed in between.
+run has no stop: nothing is evaluated or checkpointed in between.
 """
 
 from __future__ import annotations

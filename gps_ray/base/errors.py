@@ -41,3 +41,9 @@ class RolloutError(GpsRayError):
 
 class LearnerError(GpsRayError):
     """The learner's attempt ended, or its update is not usable (for instance a non-finite loss)."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of somebody else's says, on one line and not longer than people read."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:300] + "..."

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gps_ray.base.errors import ConfigError
+from gps_ray.base.errors import ConfigError, one_line
 
 __all__ = ["build_from_path", "call_with_options", "check_options", "load_object"]
 
@@ -65,7 +65,7 @@ def call_with_options(function: Callable[..., Any], options: Mapping[str, Any], 
         return function(*args, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"{options_key}: {_name(function)} refuses {dict(options)}: {_one_line(error)}; change {options_key}"
+            f"{options_key}: {_name(function)} refuses {dict(options)}: {_reason(error)}; change {options_key}"
         ) from error
 
 
@@ -83,8 +83,8 @@ def _name(function: Callable[..., Any]) -> str:
     return getattr(function, "__qualname__", repr(function))
 
 
-def _one_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}, got {first['input']!r}"
-    return " ".join(str(error).split())
+    return one_line(error)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gps_ray.base.errors import ConfigError
+from gps_ray.base.errors import ConfigError, one_line
 
 __all__ = ["ConfigSection", "load_config", "parse_config", "read_mapping"]
 
@@ -64,7 +64,7 @@ def read_mapping(option: str, file: Path, entries: str) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{option}: cannot read {file}: {error.strerror}; give an existing YAML file") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{option}: {file} is not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{option}: {file} is not YAML: {one_line(error)}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{option}: {file} must hold {entries} (a mapping), got {type(tree).__name__}")
     return tree

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from gps_ray.base.errors import ModelError
+from gps_ray.base.errors import ModelError, one_line
 from gps_ray.base.types import IntArray
 
 __all__ = ["encode_prompt", "load_model", "load_tokenizer", "stop_token_ids", "without_progress_bars"]
@@ -31,11 +31,6 @@ class without_progress_bars:
     def __exit__(self, *exception: object) -> None:
         if self._was_enabled:
             transformers_logging.enable_progress_bar()
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:200] + "..."
 
 
 def _check_folder(directory: Path, needed: Sequence[str]) -> None:
@@ -74,7 +69,7 @@ def load_model(directory: Path, dtype: str = "float32") -> Any:
             )
     # The library raises whatever a damaged file leads to (OSError, ValueError, KeyError, its own Rust errors).
     except Exception as error:
-        raise ModelError(f"model.path: cannot load {directory}: {_one_line(error)}; change model.path") from error
+        raise ModelError(f"model.path: cannot load {directory}: {one_line(error)}; change model.path") from error
     # transformers only warns about these and goes on with random numbers.
     for what in ("missing_keys", "mismatched_keys"):
         if info.get(what):
@@ -92,7 +87,7 @@ def load_tokenizer(directory: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ModelError(
-            f"model.path: cannot load the tokenizer in {directory}: {_one_line(error)}; change model.path"
+            f"model.path: cannot load the tokenizer in {directory}: {one_line(error)}; change model.path"
         ) from error
     tokenizer.padding_side = "left"
     return tokenizer

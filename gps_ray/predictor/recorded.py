@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gps_ray.base.errors import DataError
+from gps_ray.base.errors import DataError, one_line
 from gps_ray.base.keyed_random import seed_64
 from gps_ray.base.types import BoolArray, IntArray
 from gps_ray.predictor.interface import OutcomeBatch, Predictor
@@ -136,7 +136,7 @@ def _read(file: Path, columns: Mapping[str, str]) -> pa.Table:
             raise DataError(f"{file}: no column {', '.join(missing)}; {expected}")
         table = pq.read_table(file, columns=list(columns))
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{file}: {expected} ({str(error).splitlines()[0]})") from error
+        raise DataError(f"{file}: {expected} ({one_line(error)})") from error
     for name, wanted in columns.items():
         if not _holds(table.schema.field(name).type, wanted) or table[name].null_count:
             raise DataError(f"{file}: column {name} must hold {wanted} without gaps, got {table[name].type}")

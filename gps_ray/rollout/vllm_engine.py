@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gps_ray.base.errors import ModelError, RolloutError
+from gps_ray.base.errors import ModelError, RolloutError, one_line
 from gps_ray.base.keyed_random import seed_64
 from gps_ray.base.types import FinishReason, FloatArray, IntArray
 from gps_ray.config import RolloutConfig
@@ -69,7 +69,7 @@ class VllmEngine:
             raise
         except Exception as error:
             raise ModelError(
-                f"policy version {policy_version} does not fit vLLM's model: {_one_line(error)}; change model.path, or "
+                f"policy version {policy_version} does not fit vLLM's model: {one_line(error)}; change model.path, or "
                 "set rollout.engine=torch"
             ) from error
         # Cached keys and values are those of the old parameters.
@@ -139,7 +139,7 @@ class VllmEngine:
         # A lost rank, memory that ran out: vLLM and torch raise what they like.
         except Exception as error:
             raise RolloutError(
-                f"vLLM failed while generating: {_one_line(error)}; lower rollout.vllm.max_num_seqs or "
+                f"vLLM failed while generating: {one_line(error)}; lower rollout.vllm.max_num_seqs or "
                 "rollout.vllm.max_num_batched_tokens if memory ran out"
             ) from error
         return outputs
@@ -207,7 +207,7 @@ def _start(model_directory: Path, rollout: RolloutConfig, dtype: str, backend: V
         # vLLM raises what its layers raise: ValueError, RuntimeError, torch's own, AssertionError.
         except Exception as error:
             raise ModelError(
-                f"vLLM cannot serve {model_directory}: {_one_line(error)}; change model.path or the keys of "
+                f"vLLM cannot serve {model_directory}: {one_line(error)}; change model.path or the keys of "
                 "rollout.vllm, or set rollout.engine=torch"
             ) from error
 
@@ -230,8 +230,3 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop("LD_PRELOAD", None)
         else:
             os.environ["LD_PRELOAD"] = preload
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:300] + "..."

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gps_ray.base.errors import DataError
+from gps_ray.base.errors import DataError, one_line
 from gps_ray.base.types import Prompt
 from gps_ray.tasks.identity import prompt_id
 
@@ -83,8 +83,7 @@ def _read_table(path: Path, config_key: str) -> pa.Table:
             raise DataError(f"{config_key}: {path} has no column {missing[0]!r}, only {', '.join(names)}; {remedy}")
         return pq.read_table(path, columns=[name for name in _READ if name in names], partitioning=None)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise DataError(f"{config_key}: {path} is not a whole Parquet file ({reason}); {remedy}") from error
+        raise DataError(f"{config_key}: {path} is not a whole Parquet file ({one_line(error)}); {remedy}") from error
 
 
 def _is_text(kind: pa.DataType) -> bool:

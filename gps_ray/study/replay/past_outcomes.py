@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gps_ray.base.errors import DataError
+from gps_ray.base.errors import DataError, one_line
 from gps_ray.base.tables import OUTCOMES, outcomes_from_table
 from gps_ray.config import FeaturesConfig
 from gps_ray.predictor.prompt_features import embed_texts
@@ -36,7 +36,7 @@ def read_past(source: Path) -> RecordedOutcomes:
         prompts = pq.read_table(source / "prompts.parquet", columns=["prompt_id", "text"])
     except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"{source}: expected a run folder with prompts.parquet, or a Parquet file ({str(error).splitlines()[0]})"
+            f"{source}: expected a run folder with prompts.parquet, or a Parquet file ({one_line(error)})"
         ) from error
     text_of = dict(zip(prompts["prompt_id"].to_pylist(), prompts["text"].to_pylist(), strict=True))
     outcomes = outcomes_from_table(read_outcomes(folder.outcomes).select(OUTCOMES.names).combine_chunks())
