@@ -1,4 +1,3 @@
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -6,8 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed
-import torch.multiprocessing
 from torch.distributed.checkpoint import FileSystemReader
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -269,40 +266,3 @@ def test_a_model_without_adapters_is_left_as_it_is(model_directory: Path) -> Non
     weights = weights_of(model)
     assert merged_weights(weights, model) is weights
     assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-TWO_RANKS = {"num_workers": 2, "microbatch_tokens": 24, "kl_coefficient": 0.1, "learning_rate": 1e-3}
-BATCHES = [make_groups((*GROUPS, "rwwrw"), seed) for seed in range(4)]
-
-
-def _one_of_two(rank: int, directory: Path, out: Path) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{out / 'meet'}", rank=rank, world_size=2)
-    learner, resumed = (_learner(directory, **TWO_RANKS, activation_checkpointing=True) for _ in range(2))
-    metrics = [_update(learner, groups) for groups in BATCHES[:2]]
-    learner.save(out / "checkpoint")
-    metrics += [_update(learner, groups) for groups in BATCHES[2:]]
-    weights, probe = learner.weights(), learner.probe()[1]
-    resumed.load(out / "checkpoint")
-    assert [_update(resumed, groups) for groups in BATCHES[2:]] == metrics[2:]
-    assert _same(resumed.weights(), weights)
-    learner.export(out / "policy")
-    if rank == 0:
-        torch.save({"metrics": metrics, "weights": weights, "probe": probe}, out / "result.pt")
-    torch.distributed.destroy_process_group()
-    os._exit(0)  # gloo's threads now and then abort a process that ends by itself, after all is done
-
-
-def test_two_ranks_give_the_losses_of_one_and_resume_bit_for_bit(model_directory: Path, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_one_of_two, (model_directory, tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
-    two = torch.load(tmp_path / "result.pt", weights_only=False)
-    alone = _learner(model_directory, **{**TWO_RANKS, "num_workers": 1})
-    for groups, metrics in zip(BATCHES, two["metrics"], strict=True):
-        expected = _update(alone, groups)
-        assert metrics.keys() == expected.keys()
-        assert metrics["train/loss"] == pytest.approx(expected["train/loss"], abs=1e-5)
-        assert metrics["train/grad_norm"] == pytest.approx(expected["train/grad_norm"], rel=1e-4)
-    merged = load_model(tmp_path / "policy")
-    assert _same(weights_of(merged), two["weights"])
-    tokens, logprobs = alone.probe()
-    np.testing.assert_allclose(two["probe"], logprobs, atol=1e-4)
-    np.testing.assert_allclose(_logprobs(merged, tokens), two["probe"], atol=1e-5)

@@ -1,7 +1,6 @@
 """The ring of versions. On the CPU the tensors themselves stand for their description: both read the memory as it is
 now."""
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,23 +99,3 @@ def test_a_version_is_held_until_its_memory_is_taken() -> None:
     assert snapshots.copies(7) is not None
     snapshots.close()
     assert snapshots.copies(7) is None
-
-
-def _gather(rank: int, folder: Path, out: Path) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{out / 'meet'}", rank=rank, world_size=2)
-    try:
-        learner = make_learner(folder, LearningConfig(num_threads=1, num_workers=2))
-        expected = learner.weights()
-        snapshots = DeviceSnapshots(2, torch.float32, tensor_list)
-        snapshots.publish(3, learner.device_weights())
-        if rank == 0:
-            copies = snapshots.copies(3)
-            assert copies is not None
-            assert _same({name: copy.numpy() for name, copy in copies.items()}, expected)
-    finally:
-        torch.distributed.destroy_process_group()
-    os._exit(0)  # gloo's threads now and then abort a process that ends by itself, after all is done
-
-
-def test_what_two_ranks_share_is_gathered_whole(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_gather, (make_model(tmp_path / "model"), tmp_path), nprocs=2)  # type: ignore[no-untyped-call]

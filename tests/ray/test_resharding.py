@@ -14,6 +14,8 @@ from gps_ray.config import LearningConfig
 from gps_ray.learning.learner import Learner
 from tests.unit.learning.rollouts import ALL_WRONG, MIXED, ids, make_groups, make_learner, make_model, make_tables
 
+pytestmark = pytest.mark.ray
+
 BATCHES = [make_groups([MIXED, ALL_WRONG, "rwwrw", "rw", MIXED], seed) for seed in range(4)]
 KINDS: dict[str, dict[str, Any]] = {
     "whole model": {},
