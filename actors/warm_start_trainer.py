@@ -1,6 +1,6 @@
-"""The warm start as one Ray task: it trains the embedded model and leaves it in the cache.
+"""The warm start as one Ray actor: it trains the embedded model and leaves it in the cache.
 
-A task and no Ray Train: one process has no group to join, and fit() starts seven processes one after the other.
+No Ray Train: one process has no group to join, and fit() starts seven processes one after the other.
 """
 
 from __future__ import annotations
@@ -45,9 +45,11 @@ class _ProgressFile:
         return step, num_steps, loss
 
 
-def _build(config: TrainConfig, progress_file: Path) -> None:
-    """What runs in the task."""
-    build_warm_start(config.data, config.model.embedded, config.warm_start, _ProgressFile(progress_file))
+class _WarmStart:
+    """The process that trains."""
+
+    def build(self, config: TrainConfig, progress_file: Path) -> None:
+        build_warm_start(config.data, config.model.embedded, config.warm_start, _ProgressFile(progress_file))
 
 
 def find_model(config: TrainConfig) -> Path | None:
@@ -63,7 +65,7 @@ def ensure_model(config: TrainConfig, progress: Progress | None = None) -> Path 
     """The folder of the policy to start from, made now on the connected cluster if the cache lacks it. None for the
     simulated engine, which needs no model.
 
-    Raises DeadlineError after ``warm_start.deadline_s``, a GpsRayError of the task as such, and LearnerError where it
+    Raises DeadlineError after ``warm_start.deadline_s``, a GpsRayError of the actor as such, and LearnerError where it
     fails in any other way.
     """
     if config.model.path is None and config.rollout.engine == "simulated":
@@ -73,25 +75,29 @@ def ensure_model(config: TrainConfig, progress: Progress | None = None) -> Path 
 
 
 def _train(config: TrainConfig, progress: Progress | None) -> Path:
-    # The task may run in another folder.
+    # The actor may run in another folder.
     cache = config.warm_start.cache_directory.absolute()
     warm_start = config.warm_start.model_copy(update={"cache_directory": cache})
     config = config.model_copy(update={"warm_start": warm_start})
     folder = warm_start_folder(config.data, config.model.embedded, warm_start)
     cache.mkdir(parents=True, exist_ok=True)
     progress_file = cache / f"{folder.name}.progress"
-    # One call per process: torch and the model are gone when it is done, not kept for a next task.
-    task = ray.remote(
-        num_cpus=config.learning.num_cpus_per_worker,
-        num_gpus=config.learning.num_gpus_per_worker,
-        max_retries=0,
-        max_calls=1,
-    )(_build)
-    reference = task.options(name=f"warm-start-{folder.name}").remote(config, progress_file)
+    # An actor rather than a task: it can be ended at any moment, done or not. To cancel a task whose answer is just on
+    # its way aborts the whole driver (Ray 2.60).
+    actor = (
+        ray.remote(_WarmStart)
+        .options(
+            name=f"warm-start-{folder.name}",
+            num_cpus=config.learning.num_cpus_per_worker,
+            num_gpus=config.learning.num_gpus_per_worker,
+        )
+        .remote()
+    )
     try:
+        reference = actor.build.remote(config, progress_file)
         _await(reference, _ProgressFile(progress_file), progress, warm_start.deadline_s)
     finally:
-        ray.cancel(reference, force=True)  # where it is done, this does nothing
+        ray.kill(actor)
         progress_file.unlink(missing_ok=True)
     found = find_model(config)
     if found is None:
@@ -103,7 +109,7 @@ def _train(config: TrainConfig, progress: Progress | None) -> Path:
 
 
 def _await(reference: Any, watched: _ProgressFile, progress: Progress | None, deadline_s: float) -> None:
-    """Watch the clock and pass progress on until the task is done."""
+    """Watch the clock and pass progress on until the call is done."""
     end = time.monotonic() + deadline_s
     last: tuple[int, int, float] | None = None
     done: list[Any] = []

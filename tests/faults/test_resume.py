@@ -68,13 +68,13 @@ def test_killed_at_step_20_and_resumed_it_ends_bit_for_bit_the_same(head: Head, 
 
 
 @pytest.mark.timeout(900)
-def test_a_run_goes_on_with_other_micro_batches_and_workers_and_says_so(tmp_path: Path) -> None:
+def test_a_run_goes_on_with_other_micro_batches_and_workers_and_says_so(head: Head, tmp_path: Path) -> None:
     few = ("run.num_steps=2", "checkpoint.every_steps=2", "evaluation.num_probe_prompts=0")
-    _finish(tmp_path, "run", *few)
+    _finish(head, tmp_path, "run", *few)
     log, file = tmp_path / "run.log", tmp_path / "run" / "notes.jsonl"
     assert not file.exists()
     changed = ("run.num_steps=3", "learning.microbatch_tokens=512", "rollout.num_workers=1")
-    _finish(tmp_path, "run", *few, *changed, "--resume")
+    _finish(head, tmp_path, "run", *few, *changed, "--resume")
     (note,) = (json.loads(line) for line in file.read_text().splitlines())
     assert note["step"] == 2
     assert note["note"].startswith("resume: learning.microbatch_tokens 16384 -> 512: the run goes on, no longer equal")

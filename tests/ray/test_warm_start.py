@@ -1,4 +1,4 @@
-"""``python -m jobs.warm_start``: one Ray task, then the cache."""
+"""``python -m jobs.warm_start``: one Ray actor, then the cache."""
 
 from __future__ import annotations
 
