@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from actors.warm_start_trainer import ensure_model
 from gps_ray.base.types import GenerateRequest, Prompt
 from gps_ray.config import TrainConfig
 from gps_ray.loop.evaluation import Counts, collect_counts, evaluation_metrics
+from gps_ray.loop.plan import chat_format
 
 __all__ = ["count_responses", "evaluate_model"]
 
@@ -32,6 +34,7 @@ def count_responses(config: TrainConfig, prompts: Sequence[Prompt], rollouts_per
         task=config.data.task,
         task_options=config.data.task_options,
         run_seed=config.run.seed,
+        chat=chat_format(config.data, config.run.date or datetime.date.today()),
     )
     request = GenerateRequest(
         step=0,

@@ -13,6 +13,7 @@ import pyarrow as pa
 from gps_ray.base.types import ChunkHeader, PublishedWeights
 from gps_ray.config import RolloutConfig
 from gps_ray.rollout.chunk import ChunkRequest, ChunkRunner, build_engine
+from gps_ray.tasks.chat import DEFAULT_CHAT, ChatFormat
 from gps_ray.tasks.registry import load_task
 from gps_ray.weights.interface import WeightPayload
 
@@ -29,6 +30,7 @@ class WorkerSpec:
     task: str
     run_seed: int
     task_options: Mapping[str, Any] = field(default_factory=dict)
+    chat: ChatFormat = DEFAULT_CHAT
 
 
 class RolloutWorker:
@@ -38,7 +40,7 @@ class RolloutWorker:
         import torch
 
         torch.set_num_threads(spec.rollout.num_threads)
-        engine = build_engine(spec.rollout, spec.model_directory, spec.dtype)
+        engine = build_engine(spec.rollout, spec.model_directory, spec.dtype, spec.chat)
         self._runner = ChunkRunner(engine, load_task(spec.task, spec.task_options), spec.rollout, spec.run_seed)
 
     def ready(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from gps_ray.base.concurrency import gather_or_cancel
 from gps_ray.base.errors import ConfigError
 from gps_ray.config import TrainConfig
 from gps_ray.learning.schedule import check_same_end
-from gps_ray.loop.plan import check_data, pool_fingerprint, resolve
+from gps_ray.loop.plan import chat_format, check_data, pool_fingerprint, resolve
 from gps_ray.loop.ports import ProgressSink
 from gps_ray.loop.training import LoopParts, TrainingLoop
 from gps_ray.predictor.prompt_features import build_prompt_table
@@ -25,7 +26,7 @@ from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
 from gps_ray.run.folder import RunFolder
 from gps_ray.tasks.dataset import DataSets, load_data
 
-__all__ = ["check_run_folder", "open_folder", "prepare", "run_training", "train"]
+__all__ = ["check_run_folder", "dated", "open_folder", "prepare", "run_training", "train"]
 
 
 def prepare(config: TrainConfig) -> tuple[TrainConfig, DataSets]:
@@ -49,6 +50,13 @@ def check_run_folder(config: TrainConfig, resume: bool) -> None:
         raise ConfigError(
             f"run.directory: {config.run.directory} already holds a run; go on with it by --resume, or choose another"
         )
+
+
+def dated(config: TrainConfig, resume: bool) -> TrainConfig:
+    """The config with the day that chat templates are told: its own, that of the run's first start, or today."""
+    first = RunFolder(config.run.directory).first_date() if resume else None
+    date = config.run.date or first or datetime.date.today()
+    return config.model_copy(update={"run": config.run.model_copy(update={"date": date})})
 
 
 def open_folder(
@@ -102,6 +110,7 @@ async def train(
 ) -> Mapping[str, float]:
     """``run_training`` for a driver that has several runs going; the actors' names begin with ``name``."""
     fingerprint = pool_fingerprint(data)
+    config = dated(config, resume)
     folder, store, found = open_folder(config, data, fingerprint, resume)
     table = build_prompt_table(data.pool, data.heldout_probe, config.selection.features)
     prompts = {p.prompt_id: p for split in (data.pool, data.evaluation, data.heldout_probe) for p in split}
@@ -112,6 +121,7 @@ async def train(
         task=config.data.task,
         task_options=config.data.task_options,
         run_seed=config.run.seed,
+        chat=chat_format(config.data, config.run.date or datetime.date.today()),
     )
     selector = spawn_selector(
         f"{name}/selector", config.selection, table, config.rollout.group_size, config.run.seed, folder.outcomes

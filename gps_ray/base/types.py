@@ -35,6 +35,7 @@ __all__ = [
     "GroupOutcome",
     "Handle",
     "IntArray",
+    "Message",
     "ObserveResult",
     "PosteriorMoments",
     "Prompt",
@@ -87,12 +88,21 @@ class SlotKind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a chat: ``role`` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """One verifiable problem.
 
     ``prompt_id`` is a hash of the content (``gps_ray.tasks.dataset.prompt_id``), the same on every machine.
-    ``text`` is what the policy reads; ``answer`` the ground truth in the task's own notation (JSON where it has
-    parts); ``level`` a label of the data set for reports only, never read by a selector.
+    ``text`` is what predictors and people read, ``chat`` what the policy reads: ``messages``, or where those are empty
+    one user turn of ``text``. ``answer`` is the ground truth in the task's own notation (JSON where it has parts);
+    ``level`` a label of the data set for reports only, never read by a selector.
     """
 
     prompt_id: str
@@ -100,6 +110,11 @@ class Prompt:
     answer: str
     task: str
     level: str = ""
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def chat(self) -> tuple[Message, ...]:
+        return self.messages or (Message(role="user", content=self.text),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,6 +90,13 @@ class DataConfig(ConfigSection):
     heldout_probe_file: Annotated[Path | None, Fact.BY_CONTENT] = Field(
         None, description="Parquet held-out probe set; optional with pool_file."
     )
+    chat_template: Path | None = Field(
+        None,
+        description="Jinja file that writes a prompt's messages down; null: the model's own template, if it has one.",
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="What the template is given beside the messages, e.g. enable_thinking: false."
+    )
     countdown: CountdownConfig = Field(
         default_factory=CountdownConfig, description="What task countdown generates; for its warm start with files too."
     )

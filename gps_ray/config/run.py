@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,9 @@ class RunConfig(ConfigSection):
         Path("runs/default"), description="Run folder; everything the run writes lies in it."
     )
     seed: int = Field(0, ge=0, description="Run seed: every draw is keyed by it.")
+    date: Annotated[datetime.date | None, Resume.FREE] = Field(
+        None, description="The day that a chat template is told; null: that of the run's first start, on a resume too."
+    )
     num_steps: Annotated[int, Resume.FREE] = Field(90, ge=1, description="Optimizer steps of the policy.")
     max_policy_lag: int = Field(
         0, ge=0, description="Rollouts may run ahead of the learner by so many policy versions; 0: in step with it."

@@ -23,11 +23,13 @@ from transformers.utils import logging as transformers_logging
 
 from gps_ray.base.errors import LearnerError
 from gps_ray.base.keyed_random import generator
+from gps_ray.base.types import Message
 from gps_ray.config import WarmStartConfig
 from gps_ray.learning.determinism import deterministic
 from gps_ray.learning.logprobs import token_logprobs
 from gps_ray.learning.packing import TrainRow, lines_of, pack
-from gps_ray.model import encode_prompt, load_model, load_tokenizer, stop_token_ids
+from gps_ray.model import load_model, load_tokenizer, stop_token_ids
+from gps_ray.tasks.chat import DEFAULT_CHAT
 
 __all__ = ["Progress", "WarmStartResult", "train_warm_start"]
 
@@ -93,7 +95,7 @@ def _rows(model: Any, tokenizer: Any, examples: Sequence[tuple[str, str]]) -> li
     end = stop_token_ids(model, tokenizer)[0]
     return [
         TrainRow(
-            prompt_tokens=encode_prompt(tokenizer, prompt),
+            prompt_tokens=DEFAULT_CHAT.encode(tokenizer, (Message(role="user", content=prompt),)),
             response_tokens=np.array([*tokenizer.encode(solution, add_special_tokens=False), end], dtype=np.int32),
         )
         for prompt, solution in examples

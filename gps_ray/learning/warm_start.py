@@ -80,12 +80,12 @@ def _settings(data: DataConfig, embedded: EmbeddedModelConfig, config: WarmStart
     # Examples avoid the problems of the data sets, so the content of the files counts, not their names.
     files = [key for key, facts in key_facts(DataConfig).items() if Fact.BY_CONTENT in facts.others]
     free = {key for key, facts in key_facts(WarmStartConfig).items() if facts.resume is Resume.FREE}
-    # Empty options leave the name as it was before there were any.
-    empty = set() if data.task_options else {"task_options"}
+    # Empty options leave the name as it was before there were any; the embedded model has no chat template.
+    left_out = {"chat_template", "chat_template_kwargs"} | (set() if data.task_options else {"task_options"})
     return {
         "code_version": CODE_VERSION,
         "torch": torch.__version__,
-        "data": data.model_dump(mode="json", exclude=set(files) | empty),
+        "data": data.model_dump(mode="json", exclude=set(files) | left_out),
         "data_files": [None if (file := getattr(data, key)) is None else _sha256(file) for key in files],
         "embedded": embedded.model_dump(mode="json"),
         "warm_start": config.model_dump(mode="json", exclude=free),

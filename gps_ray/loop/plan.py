@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 
 import yaml
 
-from gps_ray.base.errors import ConfigError
-from gps_ray.config import TrainConfig
+from gps_ray.base.errors import ConfigError, one_line
+from gps_ray.config import DataConfig, TrainConfig
 from gps_ray.learning.algorithms import check_algorithm
 from gps_ray.loop.resources import resource_needs
 from gps_ray.selection.registry import resolve_selection
+from gps_ray.tasks.chat import ChatFormat
 from gps_ray.tasks.dataset import DataSets
 from gps_ray.weights.transports import check_transport
 
-__all__ = ["check_data", "describe", "pool_fingerprint", "resolve"]
+__all__ = ["chat_format", "check_data", "describe", "pool_fingerprint", "resolve"]
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -25,6 +27,20 @@ def resolve(config: TrainConfig) -> TrainConfig:
     check_algorithm(config.learning, config.rollout.group_size)
     check_transport(config.rollout, config.learning)
     return config.model_copy(update={"selection": resolve_selection(config.selection)})
+
+
+def chat_format(data: DataConfig, date: datetime.date) -> ChatFormat:
+    """How the run's prompts are written down. Raises ConfigError where the template cannot be read."""
+    template = None
+    if data.chat_template is not None:
+        try:
+            template = data.chat_template.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"data.chat_template: cannot read {data.chat_template} ({one_line(error)}); give a Jinja file, or null "
+                "for the model's own template"
+            ) from error
+    return ChatFormat(template=template, arguments=data.chat_template_kwargs, date=date)
 
 
 def check_data(config: TrainConfig, data: DataSets) -> None:
@@ -72,4 +88,20 @@ def describe(config: TrainConfig, data: DataSets) -> str:
     for need in resource_needs(config):
         lines.append(f"{need.count} x {need.what}: {need.num_cpus:g} CPU, {need.num_gpus:g} GPU each ({need.key})")
     lines.append("1 x selector, 1 x learner: 0 CPU reserved")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_first_prompt(config, data)])
+
+
+def _first_prompt(config: TrainConfig, data: DataSets) -> list[str]:
+    """What the policy reads of the pool's first prompt, where there is a model folder to ask."""
+    if config.model.path is None:
+        return []
+    from gps_ray.model import load_tokenizer  # transformers takes seconds to import
+
+    tokenizer = load_tokenizer(config.model.path)
+    chat = chat_format(config.data, config.run.date or datetime.date.today())
+    messages = data.pool[0].chat
+    return [
+        "",
+        f"# the first prompt as the policy reads it, {len(chat.encode(tokenizer, messages))} tokens",
+        chat.render(tokenizer, messages),
+    ]

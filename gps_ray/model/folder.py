@@ -1,4 +1,4 @@
-"""The policy as a local Hugging Face folder: the model, its tokenizer, what a prompt reads like, where a response ends.
+"""The policy as a local Hugging Face folder: the model, its tokenizer, where a response ends.
 
 Any local Hugging Face causal LM works. Nothing is ever fetched from a network, no code of a model folder is ever run,
 and weights are read from safetensors only.
@@ -10,15 +10,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from gps_ray.base.errors import ModelError, one_line
-from gps_ray.base.types import IntArray
 
-__all__ = ["encode_prompt", "load_model", "load_tokenizer", "stop_token_ids", "without_progress_bars"]
+__all__ = ["load_model", "load_tokenizer", "stop_token_ids", "without_progress_bars"]
 
 
 class without_progress_bars:
@@ -91,22 +89,6 @@ def load_tokenizer(directory: Path) -> Any:
         ) from error
     tokenizer.padding_side = "left"
     return tokenizer
-
-
-def encode_prompt(tokenizer: Any, text: str) -> IntArray:
-    """The prompt's tokens [P] int32 as the policy reads them.
-
-    With a chat template the text is one user turn and the assistant's turn is opened; without one it is plain text
-    with the special tokens that the tokenizer itself adds.
-    """
-    if tokenizer.chat_template is not None:
-        turn = [{"role": "user", "content": text}]
-        rendered = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-        # The template has written its own special tokens.
-        tokens = tokenizer.encode(rendered, add_special_tokens=False)
-    else:
-        tokens = tokenizer.encode(text)
-    return np.asarray(tokens, dtype=np.int32)
 
 
 def stop_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

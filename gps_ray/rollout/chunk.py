@@ -32,6 +32,7 @@ from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, RolloutEngine
 from gps_ray.rollout.sandbox import SandboxedTask
 from gps_ray.rollout.scoring import score
 from gps_ray.rollout.simulated_engine import SimulatedEngine, SimulatedTask
+from gps_ray.tasks.chat import DEFAULT_CHAT, ChatFormat
 from gps_ray.tasks.interface import Task
 from gps_ray.weights.interface import WeightPayload
 
@@ -82,7 +83,9 @@ def cut_chunks(
     return chunks
 
 
-def build_engine(rollout: RolloutConfig, model_directory: Path | None, dtype: str) -> RolloutEngine:
+def build_engine(
+    rollout: RolloutConfig, model_directory: Path | None, dtype: str, chat: ChatFormat = DEFAULT_CHAT
+) -> RolloutEngine:
     """The engine that ``rollout.engine`` names. Raises ModelError or ConfigError where it cannot be built."""
     if rollout.engine == "simulated":
         return SimulatedEngine(rollout.simulated)
@@ -92,11 +95,11 @@ def build_engine(rollout: RolloutConfig, model_directory: Path | None, dtype: st
     if rollout.engine == "vllm":
         from gps_ray.rollout.vllm_engine import VllmEngine
 
-        return VllmEngine(model_directory, rollout, dtype=dtype)
+        return VllmEngine(model_directory, rollout, dtype=dtype, chat=chat)
     from gps_ray.rollout.torch_engine import TorchEngine
 
     device = "cuda" if rollout.num_gpus_per_worker else "cpu"
-    return TorchEngine(model_directory, dtype=dtype, num_threads=rollout.num_threads, device=device)
+    return TorchEngine(model_directory, dtype=dtype, num_threads=rollout.num_threads, device=device, chat=chat)
 
 
 def _judge(task: Task, engine: RolloutEngine, config: RolloutConfig) -> Task:

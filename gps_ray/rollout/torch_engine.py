@@ -16,10 +16,11 @@ import torch
 from gps_ray.base.errors import RolloutError
 from gps_ray.base.keyed_random import uniforms
 from gps_ray.base.types import BoolArray, FinishReason, FloatArray, IntArray
-from gps_ray.model import encode_prompt, load_model, load_tokenizer, load_weights_into, stop_token_ids
+from gps_ray.model import load_model, load_tokenizer, load_weights_into, stop_token_ids
 from gps_ray.rollout.cpu_decoder.decoder import Decoder
 from gps_ray.rollout.cpu_decoder.llama import LlamaDecoder, LlamaWeights
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
+from gps_ray.tasks.chat import DEFAULT_CHAT, ChatFormat
 from gps_ray.weights.interface import WeightPayload, payload_of
 from gps_ray.weights.object_store import ObjectStorePayload
 
@@ -43,11 +44,13 @@ class TorchEngine:
         num_threads: int = 1,
         device: str = "cpu",
         written_out_step: bool = True,
+        chat: ChatFormat = DEFAULT_CHAT,
     ) -> None:
         # Part of the result: the order in which sums are formed depends on it.
         torch.set_num_threads(num_threads)
         self.model = load_model(model_directory, dtype).to(device)
         self.tokenizer = load_tokenizer(model_directory)
+        self._chat = chat
         self.policy_version = 0
         self.stop_tokens = stop_token_ids(self.model, self.tokenizer)
         # [V] bool: does the response go on after this token?
@@ -76,7 +79,7 @@ class TorchEngine:
         Raises RolloutError where a prompt and its response do not fit the model, or where the policy's logits are
         not finite.
         """
-        prompts = [encode_prompt(self.tokenizer, prompt.text) for prompt in request.prompts]
+        prompts = [self._chat.encode(self.tokenizer, prompt.chat) for prompt in request.prompts]
         self._check_lengths(prompts, request.max_response_tokens)
         draws = torch.from_numpy(_draws(request)).T.contiguous().to(self.model.device)
         tokens, logprobs = self._sample(prompts, request, draws)

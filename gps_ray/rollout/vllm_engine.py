@@ -20,9 +20,10 @@ from gps_ray.base.errors import ModelError, RolloutError, one_line
 from gps_ray.base.keyed_random import seed_64
 from gps_ray.base.types import FinishReason, FloatArray, IntArray
 from gps_ray.config import RolloutConfig
-from gps_ray.model import encode_prompt, load_tokenizer, stop_token_ids
+from gps_ray.model import load_tokenizer, stop_token_ids
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
 from gps_ray.rollout.vllm_setup import VLLM_VERSION, check_installed, check_memory, engine_arguments, environment
+from gps_ray.tasks.chat import DEFAULT_CHAT, ChatFormat
 from gps_ray.weights.interface import ReceiverSettings, VllmBackend, WeightPayload
 from gps_ray.weights.transports import load_transport
 
@@ -38,9 +39,12 @@ class VllmEngine:
     cannot be served, RolloutError where the memory does not suffice.
     """
 
-    def __init__(self, model_directory: Path, rollout: RolloutConfig, *, dtype: str = "float32") -> None:
+    def __init__(
+        self, model_directory: Path, rollout: RolloutConfig, *, dtype: str = "float32", chat: ChatFormat = DEFAULT_CHAT
+    ) -> None:
         check_installed()
         self.tokenizer = load_tokenizer(model_directory)
+        self._chat = chat
         self.stop_tokens = _stop_tokens(model_directory, self.tokenizer)
         check_memory(rollout, _free_bytes())
         transport = load_transport(rollout.vllm.weight_transfer)
@@ -93,7 +97,7 @@ class VllmEngine:
         Rollout r of a prompt draws with the seed ``seed_64(run_seed, stream, step, prompt_id) + r`` (vLLM adds r).
         Raises RolloutError where a prompt and its response do not fit, or where the policy's log-probs are not finite.
         """
-        prompts = [encode_prompt(self.tokenizer, prompt.text) for prompt in request.prompts]
+        prompts = [self._chat.encode(self.tokenizer, prompt.chat) for prompt in request.prompts]
         self._check_lengths(prompts, request.max_response_tokens)
         params = self._sampling(request)
         outputs = self._generate([prompt.tolist() for prompt in prompts], params)

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
@@ -84,6 +85,13 @@ class RunFolder:
             for p in prompts
         ]
         pq.write_table(pa.Table.from_pylist(rows), self.root / "prompts.parquet")
+
+    def first_date(self) -> datetime.date | None:
+        """The day that the run's config says (``run.date``); None where there is no run, or it says none."""
+        if not self.config.exists():
+            return None
+        date = (yaml.safe_load(self.config.read_text()) or {}).get("run", {}).get("date")
+        return None if date is None else datetime.date.fromisoformat(str(date))
 
     def is_finished(self, num_steps: int) -> bool:
         """Has the run made all its steps and exported its policy?"""

@@ -4,7 +4,7 @@
 column        type                                     meaning
 ============  =======================================  ===================================================
 data_source   string                                   becomes ``Prompt.task``
-prompt        string, or list<struct<role, content>>   becomes ``Prompt.text``
+prompt        string, or list<struct<role, content>>   becomes ``Prompt.messages`` and ``Prompt.text``
 reward_model  struct<style, ground_truth, ...>         ``ground_truth`` becomes ``Prompt.answer``
 ability       string                                   written, not read
 extra_info    struct<index, level, ...>; optional      ``level`` becomes ``Prompt.level``
@@ -22,10 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gps_ray.base.errors import DataError, one_line
-from gps_ray.base.types import Prompt
+from gps_ray.base.types import Message, Prompt
 from gps_ray.tasks.identity import prompt_id
 
 __all__ = ["read_rows", "write_prompts"]
+
+ROLES = ("system", "user", "assistant")
 
 _SCHEMA = pa.schema(
     [
@@ -43,7 +45,7 @@ def write_prompts(path: Path, prompts: Iterable[Prompt], split: str = "train") -
     rows = [
         {
             "data_source": prompt.task,
-            "prompt": [{"role": "user", "content": prompt.text}],
+            "prompt": [{"role": message.role, "content": message.content} for message in prompt.chat],
             "ability": "math",
             "reward_model": {"style": "rule", "ground_truth": prompt.answer},
             "extra_info": {"index": index, "level": prompt.level, "split": split},
@@ -56,8 +58,8 @@ def write_prompts(path: Path, prompts: Iterable[Prompt], split: str = "train") -
 def read_rows(path: Path, config_key: str) -> list[Prompt]:
     """Every row of the file in its order, duplicates and all.
 
-    A chat of several messages (system, user) is joined by blank lines; a ground truth that is not a string becomes
-    JSON. Raises DataError, one line that names ``config_key``.
+    A chat keeps its messages; one that is stored as a JSON string is parsed. A ground truth that is not a string
+    becomes JSON. Raises DataError, one line that names ``config_key``.
     """
     table = _read_table(path, config_key)
     for column, types, expected in _EXPECTED:
@@ -120,12 +122,14 @@ def _prompt(row: dict[str, Any], where: str, config_key: str) -> Prompt:
     task = row["data_source"]
     if not task:
         raise wrong("expected a data_source, got none")
-    text = _text(row["prompt"])
-    if not text:
+    chat = _chat(row["prompt"])
+    if chat is None:
         raise wrong(
-            "expected a prompt of text, or of system and user messages with text, got "
-            f"{json.dumps(row['prompt'], default=str)[:200]}"
+            f"expected a prompt of text, or of {', '.join(ROLES)} messages with text of which the last is the user's, "
+            f"got {json.dumps(row['prompt'], default=str)[:200]}"
         )
+    text = "\n\n".join(message.content for message in chat)
+    messages = () if len(chat) == 1 and chat[0].role == "user" else chat
     ground_truth = (row["reward_model"] or {}).get("ground_truth")
     if ground_truth is None:
         raise wrong("expected reward_model.ground_truth, got none")
@@ -133,22 +137,38 @@ def _prompt(row: dict[str, Any], where: str, config_key: str) -> Prompt:
     extra = row.get("extra_info")
     level = extra.get("level") if isinstance(extra, dict) else None
     return Prompt(
-        prompt_id=prompt_id(task, text, answer),
+        prompt_id=prompt_id(task, text, answer, messages),
         text=text,
         answer=answer,
         task=task,
         level="" if level is None else str(level),
+        messages=messages,
     )
 
 
-def _text(prompt: str | Sequence[dict[str, Any]] | None) -> str:
-    """The text of a prompt; "" where it has none, or where it holds turns that are not the user's."""
-    if prompt is None or isinstance(prompt, str):
-        return prompt or ""
-    contents = []
-    for message in prompt:
-        content = (message or {}).get("content")
-        if not isinstance(content, str) or message.get("role") not in ("system", "user"):
-            return ""
-        contents.append(content)
-    return "\n\n".join(contents)
+def _chat(prompt: str | Sequence[dict[str, Any]] | None) -> tuple[Message, ...] | None:
+    """The messages of a prompt; None where it has no text, a role that nobody knows, or no last word of the user's."""
+    if isinstance(prompt, str):
+        prompt = _parsed(prompt)
+    if not prompt:
+        return None
+    messages = []
+    for turn in prompt:
+        content, role = (turn or {}).get("content"), (turn or {}).get("role")
+        if not isinstance(content, str) or role not in ROLES:
+            return None
+        messages.append(Message(role=role, content=content))
+    is_asked = messages[-1].role == "user" and any(message.content for message in messages)
+    return tuple(messages) if is_asked else None
+
+
+def _parsed(prompt: str) -> Sequence[dict[str, Any]]:
+    """A chat that was stored as a JSON string, else the string as one user turn."""
+    if prompt.lstrip().startswith("[{"):
+        try:
+            turns = json.loads(prompt)
+        except ValueError:
+            turns = None
+        if isinstance(turns, list) and all(isinstance(turn, dict) and "role" in turn for turn in turns):
+            return turns
+    return [{"role": "user", "content": prompt}]

@@ -1,10 +1,11 @@
 """What a resume looks at before anything starts."""
 
+import datetime
 from pathlib import Path
 
 import pytest
 
-from actors.training import open_folder
+from actors.training import dated, open_folder
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.types import Prompt
 from gps_ray.config import TrainConfig
@@ -46,3 +47,13 @@ def test_a_run_with_a_schedule_is_extended_at_its_lowest_rate_or_not_at_all(tmp_
     _, _, found = open_folder(_config(tmp_path, 40, total_training_steps=20), DATA, FINGERPRINT, resume=True)
     assert found is not None
     assert found[1].num_steps_done == 20
+
+
+def test_a_resume_on_another_day_tells_templates_the_first_day(tmp_path: Path) -> None:
+    first_day = datetime.date(2026, 11, 26)
+    config = _config(tmp_path, 20)
+    first = config.model_copy(update={"run": config.run.model_copy(update={"date": first_day})})
+    assert dated(first, resume=False).run.date == first_day
+    open_folder(first, DATA, FINGERPRINT, resume=False)
+    assert dated(config, resume=True).run.date == first_day
+    assert dated(config, resume=False).run.date == datetime.date.today()

@@ -24,9 +24,10 @@ from gps_ray.base.errors import ConfigError
 from gps_ray.base.keyed_random import seed_64
 from gps_ray.base.types import Prompt
 from gps_ray.config import CountdownConfig, DataConfig, EmbeddedModelConfig
-from gps_ray.model import encode_prompt, make_embedded_model
+from gps_ray.model import make_embedded_model
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup
 from gps_ray.rollout.torch_engine import TorchEngine, left_padded
+from gps_ray.tasks.chat import DEFAULT_CHAT
 from gps_ray.tasks.countdown import Countdown
 
 __all__ = ["add_arguments", "bench_prompts", "check_sequences", "model_folder", "run", "speed_columns"]
@@ -160,7 +161,7 @@ def _engine_turn(engine: TorchEngine, request: EngineRequest) -> Callable[[], in
 def _baseline(engine: TorchEngine, request: EngineRequest) -> Callable[[], int]:
     """One ``generate`` call with log-probs of the sampled tokens; gives the number of tokens up to the stop token."""
     model, tokenizer = engine.model, engine.tokenizer
-    encoded = [encode_prompt(tokenizer, prompt.text) for prompt in request.prompts]
+    encoded = [DEFAULT_CHAT.encode(tokenizer, prompt.chat) for prompt in request.prompts]
     tokens, mask = left_padded(encoded, model.device)
     stop_tokens = torch.tensor(engine.stop_tokens)
 

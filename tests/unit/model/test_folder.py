@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from gps_ray.base.errors import ModelError
 from gps_ray.config import EmbeddedModelConfig
 from gps_ray.model import (
-    encode_prompt,
     load_model,
     load_tokenizer,
     load_weights_into,
@@ -54,18 +53,9 @@ def test_plain_transformers_loads_the_folder(tmp_path: Path, family: str, tied: 
 
 def test_tokenizer_keeps_words_whole(folder: Path) -> None:
     tokenizer = load_tokenizer(folder)
-    tokens = encode_prompt(tokenizer, "12 + 3 = 99 cats")
-    assert tokens.dtype == np.int32
+    tokens = np.asarray(tokenizer.encode("12 + 3 = 99 cats"))
     assert tokens.tolist() == [3 + 12, 3 + 101, 3 + 3, 3 + 107, 3 + 99, tokenizer.unk_token_id]
     assert tokenizer.decode([15, 104, 6, tokenizer.eos_token_id], skip_special_tokens=True) == "12 + 3"
-
-
-def test_chat_template_opens_the_assistants_turn(folder: Path) -> None:
-    tokenizer = load_tokenizer(folder)
-    tokenizer.chat_template = (
-        "{% for m in messages %}( {{ m.content }} ){% endfor %}{% if add_generation_prompt %} ={% endif %}"
-    )
-    assert tokenizer.decode(encode_prompt(tokenizer, "3 + 4")) == "( 3 + 4 ) ="
 
 
 def test_initial_weights_are_a_function_of_the_seed(tmp_path: Path) -> None:

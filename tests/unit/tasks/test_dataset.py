@@ -1,3 +1,4 @@
+import json
 import logging
 import re
 from collections.abc import Callable
@@ -98,6 +99,41 @@ def test_a_file_as_verl_writes_it(tmp_path: Path) -> None:
         task="openai/gsm8k",
     )
     assert (second.text, second.level) == ("Be brief.\n\nHow many pears?", "5")
+    assert [(message.role, message.content) for message in second.chat] == [
+        tuple(system.values()),
+        tuple(user.values()),
+    ]
+
+
+def test_a_chat_keeps_its_turns_also_as_a_json_string_and_on_the_way_through_a_file(tmp_path: Path) -> None:
+    chat = [
+        {"role": "system", "content": "Reply with the number only."},
+        {"role": "user", "content": "1 + 2"},
+        {"role": "assistant", "content": "3"},
+        {"role": "user", "content": "4 + 5"},
+    ]
+    (parsed,) = read_prompts(_write(tmp_path / "text.parquet", [_verl_row(prompt=json.dumps(chat))]), config_key=KEY)
+    (plain,) = read_prompts(_write(tmp_path / "list.parquet", [_verl_row(prompt=chat)]), config_key=KEY)
+    assert parsed == plain
+    assert [message.role for message in plain.chat] == ["system", "user", "assistant", "user"]
+    write_prompts(tmp_path / "again.parquet", [plain])
+    assert read_prompts(tmp_path / "again.parquet", config_key=KEY) == (plain,)
+    # The same words in other roles are another prompt.
+    (joined,) = read_prompts(_write(tmp_path / "one.parquet", [_verl_row(prompt=plain.text)]), config_key=KEY)
+    assert joined.text == plain.text
+    assert joined.prompt_id != plain.prompt_id
+
+
+def test_text_that_only_looks_like_a_chat_stays_text(tmp_path: Path) -> None:
+    (prompt,) = read_prompts(_write(tmp_path / "a.parquet", [_verl_row(prompt='[{"x": 1}] + what?')]), config_key=KEY)
+    assert (prompt.text, prompt.messages) == ('[{"x": 1}] + what?', ())
+
+
+@pytest.mark.parametrize("roles", [["tool", "user"], ["user", "assistant"], ["system"]])
+def test_a_chat_that_nobody_can_answer_is_refused_by_row(tmp_path: Path, roles: list[str]) -> None:
+    chat = [{"role": role, "content": "text"} for role in roles]
+    with pytest.raises(DataError, match=r"row 0 .*system, user, assistant messages"):
+        read_prompts(_write(tmp_path / "a.parquet", [_verl_row(prompt=chat)]), config_key=KEY)
 
 
 def test_a_ground_truth_of_parts_becomes_json(tmp_path: Path) -> None:
