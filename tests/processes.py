@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +32,13 @@ __all__ = [
 
 ROOT = Path(__file__).parents[1]
 
+# What one test has warm-started or embedded the others of the same pytest run find, in all its processes.
+_SHARED = Path(tempfile.gettempdir()) / f"gps-ray-tests-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
+
 # A real run made small: real model, real warm start, real RL, in seconds instead of minutes.
 SMALL_RUN = (
+    f"warm_start.cache_directory={_SHARED / 'warm'}",
+    f"selection.features.cache_directory={_SHARED / 'features'}",
     "data.countdown.num_pool_prompts=200",
     "data.countdown.num_evaluation_prompts=16",
     "data.countdown.num_heldout_probe_prompts=40",

@@ -18,12 +18,7 @@ RUN = (*SMALL_RUN, "run.num_steps=24", "checkpoint.every_steps=8", "evaluation.e
 
 
 def _arguments(tmp_path: Path, name: str) -> tuple[str, ...]:
-    return (
-        *RUN,
-        f"run.directory={tmp_path / name}",
-        f"warm_start.cache_directory={tmp_path / 'warm'}",
-        f"selection.features.cache_directory={tmp_path / 'features'}",
-    )
+    return (*RUN, f"run.directory={tmp_path / name}")
 
 
 def _steps(run: Path) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ def _bench(head: Head, tmp_path: Path, *arguments: str) -> Any:
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_a_pool_is_compared_with_as_many_bare_engines(head: Head, tmp_path: Path) -> None:
     small = ["--num-sequences", "16", "--group-size", "2", "--prompts-per-chunk", "2", "--response-tokens", "4"]
     result = _bench(head, tmp_path, "rollout", "--num-workers", "2", *small, "--repeats", "2")
@@ -32,6 +33,7 @@ def test_a_pool_is_compared_with_as_many_bare_engines(head: Head, tmp_path: Path
     assert len(bare["tokens_per_s_by_turn"]) == len(pool["tokens_per_s_by_turn"]) == 2
 
 
+@pytest.mark.slow
 def test_weights_are_published_and_loaded(head: Head, tmp_path: Path) -> None:
     # Two workers: gloo sends to each of them.
     sizes = ["--sizes", "64x1", "128x2", "--num-workers", "2", "--repeats", "2"]
@@ -55,6 +57,7 @@ def test_rollouts_reach_the_learner_without_a_copy(head: Head, tmp_path: Path) -
     assert [turn["num_rows"] for turn in rows[0]["turns"]] == [1000, 1000]
 
 
+@pytest.mark.slow
 def test_running_ahead_hides_the_update(head: Head, tmp_path: Path) -> None:
     # Latencies far above what the machine's own noise adds.
     sizes = ("--rollout-s", "1.5", "--update-s", "1.5", "--num-steps", "6", "--repeats", "1")
@@ -65,6 +68,7 @@ def test_running_ahead_hides_the_update(head: Head, tmp_path: Path) -> None:
     assert ahead["step_s"] < in_step["step_s"]
 
 
+@pytest.mark.slow
 def test_workers_that_sleep_keep_driver_and_selector_busy(head: Head, tmp_path: Path) -> None:
     sizes = ("--workers", "2", "4", "--chunk-s", "0.1", "--num-prompts", "500", "--num-steps", "3")
     rows = _bench(head, tmp_path, "scaling", *sizes)["rows"]

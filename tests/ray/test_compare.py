@@ -35,8 +35,7 @@ def _curves(out: Path) -> dict[str, list[list[float]]]:
 
 
 def test_side_by_side_or_one_by_one_the_runs_are_the_same(head: Head, tmp_path: Path) -> None:
-    cache = f"warm_start.cache_directory={tmp_path / 'warm_start'}"
-    settings = (*SMALL, cache, "selection.candidate_multiple=2")
+    settings = (*SMALL, "selection.candidate_multiple=2")
     arguments = ("--selectors", "uniform,oracle", *settings)
     stopped = tmp_path / "stopped"
     job = start_job("compare", *arguments, "--seeds", "0", "--out", str(stopped), log=tmp_path / "log.txt", head=head)

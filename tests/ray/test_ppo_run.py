@@ -30,8 +30,6 @@ def test_ppo_with_one_response_per_prompt_runs_and_resumes(head: Head, tmp_path:
         "checkpoint.every_steps=2",
         "evaluation.every_steps=4",
         f"run.directory={run}",
-        f"warm_start.cache_directory={tmp_path / 'warm'}",
-        f"selection.features.cache_directory={tmp_path / 'features'}",
     )
     for number, more in ((2, ()), (4, ("--resume",))):
         job = run_job("train", *arguments, f"run.num_steps={number}", *more, head=head, timeout_s=400)

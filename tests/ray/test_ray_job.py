@@ -37,8 +37,7 @@ def _metrics_page(head: Head) -> str:
 def _submit(head: Head, tmp_path: Path, *overrides: str, wait: bool = True) -> Any:
     arguments = ["job", "submit", f"--address={head.dashboard}", "--working-dir=.", *([] if wait else ["--no-wait"])]
     arguments += ["--submission-id", f"test-{tmp_path.name}", "--", sys.executable, "-m", "jobs.train", *SMALL_RUN]
-    arguments += [f"run.directory={tmp_path / 'run'}", f"warm_start.cache_directory={tmp_path.parent / 'warm'}"]
-    arguments += [f"selection.features.cache_directory={tmp_path.parent / 'features'}", *overrides]
+    arguments += [f"run.directory={tmp_path / 'run'}", *overrides]
     # The head takes jobs a while after its dashboard answers, once the node's agent has reported.
     return wait_for("the job agent", lambda: _unless_too_early(head.ray(*arguments)))
 

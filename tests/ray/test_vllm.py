@@ -204,8 +204,6 @@ def _run(head: Head, tmp_path: Path, *overrides: str) -> Any:
         "rollout.engine=vllm",
         "rollout.num_workers=1",
         f"run.directory={tmp_path / 'run'}",
-        f"warm_start.cache_directory={tmp_path.parent / 'warm'}",
-        f"selection.features.cache_directory={tmp_path.parent / 'features'}",
         *overrides,
         head=head,
         timeout_s=550,
