@@ -78,7 +78,7 @@ def test_updates_equal_those_in_process_and_resume_goes_on_bit_for_bit(model_dir
         await learner.save(tmp_path / "checkpoint")
         await learner.export(tmp_path / "policy")
         await learner.close()
-        assert wait_for("the train worker to leave", lambda: _is_gone(status.worker_pid), 30)
+        assert wait_for("the train worker to leave", lambda: _is_gone(status.worker_pid))
         # The weights belong to this process: they outlive the learner, its train worker and later versions.
         arrays = ray.get(published.payload).arrays
         _assert_same(arrays, expected)
@@ -130,9 +130,9 @@ def test_the_actors_death_ends_its_train_workers(model_directory: Path, tmp_path
         ray.kill(ray.get_actor("dead/learner"))
         with pytest.raises(LearnerError, match="the learner actor died"):
             await asyncio.wait_for(asked, 60)
-        wait_for("the train worker to end", lambda: _is_gone(status.worker_pid), 60)
+        wait_for("the train worker to end", lambda: _is_gone(status.worker_pid))
         await learner.close()
-        wait_for("its CPU", lambda: ray.available_resources()["CPU"] == 2, 60)
+        wait_for("its CPU", lambda: ray.available_resources()["CPU"] == 2)
 
     _run(test())
 
