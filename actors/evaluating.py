@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,7 +33,7 @@ def count_responses(config: TrainConfig, prompts: Sequence[Prompt], rollouts_per
         task=config.data.task,
         task_options=config.data.task_options,
         run_seed=config.run.seed,
-        chat=chat_format(config.data, config.run.date or datetime.date.today()),
+        chat=chat_format(config.data, config.run.date),
     )
     request = GenerateRequest(
         step=0,

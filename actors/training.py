@@ -121,7 +121,7 @@ async def train(
         task=config.data.task,
         task_options=config.data.task_options,
         run_seed=config.run.seed,
-        chat=chat_format(config.data, config.run.date or datetime.date.today()),
+        chat=chat_format(config.data, config.run.date),
     )
     selector = spawn_selector(
         f"{name}/selector", config.selection, table, config.rollout.group_size, config.run.seed, folder.outcomes

@@ -28,16 +28,18 @@ class Chooser:
         self._in_flight: dict[int, set[str]] = {}
         self._chosen = Milestone(num_steps_done)
 
-    def restore(self, selection: Selection) -> None:
-        """Go on with a selection that was made before a checkpoint."""
-        self._keep(selection)
+    def keep(self, selection: Selection) -> None:
+        """Hold the first round of a step: just made, or before a checkpoint that the run goes on from."""
+        self._selections[selection.step] = selection
+        self._in_flight[selection.step] = set(selection.prompt_ids)
+        self._chosen.advance(selection.step)
 
     async def choose_ahead(self, observed: int, end: int) -> None:
         """Select for every step whose time has come once step ``observed`` is observed. Nothing is selected beyond
         ``end``, after which nothing may be under way, until it is observed itself; then the step after it."""
         last = end + 1 if observed == end else min(observed + 1 + self._max_lag, end)
         for step in range(self._chosen.at + 1, last + 1):
-            self._keep(await self._select(step, 0, self._num_prompts))
+            self.keep(await self._select(step, 0, self._num_prompts))
 
     async def selection(self, step: int) -> Selection:
         """The first round of a step, as soon as it is made."""
@@ -56,11 +58,6 @@ class Chooser:
 
     def __getitem__(self, step: int) -> Selection:
         return self._selections[step]
-
-    def _keep(self, selection: Selection) -> None:
-        self._selections[selection.step] = selection
-        self._in_flight[selection.step] = set(selection.prompt_ids)
-        self._chosen.advance(selection.step)
 
     async def _select(self, step: int, round_: int, num_missing: int) -> Selection:
         return await self._selector.select(

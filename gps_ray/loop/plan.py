@@ -29,8 +29,11 @@ def resolve(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"selection": resolve_selection(config.selection)})
 
 
-def chat_format(data: DataConfig, date: datetime.date) -> ChatFormat:
-    """How the run's prompts are written down. Raises ConfigError where the template cannot be read."""
+def chat_format(data: DataConfig, date: datetime.date | None) -> ChatFormat:
+    """How the run's prompts are written down; ``date`` is ``run.date``, None stands for today.
+
+    Raises ConfigError where the template cannot be read.
+    """
     template = None
     if data.chat_template is not None:
         try:
@@ -40,7 +43,7 @@ def chat_format(data: DataConfig, date: datetime.date) -> ChatFormat:
                 f"data.chat_template: cannot read {data.chat_template} ({one_line(error)}); give a Jinja file, or null "
                 "for the model's own template"
             ) from error
-    return ChatFormat(template=template, arguments=data.chat_template_kwargs, date=date)
+    return ChatFormat(template=template, arguments=data.chat_template_kwargs, date=date or datetime.date.today())
 
 
 def check_data(config: TrainConfig, data: DataSets) -> None:
@@ -98,7 +101,7 @@ def _first_prompt(config: TrainConfig, data: DataSets) -> list[str]:
     from gps_ray.model import load_tokenizer  # transformers takes seconds to import
 
     tokenizer = load_tokenizer(config.model.path)
-    chat = chat_format(config.data, config.run.date or datetime.date.today())
+    chat = chat_format(config.data, config.run.date)
     messages = data.pool[0].chat
     return [
         "",

@@ -90,7 +90,7 @@ class TrainingLoop:
         folder.discard_unlisted(list(manifest.run_files))
         self._ledger.restore(manifest.counters)
         if manifest.next_selection is not None:
-            self._chooser.restore(manifest.next_selection.selection())
+            self._chooser.keep(manifest.next_selection.selection())
 
     async def run(self) -> Mapping[str, float]:
         """All steps that are left, the final evaluation and the export; returns the last step's metrics."""

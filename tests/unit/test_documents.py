@@ -40,6 +40,13 @@ def test_every_path_and_link_leads_somewhere(document: Path) -> None:
         assert not place or place in _anchors(page.read_text()), target
 
 
+def test_the_files_that_the_architecture_names_within_the_library_are_there() -> None:
+    """There a room's file is named without the library in front: `loop/training.py`."""
+    named = re.findall(r"`(\w+(?:/\w+)*/\w+\.py)`", (ROOT / "ARCHITECTURE.md").read_text())
+    assert "loop/training.py" in named
+    assert [name for name in named if not (ROOT / name).exists() and not (ROOT / "gps_ray" / name).exists()] == []
+
+
 def test_the_readme_names_enough_to_be_looked_at() -> None:
     """The pattern finds the kinds of path that are written; one that found nothing would let all pass."""
     readme = _PATH.findall((ROOT / "README.md").read_text())

@@ -72,7 +72,7 @@ def test_a_restored_selection_is_not_made_again() -> None:
     first, _ = _chooser(lag=0)
     asyncio.run(first.choose_ahead(0, end=1))
     chooser, selector = _chooser(lag=0, num_steps_done=0)
-    chooser.restore(first[1])
+    chooser.keep(first[1])
     asyncio.run(chooser.choose_ahead(0, end=4))
     assert selector.made == []
     assert asyncio.run(chooser.selection(1)).prompt_ids == ("1.0a", "1.0b")
