@@ -29,7 +29,7 @@ from gps_ray.selection.admission import build_admission
 from gps_ray.tasks.interface import Verdict
 from gps_ray.weights.interface import WeightPayload, payload_of
 from gps_ray.weights.object_store import ObjectStorePayload
-from tests.unit.rollout.test_sandbox import OwnTask
+from tests.unit.rollout.test_verifier_pool import OwnTask
 
 PROMPTS = {f"p{i}": Prompt(prompt_id=f"p{i}", text=f"{i} + 1", answer=f"{i + 1}", task="t") for i in range(7)}
 
@@ -231,7 +231,7 @@ def test_torch_engine_is_built_from_the_config(tmp_path: Path) -> None:
     assert rollouts.num_rows == 6
 
 
-def test_a_task_of_the_users_own_is_verified_in_the_sandbox() -> None:
+def test_a_task_of_the_users_own_is_verified_in_the_pool() -> None:
     engine = ScriptedEngine({"p0": ["hang", "2"]})
     runner = ChunkRunner(engine, OwnTask(), RolloutConfig(verify_deadline_s=0.2), run_seed=0)
     try:
@@ -239,6 +239,7 @@ def test_a_task_of_the_users_own_is_verified_in_the_sandbox() -> None:
     finally:
         runner.close()
     assert (header.num_failed.tolist(), header.num_wrong.tolist()) == ([1], [1])
+    assert header.failure_reason == "no verdict within rollout.verify_deadline_s=0.2 s"
 
 
 def test_simulated_task_is_exact_about_its_two_words() -> None:
