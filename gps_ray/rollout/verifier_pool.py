@@ -176,6 +176,13 @@ class _Process:
 
     def __init__(self, task: Task, config: RolloutConfig) -> None:
         self._name = task.name
+        try:
+            self._task = pickle.dumps(task)
+        except Exception as error:
+            raise RolloutError(
+                f"task {task.name!r} cannot be pickled into the process that verifies: {reason_of(error)}; put its class "
+                "at the top of the module that data.task names"
+            ) from error
         self.connection, theirs = Pipe()
         self.deadline = 0.0
         arguments = [str(theirs.fileno()), str(config.verify_memory_bytes), str(os.getpid())]
@@ -191,7 +198,6 @@ class _Process:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             )
         self.pid = self._popen.pid
-        self._task = pickle.dumps(task)
 
     def wait_ready(self, deadline_s: float) -> None:
         """Raises RolloutError, naming what the import said, where it does not come up."""

@@ -71,6 +71,7 @@ class SumTask:
     """Judges by the answer; a response "?" cannot be judged."""
 
     name = "t"
+    bounds_its_own_work = True
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
         if response == "?":
