@@ -180,7 +180,7 @@ class _Process:
             self._task = pickle.dumps(task)
         except Exception as error:
             raise RolloutError(
-                f"task {task.name!r} cannot be pickled into the process that verifies: {reason_of(error)}; put its class "
+                f"task {task.name!r} cannot be pickled into the process: {reason_of(error)}; put its class "
                 "at the top of the module that data.task names"
             ) from error
         self.connection, theirs = Pipe()

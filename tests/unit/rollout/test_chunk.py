@@ -79,10 +79,6 @@ class SumTask:
         return (1.0, RolloutStatus.RIGHT) if response == prompt.answer else (0.0, RolloutStatus.WRONG)
 
 
-# Tasks of gps-ray are called directly; this one stands for such a task.
-SumTask.__module__ = "gps_ray.tasks.sum"
-
-
 def _request(num: int = 7, **changes: Any) -> GenerateRequest:
     values = {
         "step": 4,
@@ -134,9 +130,6 @@ class ShapedTask(SumTask):
     def verify(self, prompt: Prompt, response: str) -> Verdict:
         reward, status = super().verify(prompt, response)
         return reward - 0.01 * len(response), status
-
-
-ShapedTask.__module__ = SumTask.__module__
 
 
 def test_a_group_is_useful_by_success_not_by_rewards_that_shaping_makes_differ() -> None:
