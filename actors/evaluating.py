@@ -21,7 +21,7 @@ __all__ = ["count_responses", "evaluate_model"]
 def evaluate_model(config: TrainConfig, prompts: Sequence[Prompt]) -> dict[str, float]:
     """``val/...`` metrics of ``model.path`` (or of the warm-started embedded model) on the given prompts."""
     counts = count_responses(config, prompts, config.evaluation.rollouts_per_prompt, "evaluation")
-    return evaluation_metrics(counts.num_right, counts.num_tried, [p.level for p in prompts])
+    return evaluation_metrics(counts.num_right, counts.num_tried, counts.num_failed, [p.level for p in prompts])
 
 
 def count_responses(config: TrainConfig, prompts: Sequence[Prompt], rollouts_per_prompt: int, stream: str) -> Counts:

@@ -240,7 +240,8 @@ class ChunkHeader:
     """All that the driver fetches of one chunk (the unit of dispatch): ids and counts, no rewards, no tokens.
 
     prompt_ids [K]; num_right, num_wrong, num_failed [K] int32; num_response_tokens [K] int32; ``failures`` are groups
-    that could not be made at all (not among the K). Seconds are the worker's own.
+    that could not be made at all (not among the K); ``failure_reason`` is the most frequent reason for a missing
+    verdict, "" where none is missing. Seconds are the worker's own.
     """
 
     chunk_id: int
@@ -257,6 +258,7 @@ class ChunkHeader:
     wall_s: float
     failures: tuple[GroupFailure, ...] = ()
     samples: tuple[RolloutSample, ...] = ()
+    failure_reason: str = ""
 
     @property
     def num_tried(self) -> IntArray:

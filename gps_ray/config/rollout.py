@@ -94,11 +94,19 @@ class RolloutConfig(ConfigSection):
     probe_tolerance: Annotated[float, Resume.FREE] = Field(
         1e-3, gt=0, description="Largest |log-prob difference| engine - learner after a weight load."
     )
+    num_verifiers: Annotated[int, Resume.FREE] = Field(
+        2,
+        ge=1,
+        description="Processes beside each worker that run the verifier, where it is not a bounded built-in one.",
+    )
     verify_deadline_s: float = Field(
-        10.0, gt=0, description="A verifier of your own that takes longer is stopped; its response counts as failed."
+        10.0, gt=0, description="Seconds for one verdict; a verifier that takes longer is stopped, its response failed."
     )
     verify_memory_bytes: int = Field(
-        2 << 30, ge=64 << 20, description="Memory a verifier of your own may take beyond what it starts with."
+        2 << 30, ge=64 << 20, description="Memory in bytes a verifier may take beyond what it starts with."
+    )
+    max_failed_share: Annotated[float, Resume.FREE] = Field(
+        0.5, ge=0, le=1, description="A step with a larger share of rollouts without a verdict ends the run."
     )
     simulated: SimulatedConfig = Field(default_factory=SimulatedConfig)
     vllm: Annotated[VllmConfig, Resume.APPROXIMATE] = Field(default_factory=VllmConfig)

@@ -33,6 +33,9 @@ class RunConfig(ConfigSection):
     max_policy_lag: int = Field(
         0, ge=0, description="Rollouts may run ahead of the learner by so many policy versions; 0: in step with it."
     )
+    max_idle_steps: Annotated[int | None, Resume.FREE] = Field(
+        20, ge=1, description="A run ends after so many steps in a row without a useful group; null: never."
+    )
     sample_every_steps: Annotated[int, Resume.FREE] = Field(
         10, ge=1, description="Keep readable responses every so many steps."
     )

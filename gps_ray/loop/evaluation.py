@@ -35,10 +35,11 @@ MIN_PROBE_PROMPTS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Verdicts per prompt, num_right and num_tried [N] int32, and what making them cost."""
+    """Verdicts per prompt, num_right, num_tried (with a verdict) and num_failed (without) [N] int32, and their cost."""
 
     num_right: IntArray
     num_tried: IntArray
+    num_failed: IntArray
     num_rollouts: int
     num_tokens: int
     cpu_s: float
@@ -47,15 +48,17 @@ class Counts:
 def collect_counts(prompt_ids: Sequence[str], headers: Sequence[ChunkHeader]) -> Counts:
     """Counts in the order of ``prompt_ids`` [N] from the chunks that were asked for them; a failed group tried 0."""
     row = {prompt_id: i for i, prompt_id in enumerate(prompt_ids)}
-    num_right, num_tried = np.zeros(len(row), np.int32), np.zeros(len(row), np.int32)
+    num_right, num_tried, num_failed = (np.zeros(len(row), np.int32) for _ in range(3))
     for header in headers:
         rows = [row[prompt_id] for prompt_id in header.prompt_ids]
         num_right[rows] = header.num_right
         num_tried[rows] = header.num_tried
+        num_failed[rows] = header.num_failed
     return Counts(
         num_right=num_right,
         num_tried=num_tried,
-        num_rollouts=int(num_tried.sum()) + sum(int(h.num_failed.sum()) for h in headers),
+        num_failed=num_failed,
+        num_rollouts=int(num_tried.sum() + num_failed.sum()),
         num_tokens=sum(int(h.num_response_tokens.sum()) for h in headers),
         cpu_s=sum(h.cpu_s for h in headers),
     )
@@ -104,17 +107,21 @@ def powers_of_two(largest: int) -> list[int]:
     return [1 << i for i in range(max(largest, 0).bit_length())]
 
 
-def evaluation_metrics(num_right: IntArray, num_tried: IntArray, levels: Sequence[str]) -> dict[str, float]:
+def evaluation_metrics(
+    num_right: IntArray, num_tried: IntArray, num_failed: IntArray, levels: Sequence[str]
+) -> dict[str, float]:
     """``val/...`` metrics from counts [N] and levels [N]: pass@k with its interval, pass@1 by level.
 
+    A response without a verdict counts as not solved, so that fewer verdicts never make a better score.
     k = 1, 2, 4, ... goes up to the most verdicts that half of the prompts have. Nothing but ``val/num_prompts`` where
     no prompt has any.
     """
-    tried = np.asarray(num_tried)
-    judged = tried > 0
-    metrics: dict[str, float] = {"val/num_prompts": int(judged.sum())}
+    judged = np.asarray(num_tried) > 0
+    metrics: dict[str, float] = {"val/num_prompts": int(judged.sum()), "val/num_failed": int(np.sum(num_failed))}
+    tried = np.asarray(num_tried) + np.asarray(num_failed)
     if not judged.any():
         return metrics
+    judged = tried > 0
     for k in powers_of_two(int(np.median(tried[judged]))):
         estimate = success_estimate(num_right, tried, k)
         metrics |= {

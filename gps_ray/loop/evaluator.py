@@ -41,7 +41,9 @@ class Evaluator:
         """Metrics of policy version ``step``, which the pool must be serving."""
         data = self._data
         seen = await self._measure("evaluation", data.evaluation, self._config.rollouts_per_prompt, step)
-        metrics = evaluation_metrics(seen.num_right, seen.num_tried, [p.level for p in data.evaluation])
+        metrics = evaluation_metrics(
+            seen.num_right, seen.num_tried, seen.num_failed, [p.level for p in data.evaluation]
+        )
         if with_probes:
             for name, prompts in (("pool_probe", data.pool_probe), ("heldout_probe", data.heldout_probe)):
                 metrics |= await self._probe(name, prompts, step)

@@ -20,6 +20,7 @@ from gps_ray.base.types import ObserveResult, PublishedWeights, UpdateRequest, U
 from gps_ray.config import TrainConfig
 from gps_ray.loop.chooser import Chooser
 from gps_ray.loop.evaluator import Evaluator
+from gps_ray.loop.guards import IdleGuard, check_verdicts
 from gps_ray.loop.ledger import Ledger
 from gps_ray.loop.oracle import OracleLook
 from gps_ray.loop.ports import LearnerPort, ProgressSink, RolloutPool, SelectorPort
@@ -59,6 +60,7 @@ class TrainingLoop:
         self._steps_done = 0 if resumed_from is None else resumed_from.num_steps_done
         self._served = Milestone(self._steps_done)  # the policy version that the pool serves
         self._ledger = Ledger()
+        self._idle = IdleGuard(config.run.max_idle_steps)
         sampler = Sampler(parts.pool, self._ledger)
         selector = parts.selector
         if needs_true_rates(config.selection):
@@ -119,6 +121,8 @@ class TrainingLoop:
             self._phase("rollout")
             with record.timing("rollout"):
                 await roll_out(record, selection, self._config, self._parts.pool, self._chooser)
+            check_verdicts(record.headers, self._config.rollout.max_failed_share, f"step {step}")
+            self._idle.check(record.headers)
         async with self._learnt.turn(step):
             record.seconds["timing_s/wait_rollouts"] = time.perf_counter() - self._learner_free_since
             record.num_steps_ahead = self._rolled_out.at - step

@@ -29,9 +29,9 @@ from gps_ray.base.types import (
 )
 from gps_ray.config import RolloutConfig
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, RolloutEngine
-from gps_ray.rollout.sandbox import SandboxedTask
 from gps_ray.rollout.scoring import score
 from gps_ray.rollout.simulated_engine import SimulatedEngine, SimulatedTask
+from gps_ray.rollout.verifier_pool import VerifierPool
 from gps_ray.tasks.chat import DEFAULT_CHAT, ChatFormat
 from gps_ray.tasks.interface import Task
 from gps_ray.weights.interface import WeightPayload
@@ -102,29 +102,16 @@ def build_engine(
     return TorchEngine(model_directory, dtype=dtype, num_threads=rollout.num_threads, device=device, chat=chat)
 
 
-def _judge(task: Task, engine: RolloutEngine, config: RolloutConfig) -> Task:
-    if isinstance(engine, SimulatedEngine):
-        return SimulatedTask()
-    if type(task).__module__.startswith("gps_ray."):
-        return task
-    return SandboxedTask(
-        task,
-        deadline_s=config.verify_deadline_s,
-        memory_bytes=config.verify_memory_bytes,
-        start_deadline_s=config.start_deadline_s,
-    )
-
-
 class ChunkRunner:
     """Generates and scores chunks, and keeps the engine at the policy version it is told.
 
-    Tasks that come with gps-ray bound their own work and are called directly; a task of the user's own is verified
-    in a sandbox (``gps_ray.rollout.sandbox``); the simulated engine brings its own task.
+    Responses are judged by a pool of processes (``gps_ray.rollout.verifier_pool``); the simulated engine brings its own
+    task.
     """
 
     def __init__(self, engine: RolloutEngine, task: Task, rollout: RolloutConfig, run_seed: int) -> None:
         self._engine = engine
-        self._task = _judge(task, engine, rollout)
+        self._verifiers = VerifierPool(SimulatedTask() if isinstance(engine, SimulatedEngine) else task, rollout)
         self._config = rollout
         self._run_seed = run_seed
         self._policy_version = 0
@@ -170,26 +157,24 @@ class ChunkRunner:
                 max_response_tokens=self._config.max_response_tokens,
             )
         )
-        scored = score(self._task, chunk.prompts, generated, chunk.policy_version)
+        scored, failure_reason = score(self._verifiers, chunk.prompts, generated, chunk.policy_version)
         groups = [group for group in scored if isinstance(group, RolloutGroup)]
         outcomes, rollouts = outcomes_to_table([group.outcome for group in groups]), rollouts_to_table(groups)
-        cpu_s = time.process_time() - cpu
-        if isinstance(self._task, SandboxedTask):
-            cpu_s += self._task.take_cpu_s()
+        cpu_s = time.process_time() - cpu + self._verifiers.take_cpu_s()
         header = _header(
             chunk,
             [group.outcome for group in groups],
             failures=tuple(group for group in scored if isinstance(group, GroupFailure)),
             samples=_samples(chunk, generated, scored),
+            failure_reason=failure_reason,
             cpu_s=cpu_s,
             wall_s=time.perf_counter() - wall,
         )
         return header, outcomes, rollouts
 
     def close(self) -> None:
-        """End the verifier's process, where there is one."""
-        if isinstance(self._task, SandboxedTask):
-            self._task.close()
+        """End the verifiers' processes, where there are any."""
+        self._verifiers.close()
 
 
 def _header(
@@ -198,6 +183,7 @@ def _header(
     *,
     failures: tuple[GroupFailure, ...],
     samples: tuple[RolloutSample, ...],
+    failure_reason: str,
     cpu_s: float,
     wall_s: float,
 ) -> ChunkHeader:
@@ -221,6 +207,7 @@ def _header(
         wall_s=wall_s,
         failures=failures,
         samples=samples,
+        failure_reason=failure_reason,
     )
 
 

@@ -3,74 +3,63 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gps_ray.base.errors import GpsRayError
 from gps_ray.base.types import GroupFailure, GroupOutcome, Prompt, Rollout, RolloutGroup, RolloutStatus
 from gps_ray.rollout.engine import GeneratedGroup
-from gps_ray.tasks.interface import Task, Verdict
+from gps_ray.rollout.verifier_pool import Judgement, VerifierPool
 
 __all__ = ["score"]
 
 log = logging.getLogger(__name__)
 
-_FAILED: Verdict = (0.0, RolloutStatus.FAILED)
-
 
 def score(
-    task: Task, prompts: Sequence[Prompt], groups: Sequence[GeneratedGroup], policy_version: int
-) -> list[RolloutGroup | GroupFailure]:
-    """One value per prompt, in the order given.
+    verifiers: VerifierPool, prompts: Sequence[Prompt], groups: Sequence[GeneratedGroup], policy_version: int
+) -> tuple[list[RolloutGroup | GroupFailure], str]:
+    """One value per prompt, in the order given, and the most frequent reason for a missing verdict ("" for none).
 
-    A verifier that raises, or whose verdict is not a finite reward and a status, has come to no verdict: that
-    response is FAILED, never WRONG. A prompt without any response is a GroupFailure. Errors that gps-ray raises on
-    purpose (a ground truth that is not in the task's notation, a verifier that cannot be started) pass through.
+    All responses are judged side by side. A verifier that raises, or whose verdict is not a finite reward and a
+    status, has come to no verdict: that response is FAILED, never WRONG. A prompt without any response is a
+    GroupFailure. Errors that gps-ray raises on purpose (a ground truth that is not in the task's notation, a verifier
+    that cannot be started) pass through.
     """
-    return [
-        _scored(task, prompt, group, policy_version)
+    rows = list(zip(prompts, groups, strict=True))
+    judgements = verifiers.judge([(prompt, response.text) for prompt, group in rows for response in group.responses])
+    reasons = Counter(j.reason or "FAILED" for j in judgements if j.status == RolloutStatus.FAILED)
+    for reason, count in reasons.most_common(3):
+        log.warning("no verdict on %d of %d responses: %s", count, len(judgements), reason)
+    following = iter(judgements)
+    scored = [
+        _scored(prompt, group, policy_version, following)
         if group.responses
         else GroupFailure(prompt_id=prompt.prompt_id, reason="the engine gave no response")
-        for prompt, group in zip(prompts, groups, strict=True)
+        for prompt, group in rows
     ]
+    return scored, reasons.most_common(1)[0][0] if reasons else ""
 
 
-def _scored(task: Task, prompt: Prompt, group: GeneratedGroup, policy_version: int) -> RolloutGroup:
-    verdicts = [_verdict(task, prompt, response.text) for response in group.responses]
+def _scored(prompt: Prompt, group: GeneratedGroup, version: int, judgements: Iterator[Judgement]) -> RolloutGroup:
     rollouts = tuple(
         Rollout(
             prompt_tokens=group.prompt_tokens,
             response_tokens=response.tokens,
             sampled_logprobs=response.sampled_logprobs,
-            reward=reward,
-            status=status,
+            reward=judgement.reward,
+            status=judgement.status,
             finish_reason=response.finish_reason,
-            policy_version=policy_version,
+            policy_version=version,
         )
-        for response, (reward, status) in zip(group.responses, verdicts, strict=True)
+        for response, judgement in zip(group.responses, judgements, strict=False)
     )
     outcome = GroupOutcome(
         prompt_id=prompt.prompt_id,
-        policy_version=policy_version,
+        policy_version=version,
         rewards=np.array([rollout.reward for rollout in rollouts], dtype=np.float32),
         status=np.array([rollout.status for rollout in rollouts], dtype=np.int8),
         response_lengths=np.array([len(rollout.response_tokens) for rollout in rollouts], dtype=np.int32),
     )
     return RolloutGroup(outcome=outcome, rollouts=rollouts)
-
-
-def _verdict(task: Task, prompt: Prompt, response: str) -> Verdict:
-    try:
-        reward, status = task.verify(prompt, response)
-        if math.isfinite(reward):
-            return float(reward), RolloutStatus(status)
-        reason = f"reward {reward} is not finite"
-    except GpsRayError:
-        raise
-    # A verifier is other people's code: whatever it raises must not end the run.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-    log.warning("task %s gave no verdict on a response to prompt %s: %s", task.name, prompt.prompt_id, reason)
-    return _FAILED

@@ -28,6 +28,7 @@ class SimulatedTask:
     """Judges the simulated engine's responses."""
 
     name = "simulated"
+    bounds_its_own_work = True
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
         return (1.0, RolloutStatus.RIGHT) if response == _RIGHT else (0.0, RolloutStatus.WRONG)

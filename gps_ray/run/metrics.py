@@ -72,7 +72,7 @@ PREDICTION_BIAS = _metric(
 )
 NUM_ROLLOUTS = _metric("rollout/num_rollouts", "rollouts", "rollouts made in the step")
 NUM_TOKENS = _metric("rollout/num_tokens", "tokens", "response tokens generated in the step")
-NUM_FAILED_ROLLOUTS = _metric("rollout/num_failed", "rollouts", "rollouts without a verdict (verifier timed out)")
+NUM_FAILED_ROLLOUTS = _metric("rollout/num_failed", "rollouts", "rollouts without a verdict")
 NUM_FAILED_GROUPS = _metric("rollout/num_failed_groups", "groups", "groups that could not be made at all")
 TOKENS_PER_S = _metric("rollout/tokens_per_s", "tokens/s", "response tokens per wall second of the rollout phase")
 
@@ -114,6 +114,7 @@ VAL_PASS_1_HIGH = _metric("val/pass@1/high", "share", "upper end of its 95 % int
 VAL_LEVEL = "val/pass@1/level/"
 _metric("val/pass@*", "share", "pass@k (unbiased) for k = 1, 2, 4, ... with /low and /high")
 _metric(VAL_LEVEL + "*", "share", "pass@1 by level of the data set")
+_metric("val/num_failed", "rollouts", "evaluation rollouts without a verdict; they count as not solved")
 _metric("val/num_prompts", "prompts", "evaluation prompts with at least one verdict")
 
 # Families whose members their owners define.

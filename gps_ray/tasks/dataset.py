@@ -92,7 +92,8 @@ def read_data_files(data: DataConfig, task: Task) -> DataSets:
 
 def _read_set(path: Path, config_key: str, task: Task) -> tuple[tuple[Prompt, ...], int]:
     prompts, num_duplicates = _distinct(read_rows(path, config_key), config_key)
-    for prompt in prompts:
+    # Somebody else's verifier never runs in this process: it could hang or end it (rollout.verifier_pool runs it).
+    for prompt in prompts if getattr(task, "bounds_its_own_work", False) else ():
         try:
             # Judging an empty response finds answers that the task cannot read before any GPU is touched.
             task.verify(prompt, "")

@@ -60,7 +60,9 @@ def test_reported_k() -> None:
 
 
 def test_evaluation_metrics_by_hand() -> None:
-    metrics = evaluation_metrics(np.array([2, 0, 4, 0]), np.array([4, 4, 4, 0]), ["easy", "hard", "easy", "hard"])
+    metrics = evaluation_metrics(
+        np.array([2, 0, 4, 0]), np.array([4, 4, 4, 0]), np.zeros(4, int), ["easy", "hard", "easy", "hard"]
+    )
     assert metrics["val/num_prompts"] == 3
     assert metrics["val/pass@1"] == pytest.approx(0.5)
     # pass@2 of 2 right among 4: 1 - C(2, 2) / C(4, 2)
@@ -73,7 +75,16 @@ def test_evaluation_metrics_by_hand() -> None:
 
 
 def test_an_evaluation_without_any_verdict_says_so() -> None:
-    assert evaluation_metrics(np.zeros(2, int), np.zeros(2, int), ["", ""]) == {"val/num_prompts": 0}
+    assert evaluation_metrics(np.zeros(2, int), np.zeros(2, int), np.zeros(2, int), ["", ""]) == {
+        "val/num_prompts": 0,
+        "val/num_failed": 0,
+    }
+
+
+def test_fewer_verdicts_are_never_a_better_score() -> None:
+    metrics = evaluation_metrics(np.array([1, 2]), np.array([1, 4]), np.array([3, 0]), ["", ""])
+    assert metrics["val/pass@1"] == pytest.approx((1 / 4 + 2 / 4) / 2)
+    assert metrics["val/num_failed"] == 3
 
 
 def test_counts_follow_the_prompts_asked_for_not_the_chunks() -> None:

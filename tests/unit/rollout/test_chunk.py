@@ -29,7 +29,7 @@ from gps_ray.selection.admission import build_admission
 from gps_ray.tasks.interface import Verdict
 from gps_ray.weights.interface import WeightPayload, payload_of
 from gps_ray.weights.object_store import ObjectStorePayload
-from tests.unit.rollout.test_sandbox import OwnTask
+from tests.unit.rollout.test_verifier_pool import OwnTask
 
 PROMPTS = {f"p{i}": Prompt(prompt_id=f"p{i}", text=f"{i} + 1", answer=f"{i + 1}", task="t") for i in range(7)}
 
@@ -71,15 +71,12 @@ class SumTask:
     """Judges by the answer; a response "?" cannot be judged."""
 
     name = "t"
+    bounds_its_own_work = True
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
         if response == "?":
             raise TimeoutError
         return (1.0, RolloutStatus.RIGHT) if response == prompt.answer else (0.0, RolloutStatus.WRONG)
-
-
-# Tasks of gps-ray are called directly; this one stands for such a task.
-SumTask.__module__ = "gps_ray.tasks.sum"
 
 
 def _request(num: int = 7, **changes: Any) -> GenerateRequest:
@@ -133,9 +130,6 @@ class ShapedTask(SumTask):
     def verify(self, prompt: Prompt, response: str) -> Verdict:
         reward, status = super().verify(prompt, response)
         return reward - 0.01 * len(response), status
-
-
-ShapedTask.__module__ = SumTask.__module__
 
 
 def test_a_group_is_useful_by_success_not_by_rewards_that_shaping_makes_differ() -> None:
@@ -231,7 +225,7 @@ def test_torch_engine_is_built_from_the_config(tmp_path: Path) -> None:
     assert rollouts.num_rows == 6
 
 
-def test_a_task_of_the_users_own_is_verified_in_the_sandbox() -> None:
+def test_a_task_of_the_users_own_is_verified_in_the_pool() -> None:
     engine = ScriptedEngine({"p0": ["hang", "2"]})
     runner = ChunkRunner(engine, OwnTask(), RolloutConfig(verify_deadline_s=0.2), run_seed=0)
     try:
@@ -239,6 +233,7 @@ def test_a_task_of_the_users_own_is_verified_in_the_sandbox() -> None:
     finally:
         runner.close()
     assert (header.num_failed.tolist(), header.num_wrong.tolist()) == ([1], [1])
+    assert header.failure_reason == "no verdict within rollout.verify_deadline_s=0.2 s"
 
 
 def test_simulated_task_is_exact_about_its_two_words() -> None:

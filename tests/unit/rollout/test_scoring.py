@@ -7,8 +7,10 @@ import pytest
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.types import FinishReason, GroupFailure, Prompt, RolloutGroup, RolloutStatus
+from gps_ray.config import RolloutConfig
 from gps_ray.rollout.engine import GeneratedGroup, GeneratedResponse
 from gps_ray.rollout.scoring import score
+from gps_ray.rollout.verifier_pool import VerifierPool
 
 PROMPTS = [Prompt(prompt_id=name, text=name, answer="4", task="t") for name in ("a", "b")]
 
@@ -30,6 +32,7 @@ def _group(*texts: str) -> GeneratedGroup:
 
 class _Task:
     name = "t"
+    bounds_its_own_work = True
 
     def verify(self, prompt: Prompt, response: str) -> Any:
         if response == "bad data":
@@ -42,7 +45,7 @@ class _Task:
 
 
 def _score(groups: Sequence[GeneratedGroup]) -> list[RolloutGroup | GroupFailure]:
-    return score(_Task(), PROMPTS[: len(groups)], groups, 5)
+    return score(VerifierPool(_Task(), RolloutConfig()), PROMPTS[: len(groups)], groups, 5)[0]
 
 
 def test_reward_and_status_are_kept_apart() -> None:

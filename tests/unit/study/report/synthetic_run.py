@@ -248,7 +248,7 @@ def _count(run: _Run, prompts: _Prompts, stream: str, num_rollouts: int, step: i
 def _evaluate(run: _Run, step: int) -> dict[str, float]:
     evaluation = run.splits["evaluation"]
     right, tried = _count(run, evaluation, "evaluation", 4, step)
-    metrics = evaluation_metrics(right, tried, [p.level for p in evaluation.prompts])
+    metrics = evaluation_metrics(right, tried, np.zeros_like(tried), [p.level for p in evaluation.prompts])
     metrics["timing_s/evaluation"] = 0.8
     if step % run.spec.probe_every_steps and step != run.spec.num_steps:
         return metrics

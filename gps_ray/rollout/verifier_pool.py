@@ -1,0 +1,241 @@
+"""Verdicts from processes that can be killed: the one road from a response to its reward.
+
+A response is hostile text and a verifier is other people's code. One that hangs, allocates without bound or ends its
+process costs one FAILED response, with the reason, and not the run. What a verifier prints goes nowhere; the text of
+its exception travels back. Tasks that bound their own work by construction say so (``bounds_its_own_work``) and run in
+the worker itself: a message to another process would cost the toy more than its verdict.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
+from typing import Any
+
+from gps_ray.base.errors import GpsRayError, RolloutError
+from gps_ray.base.types import Prompt, RolloutStatus
+from gps_ray.config import RolloutConfig
+from gps_ray.rollout.verifier_process import checked_verdict, reason_of
+from gps_ray.tasks.interface import Task
+
+__all__ = ["Judgement", "VerifierPool", "bounds_its_own_work"]
+
+# So many processes lost in a row, with no verdict between, and the rest of the chunk is not tried: the verifier is
+# broken, and the run should say so before the chunk's own deadline does.
+MAX_LOST_IN_A_ROW = 8
+# Kills the sessions named on its input when the input ends, that is when the worker is gone, however it went.
+_KEEPER = (
+    "import os, sys\nfor line in (groups := sys.stdin.readlines()):\n"
+    "    try: os.killpg(int(line), 9)\n    except OSError: pass\n"
+)
+
+
+def bounds_its_own_work(task: Task) -> bool:
+    """Does the task promise that no response makes it slow, large or crash?"""
+    return bool(getattr(task, "bounds_its_own_work", False))
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What became of one response; ``reason`` says why where there is no verdict."""
+
+    reward: float
+    status: RolloutStatus
+    reason: str = ""
+
+    @classmethod
+    def failed(cls, reason: str) -> Judgement:
+        return cls(0.0, RolloutStatus.FAILED, reason)
+
+
+class VerifierPool:
+    """Judges responses in ``num_processes`` processes, or in this one where the task bounds its own work.
+
+    Processes are started at the first response, kept, and replaced after a response that broke a limit. ``task`` must
+    be picklable (its class or function at the top of an importable module).
+    """
+
+    def __init__(self, task: Task, config: RolloutConfig, num_processes: int | None = None) -> None:
+        self._task, self._config = task, config
+        self._is_local = bounds_its_own_work(task)
+        self._size = config.num_verifiers if num_processes is None else num_processes
+        self._processes: list[_Process] = []
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._cpu_s = 0.0
+
+    def judge(self, items: Sequence[tuple[Prompt, str]]) -> list[Judgement]:
+        """One judgement per (prompt, response), in their order.
+
+        Raises RolloutError where a process cannot be started at all; DataError where a task that runs here cannot read
+        the prompt's own answer.
+        """
+        if self._is_local:
+            return [self._judge_here(*item) for item in items]
+        size = min(getattr(self._task, "batch_size", 1), -(-len(items) // self._size) or 1)
+        waiting = deque(range(begin, min(begin + size, len(items))) for begin in range(0, len(items), size))
+        judged: list[Judgement | None] = [None] * len(items)
+        busy: dict[Any, tuple[_Process, range]] = {}
+        num_lost, last_loss = 0, ""
+        while waiting or busy:
+            if num_lost >= MAX_LOST_IN_A_ROW:
+                for rows in waiting:
+                    for row in rows:
+                        judged[row] = Judgement.failed(
+                            f"not tried: {num_lost} in a row before it were lost: {last_loss}"
+                        )
+                waiting.clear()
+            while waiting and len(busy) < self._size:
+                process, rows = self._idle(busy), waiting.popleft()
+                process.ask([items[row] for row in rows], self._config.verify_deadline_s)
+                busy[process.connection] = process, rows
+            first = min((process.deadline for process, _ in busy.values()), default=0.0)
+            ready = set(wait(list(busy), timeout=max(first - time.monotonic(), 0.0)))
+            for connection, (process, rows) in list(busy.items()):
+                if connection not in ready and time.monotonic() < process.deadline:
+                    continue
+                del busy[connection]
+                answers, loss = self._collect(process, connection in ready, len(rows))
+                for row, answer in zip(rows, answers, strict=True):
+                    judged[row] = answer
+                num_lost, last_loss = (num_lost + 1, loss) if loss else (0, "")
+        return [answer for answer in judged if answer is not None]
+
+    def take_cpu_s(self) -> float:
+        """CPU seconds of the verdicts since the last call that were spent outside of this process."""
+        taken, self._cpu_s = self._cpu_s, 0.0
+        return taken
+
+    def close(self) -> None:
+        """End the processes and all that they started. The next response starts others."""
+        for process in self._processes:
+            process.kill()
+        self._processes.clear()
+        if self._keeper is not None:
+            self._keeper.communicate()
+            self._keeper = None
+
+    def _judge_here(self, prompt: Prompt, response: str) -> Judgement:
+        try:
+            return Judgement(*checked_verdict(self._task.verify(prompt, response)))
+        except GpsRayError:
+            raise
+        except Exception as error:
+            return Judgement.failed(reason_of(error))
+
+    def _idle(self, busy: dict[Any, tuple[_Process, range]]) -> _Process:
+        """A process that waits for work and is alive; started here if there is none."""
+        for process in [process for process in self._processes if process.connection not in busy]:
+            if process.is_alive():
+                return process
+            self._drop(process)
+        if self._keeper is None:
+            self._keeper = subprocess.Popen(
+                [sys.executable, "-S", "-c", _KEEPER], stdin=subprocess.PIPE, start_new_session=True
+            )
+        process = _Process(self._task, self._config)
+        self._processes.append(process)
+        assert self._keeper.stdin is not None
+        self._keeper.stdin.write(b"%d\n" % process.pid)
+        self._keeper.stdin.flush()
+        process.wait_ready(self._config.start_deadline_s)
+        return process
+
+    def _collect(self, process: _Process, is_ready: bool, count: int) -> tuple[list[Judgement], str]:
+        """The answers, and why the process was lost, if it was."""
+        if is_ready:
+            with contextlib.suppress(EOFError, OSError):
+                message = json.loads(process.connection.recv_bytes())
+                self._cpu_s += message["cpu_s"]
+                if message["is_spent"]:
+                    self._drop(process)
+                return [Judgement(reward, RolloutStatus(status), why) for reward, status, why in message["answers"]], ""
+            loss = f"the verifier ended its process ({process.exit_text()})"
+        else:
+            loss = f"no verdict within rollout.verify_deadline_s={self._config.verify_deadline_s:g} s"
+        self._drop(process)
+        return [Judgement.failed(loss)] * count, loss
+
+    def _drop(self, process: _Process) -> None:
+        process.kill()
+        self._processes.remove(process)
+
+
+class _Process:
+    """One verifying process at the head of a session of its own."""
+
+    def __init__(self, task: Task, config: RolloutConfig) -> None:
+        self._name = task.name
+        try:
+            self._task = pickle.dumps(task)
+        except Exception as error:
+            raise RolloutError(
+                f"task {task.name!r} cannot be pickled into the process: {reason_of(error)}; put its class "
+                "at the top of the module that data.task names"
+            ) from error
+        self.connection, theirs = Pipe()
+        self.deadline = 0.0
+        arguments = [str(theirs.fileno()), str(config.verify_memory_bytes), str(os.getpid())]
+        with theirs:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-m", "gps_ray.rollout.verifier_process", *arguments],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                # A verifier that prints at every response would drown the run's own lines.
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            )
+        self.pid = self._popen.pid
+
+    def wait_ready(self, deadline_s: float) -> None:
+        """Raises RolloutError, naming what the import said, where it does not come up."""
+        why = f"not within rollout.start_deadline_s={deadline_s:g} s"
+        try:
+            self.connection.send({"path": sys.path, "task": self._task})
+            if self.connection.poll(deadline_s):
+                why = json.loads(self.connection.recv_bytes()).get("error", "")
+        except (EOFError, OSError):
+            why = f"it ended while importing ({self.exit_text()})"
+        if why:
+            self.kill()
+            raise RolloutError(
+                f"the process that verifies task {self._name!r} did not start: {why}; check that data.task can be "
+                "imported and pickled where the rollout workers run, or raise rollout.start_deadline_s"
+            )
+
+    def ask(self, items: Sequence[tuple[Prompt, str]], deadline_s: float) -> None:
+        self.deadline = time.monotonic() + deadline_s
+        # A process that ended meanwhile is found when its answer is read.
+        with contextlib.suppress(OSError):
+            self.connection.send(items)
+
+    def is_alive(self) -> bool:
+        # An idle process has nothing to say: a readable connection is one that ended.
+        return not self.connection.poll() and self._popen.poll() is None
+
+    def exit_text(self) -> str:
+        """How it ended, once its end of the connection is closed."""
+        try:
+            code = self._popen.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return "it closed its connection"
+        return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+    def kill(self) -> None:
+        """End it and all that it started."""
+        self.connection.close()
+        with contextlib.suppress(OSError):  # it is gone, and so is its group
+            os.killpg(self.pid, signal.SIGKILL)
+        self._popen.wait()

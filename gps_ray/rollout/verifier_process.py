@@ -1,0 +1,127 @@
+"""The process that runs somebody's verifier: ``python -m gps_ray.rollout.verifier_process FD MEMORY_BYTES PARENT``.
+
+Started by ``gps_ray.rollout.verifier_pool`` as the head of a session of its own, so that whatever it forks can be
+killed with it. Messages in are pickles of the parent's; messages out are JSON: what leaves this process has been near
+hostile text.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import pickle
+import resource
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from gps_ray.base.types import Prompt, RolloutStatus
+
+__all__ = ["MAX_REASON_LENGTH", "MAX_REWARD", "checked_verdict", "reason_of"]
+
+MAX_REASON_LENGTH = 300
+# Advantages square rewards in float32.
+MAX_REWARD = 1e9
+# A verifier may keep helpers, but one that leaves a process behind at every response must not fill the machine.
+MAX_CHILDREN = 16
+_PR_SET_PDEATHSIG = 1
+
+
+def reason_of(error: BaseException) -> str:
+    """Type and message on one line of bounded length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")[:MAX_REASON_LENGTH]
+
+
+def checked_verdict(verdict: Any) -> tuple[float, RolloutStatus]:
+    """A verdict as it must be. Raises ValueError or TypeError for anything but a usable reward and a status."""
+    if not isinstance(verdict, tuple | list) or len(verdict) != 2:
+        raise TypeError(f"expected a verdict (reward, status), got {verdict!r:.80}")
+    reward, status = float(verdict[0]), RolloutStatus(verdict[1])
+    if not (math.isfinite(reward) and abs(reward) <= MAX_REWARD):
+        raise ValueError(f"expected a finite reward of at most {MAX_REWARD:g}, got {reward:g}")
+    return reward, status
+
+
+def _answers(task: Any, items: Sequence[tuple[Prompt, str]]) -> list[tuple[float, int, str]]:
+    """(reward, status, reason) for each item; a batch that fails as a whole is tried again one by one."""
+    together = getattr(task, "verify_batch", None)
+    if together is not None and len(items) > 1:
+        try:
+            verdicts = list(together([prompt for prompt, _ in items], [response for _, response in items]))
+            if len(verdicts) != len(items):
+                raise ValueError(f"expected {len(items)} verdicts, got {len(verdicts)}")
+            return [_answer(lambda verdict=verdict: verdict) for verdict in verdicts]
+        except Exception:  # which response it was is found below
+            pass
+    return [_answer(lambda item=item: task.verify(*item)) for item in items]
+
+
+def _answer(make: Any) -> tuple[float, int, str]:
+    try:
+        verdict = make()
+        if isinstance(verdict, BaseException):
+            raise verdict
+        reward, status = checked_verdict(verdict)
+        return reward, int(status), "" if status != RolloutStatus.FAILED else "the verifier said FAILED"
+    # Any of them is the verifier's failure, MemoryError included; SystemExit would end this process quietly.
+    except BaseException as error:
+        return 0.0, int(RolloutStatus.FAILED), reason_of(error)
+
+
+def _serve(connection: Connection, memory_bytes: int) -> None:
+    """The whole life: one answer per message, until the parent closes the connection."""
+    start = connection.recv()
+    sys.path[:] = start["path"]
+    try:
+        task = pickle.loads(start["task"])  # noqa: S301, from the parent
+    except BaseException as error:
+        connection.send_bytes(json.dumps({"error": reason_of(error)}).encode())
+        return
+    _limit_memory(memory_bytes)
+    connection.send_bytes(b"{}")
+    while True:
+        try:
+            items = connection.recv()
+        except EOFError:
+            return
+        begin = _cpu_s()
+        answers = _answers(task, items)
+        message = {"answers": answers, "cpu_s": _cpu_s() - begin, "is_spent": _num_children() > MAX_CHILDREN}
+        connection.send_bytes(json.dumps(message).encode())
+
+
+def _cpu_s() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def _num_children() -> int:
+    return sum(len(file.read_text().split()) for file in Path("/proc/self/task").glob("*/children"))
+
+
+def _die_with(parent: int) -> None:
+    """Be killed when the parent is, even in the middle of a verdict that never ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)
+
+
+def _limit_memory(memory_bytes: int) -> None:
+    """Allow that much address space beyond what the imports took, where that can be told (Linux)."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        in_use = int(statm.read_text().split()[0]) * resource.getpagesize()
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + memory_bytes, hard))
+
+
+if __name__ == "__main__":
+    _die_with(int(sys.argv[3]))
+    _serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
