@@ -64,8 +64,8 @@ class TrainingLoop:
         if needs_true_rates(config.selection):
             pool_ids = tuple(prompt.prompt_id for prompt in parts.data.pool)
             candidates = partial(oracle_candidates, config.selection, pool_ids, config.run.seed)
-            temperature = config.rollout.temperature
-            selector = OracleLook(selector, candidates, sampler, self._served, self._ledger, self._phase, temperature)
+            sampling = config.rollout_sampling
+            selector = OracleLook(selector, candidates, sampler, self._served, self._ledger, self._phase, sampling)
         self._chooser = Chooser(
             selector,
             num_prompts=config.selection.num_prompts,
@@ -73,9 +73,7 @@ class TrainingLoop:
             max_policy_lag=config.run.max_policy_lag,
             num_steps_done=self._steps_done,
         )
-        self._evaluator = Evaluator(
-            config.evaluation, config.rollout.group_size, parts.data, sampler, selector, parts.folder, self._ledger
-        )
+        self._evaluator = Evaluator(config, parts.data, sampler, selector, parts.folder, self._ledger)
         self._rolled_out, self._published, self._learnt = (Milestone(self._steps_done) for _ in range(3))
         self._weights: dict[int, PublishedWeights] = {}  # by version, until the pool has loaded them
         self._learner_free_since = 0.0

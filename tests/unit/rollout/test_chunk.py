@@ -16,6 +16,7 @@ from gps_ray.base.types import (
     Prompt,
     PublishedWeights,
     RolloutStatus,
+    Sampling,
 )
 from gps_ray.base.useful import is_useful
 from gps_ray.config import EmbeddedModelConfig, RolloutConfig, SelectionConfig, SimulatedConfig
@@ -82,6 +83,9 @@ class SumTask:
 SumTask.__module__ = "gps_ray.tasks.sum"
 
 
+SAMPLING = Sampling(temperature=0.9, max_response_tokens=9)
+
+
 def _request(num: int = 7, **changes: Any) -> GenerateRequest:
     values = {
         "step": 4,
@@ -89,7 +93,7 @@ def _request(num: int = 7, **changes: Any) -> GenerateRequest:
         "prompt_ids": tuple(f"p{i}" for i in range(num)),
         "num_rollouts": np.arange(1, num + 1, dtype=np.int32),
         "policy_version": 0,
-        "temperature": 0.9,
+        "sampling": SAMPLING,
     }
     return GenerateRequest(**(values | changes))
 
@@ -104,7 +108,7 @@ def test_chunks_are_cut_by_place_in_the_selection() -> None:
     ]
     assert [chunk.num_rollouts.tolist() for chunk in chunks] == [[1, 2, 3], [4, 5, 6], [7]]
     assert [chunk.num_samples_kept for chunk in chunks] == [3, 1, 0]
-    assert {(c.step, c.stream, c.policy_version, c.temperature) for c in chunks} == {(4, "rollout", 0, 0.9)}
+    assert {(c.step, c.stream, c.policy_version, c.sampling) for c in chunks} == {(4, "rollout", 0, SAMPLING)}
     assert cut_chunks(_request(0), PROMPTS, 3) == []
 
 
@@ -181,7 +185,7 @@ def test_header_and_tables_tell_the_same_story() -> None:
     assert list(groups_from_table(rollouts)) == ["p0", "p1", "p3", "p4"]
     (request,) = engine.requests
     assert (request.run_seed, request.stream, request.step) == (11, "rollout", 4)
-    assert (request.temperature, request.max_response_tokens) == (0.9, 9)
+    assert request.sampling == SAMPLING
 
 
 def test_weights_are_probed_after_every_load() -> None:

@@ -8,11 +8,12 @@ import torch
 from scipy.stats import chisquare
 
 from gps_ray.base.errors import ModelError, RolloutError
-from gps_ray.base.types import FinishReason, Prompt
+from gps_ray.base.types import FinishReason, Prompt, Sampling
 from gps_ray.config import EmbeddedModelConfig
 from gps_ray.model import load_model, make_embedded_model, weights_of
+from gps_ray.rollout.drawing import draw
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup
-from gps_ray.rollout.torch_engine import TorchEngine, _draw
+from gps_ray.rollout.torch_engine import TorchEngine
 from gps_ray.weights.object_store import ObjectStorePayload
 
 WORDS = [*map(str, range(25)), *"+-*/()="]
@@ -48,8 +49,10 @@ def _request(
     prompts: Sequence[Prompt] = _prompts(*TEXTS), num_rollouts: int | Sequence[int] = 6, **changes: object
 ) -> EngineRequest:
     counts = np.broadcast_to(np.asarray(num_rollouts, dtype=np.int32), (len(prompts),))
-    values = {"run_seed": 3, "stream": "rollout", "step": 1, "temperature": 1.0, "max_response_tokens": 10}
-    return EngineRequest(prompts=prompts, num_rollouts=counts, **(values | changes))  # type: ignore[arg-type]
+    keys = {"run_seed": 3, "stream": "rollout", "step": 1}
+    keys |= {name: changes.pop(name) for name in keys if name in changes}  # type: ignore[misc]
+    sampling = Sampling(**({"temperature": 1.0, "max_response_tokens": 10} | changes))  # type: ignore[arg-type]
+    return EngineRequest(prompts=prompts, num_rollouts=counts, sampling=sampling, **keys)  # type: ignore[arg-type]
 
 
 def _tokens(groups: Sequence[GeneratedGroup]) -> list[list[list[int]]]:
@@ -140,7 +143,7 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
     minus = float("-inf")
     logits = torch.tensor([[minus, 0.0, minus, 0.0, minus]] * 4)
     uniforms = torch.tensor([0.0, 0.5, 0.49999997, 1 - 2**-24])
-    tokens, logprobs = _draw(logits, uniforms, 1.0)
+    tokens, logprobs = draw(logits, uniforms, Sampling(temperature=1.0, max_response_tokens=1))
     assert tokens.tolist() == [1, 3, 1, 3]
     torch.testing.assert_close(logprobs, torch.full((4,), float(np.log(0.5))))
 
