@@ -26,6 +26,7 @@ from gps_ray.loop.ports import LearnerPort, ProgressSink, RolloutPool, SelectorP
 from gps_ray.loop.rounds import roll_out
 from gps_ray.loop.sampling import Sampler
 from gps_ray.loop.step_record import StepRecord
+from gps_ray.loop.warnings import TruncationWatch, warn_of_sampling
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, SelectionRecord
 from gps_ray.run.folder import RunFolder
 from gps_ray.run.metrics import NUM_TOKENS, step_metrics
@@ -59,6 +60,7 @@ class TrainingLoop:
         self._steps_done = 0 if resumed_from is None else resumed_from.num_steps_done
         self._served = Milestone(self._steps_done)  # the policy version that the pool serves
         self._ledger = Ledger()
+        self._truncation = TruncationWatch()
         sampler = Sampler(parts.pool, self._ledger)
         selector = parts.selector
         if needs_true_rates(config.selection):
@@ -92,6 +94,7 @@ class TrainingLoop:
 
     async def run(self) -> Mapping[str, float]:
         """All steps that are left, the final evaluation and the export; returns the last step's metrics."""
+        warn_of_sampling(self._config)
         self._phase("weights")
         await self._parts.pool.load_weights(await self._parts.learner.publish())
         if self._steps_done == 0:
@@ -126,6 +129,7 @@ class TrainingLoop:
             self._steps_done = step
             self._ledger.charge_step(record, updated, observed)
             metrics = self._step_metrics(record, updated, observed)
+            self._truncation.look(step, metrics)
             if self._is_due(self._config.evaluation.every_steps, step):
                 with record.timing("evaluation"):
                     metrics |= await self._evaluate(step)

@@ -6,25 +6,33 @@ import torch
 
 from gps_ray.base.types import Sampling
 
-__all__ = ["draw"]
+__all__ = ["draw", "drawn_logprobs"]
 
 
 def draw(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens [R] from logits [R, V] by inverse CDF with uniforms [R], and their log-probs [R] float32 under the
     distribution that they were drawn from. Greedy: the likeliest, with its log-prob at temperature 1, as vLLM has it.
     """
-    logits = logits.float()
+    logprobs = drawn_logprobs(logits, sampling)
     if sampling.is_greedy:
         tokens = logits.argmax(-1, keepdim=True)
-        return tokens[:, 0], torch.log_softmax(logits, dim=-1).gather(1, tokens)[:, 0]
-    logprobs = torch.log_softmax(logits / sampling.temperature, dim=-1)
-    if sampling.takes_tokens_away:
-        logprobs = torch.log_softmax(_kept(logprobs, sampling), dim=-1)
+        return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]
     cdf = logprobs.exp().cumsum(-1)
     # The first token whose cumulative probability exceeds u * total: one of probability 0 is never drawn.
     target = (uniforms * cdf[:, -1])[:, None]
     tokens = torch.searchsorted(cdf, target, right=True).clamp_(max=logits.shape[-1] - 1)
     return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]
+
+
+def drawn_logprobs(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Log-probs [R, V] float32 of the distribution that tokens are drawn from; -inf for those that never are. Greedy:
+    the policy's at temperature 1."""
+    if sampling.is_greedy:
+        return torch.log_softmax(logits.float(), dim=-1)
+    logprobs = torch.log_softmax(logits.float() / sampling.temperature, dim=-1)
+    if sampling.takes_tokens_away:
+        logprobs = torch.log_softmax(_kept(logprobs, sampling), dim=-1)
+    return logprobs
 
 
 def _kept(logprobs: torch.Tensor, sampling: Sampling) -> torch.Tensor:

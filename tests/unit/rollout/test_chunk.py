@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,14 @@ SumTask.__module__ = "gps_ray.tasks.sum"
 
 
 SAMPLING = Sampling(temperature=0.9, max_response_tokens=9)
+
+
+class EverythingIsRight(SumTask):
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        return 1.0, RolloutStatus.RIGHT
+
+
+EverythingIsRight.__module__ = SumTask.__module__
 
 
 def _request(num: int = 7, **changes: Any) -> GenerateRequest:
@@ -186,6 +195,23 @@ def test_header_and_tables_tell_the_same_story() -> None:
     (request,) = engine.requests
     assert (request.run_seed, request.stream, request.step) == (11, "rollout", 4)
     assert request.sampling == SAMPLING
+
+
+@pytest.mark.parametrize("truncated_is_wrong", [False, True])
+def test_truncated_responses_are_counted_and_may_count_as_wrong(tmp_path: Path, truncated_is_wrong: bool) -> None:
+    make_embedded_model(EmbeddedModelConfig(num_layers=1), [*map(str, range(9)), "+"], tmp_path)
+    runner = ChunkRunner(TorchEngine(tmp_path), EverythingIsRight(), RolloutConfig(), run_seed=11)
+    chunk = _chunk(("p0", "p1"))
+    sampling = replace(SAMPLING, max_response_tokens=4, truncated_is_wrong=truncated_is_wrong)
+    header, _, rollouts = runner.run(replace(chunk, sampling=sampling, num_rollouts=np.array([20, 30], np.int32)))
+    expected = [
+        sum(rollout.finish_reason is FinishReason.LENGTH for rollout in group)
+        for group in groups_from_table(rollouts).values()
+    ]
+    assert header.num_truncated.tolist() == expected
+    assert 0 < sum(expected) < 50
+    assert header.num_wrong.tolist() == (expected if truncated_is_wrong else [0, 0])
+    assert header.reward_sum.tolist() == header.num_right.tolist()
 
 
 def test_weights_are_probed_after_every_load() -> None:
