@@ -30,7 +30,7 @@ def allocate_on_run(directory: Path, settings: AllocationSettings, sampled_file:
     config, data = prepare(load_config(TrainConfig, folder.config, overrides))
     prompts = [*data.evaluation, *data.heldout_probe]
     with cluster_for(config):
-        counts = count_responses(config, prompts, settings.maximum, "allocation")
+        counts = count_responses(config, prompts, settings.maximum, "allocation", config.rollout_sampling)
     recorded = RecordedOutcomes(
         prompts=tuple(prompt.text for prompt in prompts), num_right=counts.num_right, num_tried=counts.num_tried
     )

@@ -10,7 +10,7 @@ import numpy as np
 from actors.rollout_pool import RayRolloutPool
 from actors.rollout_worker import WorkerSpec
 from actors.warm_start_trainer import ensure_model
-from gps_ray.base.types import GenerateRequest, Prompt
+from gps_ray.base.types import GenerateRequest, Prompt, Sampling
 from gps_ray.config import TrainConfig
 from gps_ray.loop.evaluation import Counts, collect_counts, evaluation_metrics
 from gps_ray.loop.plan import chat_format
@@ -20,11 +20,14 @@ __all__ = ["count_responses", "evaluate_model"]
 
 def evaluate_model(config: TrainConfig, prompts: Sequence[Prompt]) -> dict[str, float]:
     """``val/...`` metrics of ``model.path`` (or of the warm-started embedded model) on the given prompts."""
-    counts = count_responses(config, prompts, config.evaluation.rollouts_per_prompt, "evaluation")
+    sampling = config.evaluation_sampling
+    counts = count_responses(config, prompts, config.evaluation.rollouts_per_prompt, "evaluation", sampling)
     return evaluation_metrics(counts.num_right, counts.num_tried, counts.num_failed, [p.level for p in prompts])
 
 
-def count_responses(config: TrainConfig, prompts: Sequence[Prompt], rollouts_per_prompt: int, stream: str) -> Counts:
+def count_responses(
+    config: TrainConfig, prompts: Sequence[Prompt], rollouts_per_prompt: int, stream: str, sampling: Sampling
+) -> Counts:
     """Verdicts on so many responses of that model to each prompt, drawn under the key ``stream``."""
     spec = WorkerSpec(
         rollout=config.rollout,
@@ -41,7 +44,7 @@ def count_responses(config: TrainConfig, prompts: Sequence[Prompt], rollouts_per
         prompt_ids=tuple(p.prompt_id for p in prompts),
         num_rollouts=np.full(len(prompts), rollouts_per_prompt, np.int32),
         policy_version=0,
-        temperature=config.evaluation.temperature,
+        sampling=sampling,
     )
 
     async def whole() -> Counts:

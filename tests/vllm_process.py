@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gps_ray.base.types import Prompt
+from gps_ray.base.types import Prompt, Sampling
 from gps_ray.config import EmbeddedModelConfig, RolloutConfig
 from gps_ray.model import make_embedded_model
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup
@@ -180,8 +180,10 @@ def make_folder(directory: Path, **changes: Any) -> Path:
 
 def make_request(num_rollouts: int | Sequence[int] = 3, **changes: Any) -> EngineRequest:
     counts = np.broadcast_to(np.asarray(num_rollouts, dtype=np.int32), (len(PROMPTS),))
-    values: dict[str, Any] = {"run_seed": 3, "stream": "rollout", "step": 1, "temperature": 0.7}
-    return EngineRequest(prompts=PROMPTS, num_rollouts=counts, **(values | {"max_response_tokens": 10} | changes))
+    keys: dict[str, Any] = {"run_seed": 3, "stream": "rollout", "step": 1}
+    keys |= {name: changes.pop(name) for name in keys if name in changes}
+    sampling = Sampling(**({"temperature": 0.7, "max_response_tokens": 10} | changes))
+    return EngineRequest(prompts=PROMPTS, num_rollouts=counts, sampling=sampling, **keys)
 
 
 def tokens_of(groups: Sequence[GeneratedGroup]) -> list[list[list[int]]]:

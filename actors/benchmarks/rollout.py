@@ -22,7 +22,7 @@ from actors.deadlines import within
 from actors.rollout_pool import RayRolloutPool
 from actors.rollout_worker import WorkerSpec
 from gps_ray.base.errors import ConfigError
-from gps_ray.base.types import GenerateRequest, Prompt
+from gps_ray.base.types import GenerateRequest, Prompt, Sampling
 from gps_ray.config import ClusterConfig, RolloutConfig, TrainConfig
 from gps_ray.rollout.chunk import ChunkRequest, build_engine, cut_chunks
 from gps_ray.rollout.engine import EngineRequest
@@ -94,8 +94,7 @@ class BareEngine:
                 step=chunk.step,
                 prompts=chunk.prompts,
                 num_rollouts=chunk.num_rollouts,
-                temperature=chunk.temperature,
-                max_response_tokens=self._spec.rollout.max_response_tokens,
+                sampling=chunk.sampling,
             )
             groups = self._engine.generate(request)
             num_tokens += sum(len(response.tokens) for group in groups for response in group.responses)
@@ -132,7 +131,7 @@ async def _case(
             prompt_ids=tuple(prompts)[:num_prompts],
             num_rollouts=np.full(num_prompts, args.group_size, dtype=np.int32),
             policy_version=0,
-            temperature=1.0,
+            sampling=Sampling(temperature=1.0, max_response_tokens=args.response_tokens),
         )
         chunks = cut_chunks(request, prompts, args.prompts_per_chunk)
         for name, measured in (

@@ -23,7 +23,7 @@ from actors.rollout_pool import RayRolloutPool
 from actors.rollout_worker import RolloutWorker, WorkerSpec
 from actors.selector_actor import spawn_selector
 from gps_ray.base.keyed_random import generator
-from gps_ray.base.types import Chunk, GenerateRequest, Prompt, PublishedWeights, SelectionRequest
+from gps_ray.base.types import Chunk, GenerateRequest, Prompt, PublishedWeights, Sampling, SelectionRequest
 from gps_ray.config import ClusterConfig, RolloutConfig, SelectionConfig, TrainConfig
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.selection.registry import resolve_selection
@@ -149,7 +149,7 @@ async def _generate(pool: RayRolloutPool, step: int, prompt_ids: tuple[str, ...]
         prompt_ids=prompt_ids,
         num_rollouts=np.full(len(prompt_ids), GROUP_SIZE, dtype=np.int32),
         policy_version=0,
-        temperature=1.0,
+        sampling=Sampling(temperature=1.0, max_response_tokens=8),
     )
     chunks = [chunk async for chunk in pool.generate(request)]
     return sorted(chunks, key=lambda chunk: chunk.header.chunk_id)

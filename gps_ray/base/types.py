@@ -44,6 +44,7 @@ __all__ = [
     "RolloutGroup",
     "RolloutSample",
     "RolloutStatus",
+    "Sampling",
     "Selection",
     "SelectionRequest",
     "SlotKind",
@@ -207,6 +208,35 @@ class RolloutGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How responses are drawn, where they end, and what one is worth that had to be cut off.
+
+    A token is drawn from softmax(logits / temperature), after which min_p, top_k and top_p take tokens away, in this
+    order, and the rest is normalised: those less likely than ``min_p`` times the likeliest, all but the ``top_k``
+    likeliest (0: none), and those beyond the likeliest that together reach ``top_p``. Temperature 0 is greedy: always
+    the likeliest token. A response ends with a stop token, with one of the texts in ``stop``, or after
+    ``max_response_tokens``; cut off so, it is judged by its text, or counts as wrong with ``truncated_is_wrong``.
+    """
+
+    temperature: float
+    max_response_tokens: int
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+    truncated_is_wrong: bool = False
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0
+
+    @property
+    def takes_tokens_away(self) -> bool:
+        """Are some tokens never drawn that the policy gives a probability?"""
+        return self.is_greedy or self.top_p < 1 or self.top_k > 0 or self.min_p > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """Work for the rollout pool: prompt_ids [B], num_rollouts [B] int32.
 
@@ -219,7 +249,7 @@ class GenerateRequest:
     prompt_ids: tuple[str, ...]
     num_rollouts: IntArray
     policy_version: int
-    temperature: float
+    sampling: Sampling
     first_chunk: int = 0
     num_samples_kept: int = 0
 
@@ -239,9 +269,10 @@ class RolloutSample:
 class ChunkHeader:
     """All that the driver fetches of one chunk (the unit of dispatch): ids and counts, no rewards, no tokens.
 
-    prompt_ids [K]; num_right, num_wrong, num_failed [K] int32; num_response_tokens [K] int32; ``failures`` are groups
-    that could not be made at all (not among the K); ``failure_reason`` is the most frequent reason for a missing
-    verdict, "" where none is missing. Seconds are the worker's own.
+    prompt_ids [K]; num_right, num_wrong, num_failed [K] int32, num_truncated [K] int32 of them cut off at the limit of
+    tokens; num_response_tokens [K] int32; ``failures`` are groups that could not be made at all (not among the K);
+    ``failure_reason`` is the most frequent reason for a missing verdict, "" where none is missing. Seconds are the
+    worker's own.
     """
 
     chunk_id: int
@@ -252,6 +283,7 @@ class ChunkHeader:
     num_right: IntArray
     num_wrong: IntArray
     num_failed: IntArray
+    num_truncated: IntArray
     num_response_tokens: IntArray
     reward_sum: FloatArray
     cpu_s: float

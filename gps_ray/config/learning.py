@@ -74,6 +74,17 @@ class LearningConfig(ConfigSection):
         "null: a fifth of it with dapo, none with the others.",
     )
     overlong_penalty_factor: float = Field(1.0, ge=0, description="Reward that a response of full length loses.")
+    truncated: Literal["keep", "wrong", "mask"] = Field(
+        "keep",
+        description="A response cut off at rollout.max_response_tokens: keep judges its text; wrong counts it as wrong "
+        "with reward 0; mask judges it, keeps its reward in the group, and leaves its tokens out of the loss.",
+    )
+    min_reward_std: float = Field(
+        0.01,
+        ge=0,
+        description="group_normalised divides by no smaller spread of a group's rewards than this; far below that of "
+        "right and wrong, above that of a small shaping.",
+    )
     rollout_is: Literal["token", "sequence"] | None = Field(
         None,
         description="Truncated importance sampling between the policy that sampled and the learner's before the update "

@@ -9,7 +9,9 @@ from pydantic import Field
 from gps_ray.config.facts import Resume
 from gps_ray.config.section import ConfigSection
 
-__all__ = ["RolloutConfig", "SimulatedConfig", "VllmConfig"]
+__all__ = ["RolloutConfig", "SimulatedConfig", "StopStrings", "VllmConfig"]
+
+StopStrings = tuple[Annotated[str, Field(min_length=1)], ...]
 
 
 class SimulatedConfig(ConfigSection):
@@ -73,8 +75,22 @@ class RolloutConfig(ConfigSection):
     prompts_per_chunk: Annotated[int, Resume.APPROXIMATE] = Field(
         16, ge=1, description="Prompts that share an engine batch: part of the result, not of timing."
     )
-    max_response_tokens: int = Field(12, ge=1)
-    temperature: float = Field(1.0, gt=0)
+    max_response_tokens: int = Field(12, ge=1, description="Tokens after which a response is cut off.")
+    temperature: float = Field(1.0, gt=0, description="Logits are divided by this; the learner does the same.")
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Draw only from the likeliest tokens that together reach this probability; below 1, see "
+        "learning.rollout_is.",
+    )
+    top_k: int = Field(0, ge=0, description="Draw only from so many likeliest tokens; 0: from all.")
+    min_p: float = Field(
+        0.0, ge=0, lt=1, description="Draw only tokens at least this times as likely as the likeliest one."
+    )
+    stop: StopStrings = Field(
+        (), description="Texts that end a response, which keeps them, beside the stop tokens of the model folder."
+    )
     num_threads: Annotated[int, Resume.APPROXIMATE] = Field(
         1, ge=1, description="Torch threads per worker: part of the result, to the bit."
     )

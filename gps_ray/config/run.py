@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from gps_ray.base.types import Sampling
 from gps_ray.config.data import DataConfig
 from gps_ray.config.facts import Fact, Resume
 from gps_ray.config.learning import LearningConfig
 from gps_ray.config.policy import ModelConfig, WarmStartConfig
-from gps_ray.config.rollout import RolloutConfig
+from gps_ray.config.rollout import RolloutConfig, StopStrings
 from gps_ray.config.section import ConfigSection
 from gps_ray.config.selection import SelectionConfig
 
@@ -57,7 +59,16 @@ class EvaluationConfig(ConfigSection):
     rollouts_per_prompt: int = Field(
         4, ge=1, description="Rollouts per evaluation prompt; pass@k is reported for k = 1, 2, 4, ... up to it."
     )
-    temperature: float = Field(1.0, gt=0, description="Sampling temperature of evaluation and probes.")
+    temperature: float = Field(
+        1.0, ge=0, description="Sampling temperature of the evaluation; 0: greedy. Probes are sampled as rollouts are."
+    )
+    top_p: float | None = Field(None, gt=0, le=1, description="As rollout.top_p; null: the rollouts' own.")
+    top_k: int | None = Field(None, ge=0, description="As rollout.top_k; null: the rollouts' own.")
+    min_p: float | None = Field(None, ge=0, lt=1, description="As rollout.min_p; null: the rollouts' own.")
+    stop: StopStrings | None = Field(None, description="As rollout.stop; null: the rollouts' own.")
+    max_response_tokens: int | None = Field(
+        None, ge=1, description="As rollout.max_response_tokens; null: the rollouts' own."
+    )
     num_probe_prompts: Annotated[int, Fact.SHARED] = Field(
         256, ge=0, description="Size of the pool probe; 0 switches both probes off."
     )
@@ -101,8 +112,37 @@ class TrainConfig(ConfigSection):
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     cluster: Annotated[ClusterConfig, Resume.FREE, Fact.SHARED] = Field(default_factory=ClusterConfig)
 
+    @property
+    def rollout_sampling(self) -> Sampling:
+        """Of the rollouts, and of whatever predicts or measures how they turn out: probes, the oracle."""
+        rollout = self.rollout
+        return Sampling(
+            temperature=rollout.temperature,
+            max_response_tokens=rollout.max_response_tokens,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+            min_p=rollout.min_p,
+            stop=rollout.stop,
+            truncated_is_wrong=self.learning.truncated == "wrong",
+        )
+
+    @property
+    def evaluation_sampling(self) -> Sampling:
+        """Of the evaluation set. A response that is cut off is judged by its text."""
+        keys = ("max_response_tokens", "top_p", "top_k", "min_p", "stop")
+        own = {key: getattr(self.evaluation, key) for key in keys}
+        changes = {key: value for key, value in own.items() if value is not None}
+        return replace(
+            self.rollout_sampling, temperature=self.evaluation.temperature, truncated_is_wrong=False, **changes
+        )
+
     @model_validator(mode="after")
     def _possible(self) -> TrainConfig:
+        if self.evaluation.temperature == 0 and self.evaluation.rollouts_per_prompt > 1:
+            raise ValueError(
+                "evaluation.rollouts_per_prompt: a greedy response is the same every time (evaluation.temperature=0), "
+                f"got {self.evaluation.rollouts_per_prompt} of them; set evaluation.rollouts_per_prompt=1"
+            )
         sizes = self.selection.group_size_range
         if sizes is not None and not sizes[0] <= self.rollout.group_size <= sizes[1]:
             raise ValueError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -182,9 +183,12 @@ def resolve_algorithm(config: LearningConfig, max_response_tokens: int) -> tuple
     buffer_tokens = config.overlong_buffer_tokens
     if buffer_tokens is None:
         buffer_tokens = round(algorithm.overlong_share * max_response_tokens)
+    advantages = _advantage(config) or algorithm.group_advantages
+    if advantages is group_normalised:
+        advantages = partial(group_normalised, min_std=config.min_reward_std)
     return replace(
         algorithm,
-        group_advantages=_advantage(config) or algorithm.group_advantages,
+        group_advantages=advantages,
         clip=clip,
         aggregation=config.loss_agg_mode or algorithm.aggregation,
         kl_penalty=config.kl_penalty or algorithm.kl_penalty,

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from gps_ray.base.errors import LearnerError
 from gps_ray.base.tables import groups_from_table
-from gps_ray.base.types import FloatArray, Rollout, RolloutStatus
+from gps_ray.base.types import FinishReason, FloatArray, Rollout, RolloutStatus
 from gps_ray.learning.advantages.group_relative import all_equal
 from gps_ray.learning.packing import TrainRow
 from gps_ray.learning.rewards import OverlongPenalty
@@ -41,9 +41,14 @@ class TrainGroup:
 
 
 def train_groups(
-    tables: Sequence[pa.Table], admitted: Sequence[str], penalty: OverlongPenalty = NO_PENALTY
+    tables: Sequence[pa.Table],
+    admitted: Sequence[str],
+    penalty: OverlongPenalty = NO_PENALTY,
+    *,
+    mask_truncated: bool = False,
 ) -> list[TrainGroup]:
-    """The admitted groups in their order. tables: ROLLOUTS, each prompt in one of them.
+    """The admitted groups in their order. tables: ROLLOUTS, each prompt in one of them. With ``mask_truncated`` a
+    response that was cut off is a row without tokens: its reward counts in the group, and nothing else of it.
 
     Raises LearnerError where a group is missing, comes twice or lacks log-probs.
     """
@@ -59,7 +64,7 @@ def train_groups(
     groups = [rollouts_with_verdict(by_prompt[prompt_id]) for prompt_id in admitted]
     return [
         TrainGroup(
-            rows=[_row(rollout) for rollout in group],
+            rows=[_row(rollout, mask_truncated) for rollout in group],
             rewards=np.array([r.reward + penalty(len(r.response_tokens)) for r in group], dtype=np.float64),
             useful=len({rollout.status for rollout in group}) > 1,
         )
@@ -72,16 +77,17 @@ def rollouts_with_verdict(group: Sequence[Rollout]) -> list[Rollout]:
     return [rollout for rollout in group if rollout.status != RolloutStatus.FAILED]
 
 
-def _row(rollout: Rollout) -> TrainRow:
+def _row(rollout: Rollout, mask_truncated: bool) -> TrainRow:
     if len(rollout.sampled_logprobs) != len(rollout.response_tokens):
         raise LearnerError(
             f"update: expected one sampled log-prob per response token, got {len(rollout.sampled_logprobs)} for "
             f"{len(rollout.response_tokens)} tokens"
         )
+    trained = slice(0) if mask_truncated and rollout.finish_reason is FinishReason.LENGTH else slice(None)
     return TrainRow(
         prompt_tokens=rollout.prompt_tokens,
-        response_tokens=rollout.response_tokens,
-        sampled_logprobs=rollout.sampled_logprobs,
+        response_tokens=rollout.response_tokens[trained],
+        sampled_logprobs=rollout.sampled_logprobs[trained],
     )
 
 

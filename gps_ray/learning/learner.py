@@ -33,13 +33,14 @@ from gps_ray.learning.losses.interface import PolicyTokens
 from gps_ray.learning.losses.kl import kl_estimate
 from gps_ray.learning.losses.value import value_loss
 from gps_ray.learning.minibatch import MicroBatch, MiniBatch, RewardKl, fill_advantages, make_minibatch
-from gps_ray.learning.packing import TrainRow, pack
+from gps_ray.learning.packing import PackedBatch, TrainRow, pack
 from gps_ray.learning.schedule import learning_rate_factor
 from gps_ray.learning.sharding import device_weights, full_weights, move_to_workers, train_device
 from gps_ray.learning.stepping import GuardedOptimizer, SkipCounter
 from gps_ray.learning.totals import Totals
 from gps_ray.learning.train_workers import TrainWorkers
 from gps_ray.model import load_model, load_tokenizer, load_weights_into
+from gps_ray.model.stopping import unknown_token_ids
 
 __all__ = ["Learner"]
 
@@ -74,6 +75,9 @@ class Learner:
         self._algorithm, self._penalty = resolve_algorithm(config, max_response_tokens)
         self._workers = TrainWorkers.current(train_device(config))
         policy = load_policy(model_directory, config)
+        # What no engine samples has no share in the policy either.
+        unknown = unknown_token_ids(policy.get_output_embeddings().out_features, load_tokenizer(model_directory))
+        self._unknown = torch.from_numpy(unknown).to(self._workers.device)
         self._max_shared_tokens = config.max_shared_prompt_tokens if can_share_prompts(policy) else 0
         self._model = self._placed(policy)
         self._reference = None
@@ -111,13 +115,14 @@ class Learner:
         factor = learning_rate_factor(self._policy_version, self._config, self._num_steps)
         totals = Totals()
         with deterministic(self._config.num_threads):
-            groups = number_rows(train_groups(tables, admitted, self._penalty))
+            mask_truncated = self._config.truncated == "mask"
+            groups = number_rows(train_groups(tables, admitted, self._penalty, mask_truncated=mask_truncated))
             for mini_batch in self._mini_batches(groups):
                 self._policy_step(mini_batch, factor, totals)
                 if self._critic is not None:
                     self._value_step(mini_batch, factor, totals)
         self._policy_version += 1
-        num_trained = sum(self._algorithm.learns_from(group.rewards) for group in groups)
+        num_trained = sum(bool(group.lengths) and self._algorithm.learns_from(group.rewards) for group in groups)
         metrics = count_metrics(groups, num_trained) | totals.metrics(self._workers)
         metrics["train/learning_rate"] = self._config.learning_rate * factor
         return UpdateResult(policy_version=self._policy_version, metrics=metrics, cpu_s=time.process_time() - start)
@@ -160,15 +165,18 @@ class Learner:
     def _score(self, micro: MicroBatch) -> None:
         batch, config = micro.batch, self._config
         if config.rollout_is is not None:
-            micro.old, _ = token_logprobs(self._model, batch, self._temperature)
+            micro.old, _ = self._logprobs(self._model, batch)
             micro.importance = importance_weights(
                 micro.old, batch.sampled_logprobs, batch.mask, config.rollout_is, config.rollout_is_threshold
             )
         if self._reference is not None:
             with adapters_off(self._reference):
-                micro.reference, _ = token_logprobs(self._reference, batch, self._temperature)
+                micro.reference, _ = self._logprobs(self._reference, batch)
         if self._critic is not None:
             micro.old_values = token_values(self._critic, batch)
+
+    def _logprobs(self, model: Any, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        return token_logprobs(model, batch, self._temperature, self._unknown)
 
     def _policy_step(self, mini_batch: MiniBatch, factor: float, totals: Totals) -> None:
         self._optimizer.zero_grad()
@@ -181,7 +189,7 @@ class Learner:
         """Add one micro-batch's gradient; returns its share of the mini-batch's loss."""
         batch, mask = micro.batch, micro.batch.mask
         with self._autocast():
-            policy, logprobs = token_logprobs(self._model, batch, self._temperature)
+            policy, logprobs = self._logprobs(self._model, batch)
         tokens = PolicyTokens(policy=policy, old=micro.old, advantages=micro.advantages, mask=mask)
         token_loss = self._algorithm.policy_loss(tokens, self._algorithm.clip)
         per_token = token_loss.per_token
@@ -235,11 +243,12 @@ class Learner:
         The text is drawn once and for all from the vocabulary: unlikely tokens everywhere move when any weight is off.
         """
         vocabulary = self._model.get_input_embeddings().num_embeddings
-        tokens = generator(0, "learning/weight_probe").integers(0, vocabulary, PROBE_TOKENS).astype(np.int32)
+        known = np.setdiff1d(np.arange(vocabulary, dtype=np.int32), self._unknown.cpu().numpy())
+        tokens = known[generator(0, "learning/weight_probe").integers(0, len(known), PROBE_TOKENS)]
         row = TrainRow(prompt_tokens=tokens[:1], response_tokens=tokens[1:])
         with torch.no_grad(), deterministic(self._config.num_threads), self._autocast():
             (batch,) = pack([(row,)], PROBE_TOKENS)
-            logprobs, _ = token_logprobs(self._model, batch.to(self._workers.device), 1.0)
+            logprobs, _ = token_logprobs(self._model, batch.to(self._workers.device), 1.0, self._unknown)
         return tokens, logprobs.cpu()[batch.mask].numpy()
 
     def save(self, directory: Path) -> None:

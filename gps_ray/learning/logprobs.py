@@ -30,11 +30,18 @@ def can_share_prompts(model: Any) -> bool:
     )
 
 
-def token_logprobs(model: Any, batch: PackedBatch, temperature: float) -> tuple[Tensor, Tensor]:
+def token_logprobs(
+    model: Any, batch: PackedBatch, temperature: float, unknown: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Log-probs [M, T] of the batch's targets, and the full log-softmax [M, T, vocabulary], at ``temperature``.
 
-    Goes through the model's own ``forward``, so that any causal LM of transformers works, sharded or not.
+    Ids in ``unknown`` [any] int64, which no engine samples, have no share in it. Goes through the model's own
+    ``forward``, so that any causal LM of transformers works, sharded or not.
     """
     logits = batch.at_targets(model(**batch.inputs(), logits_to_keep=batch.num_logits).logits)
-    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
+    logits = logits.float() / temperature
+    if unknown is not None and len(unknown):
+        # In place, on a tensor of our own. Not -inf: an entropy of it would be NaN; the probability is 0 all the same.
+        logits.index_fill_(-1, unknown, torch.finfo(torch.float32).min)
+    logprobs = torch.log_softmax(logits, dim=-1)
     return logprobs.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1), logprobs

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gps_ray.base.types import Prompt
-from gps_ray.config import EvaluationConfig
+from gps_ray.base.types import Prompt, Sampling
+from gps_ray.config import TrainConfig
 from gps_ray.loop.evaluation import Counts, evaluation_metrics, probe_metrics
 from gps_ray.loop.ledger import Ledger
 from gps_ray.loop.ports import SelectorPort
@@ -21,8 +21,7 @@ class Evaluator:
 
     def __init__(
         self,
-        config: EvaluationConfig,
-        group_size: int,
+        config: TrainConfig,
         data: DataSets,
         sampler: Sampler,
         selector: SelectorPort,
@@ -30,7 +29,6 @@ class Evaluator:
         ledger: Ledger,
     ) -> None:
         self._config = config
-        self._group_size = group_size
         self._data = data
         self._sampler = sampler
         self._selector = selector
@@ -40,7 +38,13 @@ class Evaluator:
     async def evaluate(self, step: int, with_probes: bool) -> dict[str, float]:
         """Metrics of policy version ``step``, which the pool must be serving."""
         data = self._data
-        seen = await self._measure("evaluation", data.evaluation, self._config.rollouts_per_prompt, step)
+        seen = await self._measure(
+            "evaluation",
+            data.evaluation,
+            self._config.evaluation.rollouts_per_prompt,
+            self._config.evaluation_sampling,
+            step,
+        )
         metrics = evaluation_metrics(
             seen.num_right, seen.num_tried, seen.num_failed, [p.level for p in data.evaluation]
         )
@@ -49,19 +53,23 @@ class Evaluator:
                 metrics |= await self._probe(name, prompts, step)
         return metrics
 
-    async def _measure(self, stream: str, prompts: Sequence[Prompt], num_rollouts: int, step: int) -> Counts:
+    async def _measure(
+        self, stream: str, prompts: Sequence[Prompt], num_rollouts: int, sampling: Sampling, step: int
+    ) -> Counts:
         phase = stream if stream == "evaluation" else "probe"
         ids = tuple(prompt.prompt_id for prompt in prompts)
-        return await self._sampler.counts(stream, phase, ids, num_rollouts, self._config.temperature, step)
+        return await self._sampler.counts(stream, phase, ids, num_rollouts, sampling, step)
 
     async def _probe(self, name: str, prompts: Sequence[Prompt], step: int) -> dict[str, float]:
         if not prompts:
             return {}
         # Predicted first, from the state that the next selection is made with, then measured.
         posterior = await self._selector.predict([p.prompt_id for p in prompts])
-        seen = await self._measure(name, prompts, self._config.probe_rollouts, step)
+        # Sampled as rollouts are: that is what was predicted.
+        config = self._config
+        seen = await self._measure(name, prompts, config.evaluation.probe_rollouts, config.rollout_sampling, step)
         self._folder.write_probe(step, name, prompts, posterior, seen.num_right, seen.num_tried)
         if posterior is None:
             return {}
         self._ledger.charge_cpu("probe", posterior.cpu_s)
-        return probe_metrics(name, posterior, seen.num_right, seen.num_tried, self._group_size)
+        return probe_metrics(name, posterior, seen.num_right, seen.num_tried, config.rollout.group_size)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gps_ray.base.concurrency import Milestone
-from gps_ray.base.types import Chunk, ObserveResult, PosteriorMoments, Selection, SelectionRequest
+from gps_ray.base.types import Chunk, ObserveResult, PosteriorMoments, Sampling, Selection, SelectionRequest
 from gps_ray.loop.ledger import Ledger
 from gps_ray.loop.ports import SelectorPort
 from gps_ray.loop.sampling import Sampler
@@ -33,7 +33,7 @@ class OracleLook:
         served: Milestone,
         ledger: Ledger,
         phase: Callable[[str], None],
-        temperature: float,
+        sampling: Sampling,
     ) -> None:
         """``served``: the policy version that the pool serves. ``phase`` tells who watches the run."""
         self._selector = selector
@@ -42,7 +42,7 @@ class OracleLook:
         self._served = served
         self._ledger = ledger
         self._phase = phase
-        self._temperature = temperature
+        self._sampling = sampling
 
     async def select(self, request: SelectionRequest) -> Selection:
         version = request.step - 1
@@ -50,9 +50,7 @@ class OracleLook:
         self._phase("oracle")
         start = time.perf_counter()
         prompt_ids = tuple(self._candidates(request))
-        seen = await self._sampler.counts(
-            "oracle", "oracle", prompt_ids, request.group_size, self._temperature, version
-        )
+        seen = await self._sampler.counts("oracle", "oracle", prompt_ids, request.group_size, self._sampling, version)
         # A prompt without any verdict could be anything.
         rates = {
             prompt_id: num_right / num_tried if num_tried else 0.5

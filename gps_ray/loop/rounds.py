@@ -33,7 +33,7 @@ async def roll_out(
             prompt_ids=selection.prompt_ids,
             num_rollouts=selection.num_rollouts,
             policy_version=record.policy_version,
-            temperature=config.rollout.temperature,
+            sampling=config.rollout_sampling,
             first_chunk=len(record.chunks),
             num_samples_kept=NUM_SAMPLES_KEPT if wants_samples else 0,
         )

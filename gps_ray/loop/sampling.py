@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gps_ray.base.types import Chunk, GenerateRequest
+from gps_ray.base.types import Chunk, GenerateRequest, Sampling
 from gps_ray.loop.evaluation import Counts, collect_counts
 from gps_ray.loop.ledger import Ledger
 from gps_ray.loop.ports import RolloutPool
@@ -31,7 +31,7 @@ class Sampler:
         phase: str,
         prompt_ids: tuple[str, ...],
         num_rollouts: int,
-        temperature: float,
+        sampling: Sampling,
         policy_version: int,
     ) -> Counts:
         """``num_rollouts`` per prompt, drawn under the key ``stream`` and charged to ``phase``."""
@@ -41,7 +41,7 @@ class Sampler:
             prompt_ids=prompt_ids,
             num_rollouts=np.full(len(prompt_ids), num_rollouts, dtype=np.int32),
             policy_version=policy_version,
-            temperature=temperature,
+            sampling=sampling,
         )
         headers = [chunk.header for chunk in await sorted_chunks(self._pool, request)]
         self._ledger.charge_rollouts(phase, headers)

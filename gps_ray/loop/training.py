@@ -27,6 +27,7 @@ from gps_ray.loop.ports import LearnerPort, ProgressSink, RolloutPool, SelectorP
 from gps_ray.loop.rounds import roll_out
 from gps_ray.loop.sampling import Sampler
 from gps_ray.loop.step_record import StepRecord
+from gps_ray.loop.warnings import TruncationWatch, warn_of_sampling
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, SelectionRecord
 from gps_ray.run.folder import RunFolder
 from gps_ray.run.metrics import NUM_TOKENS, step_metrics
@@ -61,13 +62,14 @@ class TrainingLoop:
         self._served = Milestone(self._steps_done)  # the policy version that the pool serves
         self._ledger = Ledger()
         self._idle = IdleGuard(config.run.max_idle_steps)
+        self._truncation = TruncationWatch()
         sampler = Sampler(parts.pool, self._ledger)
         selector = parts.selector
         if needs_true_rates(config.selection):
             pool_ids = tuple(prompt.prompt_id for prompt in parts.data.pool)
             candidates = partial(oracle_candidates, config.selection, pool_ids, config.run.seed)
-            temperature = config.rollout.temperature
-            selector = OracleLook(selector, candidates, sampler, self._served, self._ledger, self._phase, temperature)
+            sampling = config.rollout_sampling
+            selector = OracleLook(selector, candidates, sampler, self._served, self._ledger, self._phase, sampling)
         self._chooser = Chooser(
             selector,
             num_prompts=config.selection.num_prompts,
@@ -75,9 +77,7 @@ class TrainingLoop:
             max_policy_lag=config.run.max_policy_lag,
             num_steps_done=self._steps_done,
         )
-        self._evaluator = Evaluator(
-            config.evaluation, config.rollout.group_size, parts.data, sampler, selector, parts.folder, self._ledger
-        )
+        self._evaluator = Evaluator(config, parts.data, sampler, selector, parts.folder, self._ledger)
         self._rolled_out, self._published, self._learnt = (Milestone(self._steps_done) for _ in range(3))
         self._weights: dict[int, PublishedWeights] = {}  # by version, until the pool has loaded them
         self._learner_free_since = 0.0
@@ -96,6 +96,7 @@ class TrainingLoop:
 
     async def run(self) -> Mapping[str, float]:
         """All steps that are left, the final evaluation and the export; returns the last step's metrics."""
+        warn_of_sampling(self._config)
         self._phase("weights")
         await self._parts.pool.load_weights(await self._parts.learner.publish())
         if self._steps_done == 0:
@@ -132,6 +133,7 @@ class TrainingLoop:
             self._steps_done = step
             self._ledger.charge_step(record, updated, observed)
             metrics = self._step_metrics(record, updated, observed)
+            self._truncation.look(step, metrics)
             if self._is_due(self._config.evaluation.every_steps, step):
                 with record.timing("evaluation"):
                     metrics |= await self._evaluate(step)

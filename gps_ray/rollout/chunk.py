@@ -17,15 +17,16 @@ from gps_ray.base.errors import ConfigError, RolloutError
 from gps_ray.base.tables import outcomes_to_table, rollouts_to_table
 from gps_ray.base.types import (
     ChunkHeader,
+    FinishReason,
     GenerateRequest,
     GroupFailure,
-    GroupOutcome,
     IntArray,
     Prompt,
     PublishedWeights,
     RolloutGroup,
     RolloutSample,
     RolloutStatus,
+    Sampling,
 )
 from gps_ray.config import RolloutConfig
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, RolloutEngine
@@ -49,7 +50,7 @@ class ChunkRequest:
     prompts: tuple[Prompt, ...]
     num_rollouts: IntArray
     policy_version: int
-    temperature: float
+    sampling: Sampling
     num_samples_kept: int = 0
 
 
@@ -76,7 +77,7 @@ def cut_chunks(
                 prompts=prompts,
                 num_rollouts=np.asarray(request.num_rollouts[part], dtype=np.int32),
                 policy_version=request.policy_version,
-                temperature=request.temperature,
+                sampling=request.sampling,
                 num_samples_kept=num_samples,
             )
         )
@@ -153,17 +154,22 @@ class ChunkRunner:
                 step=chunk.step,
                 prompts=chunk.prompts,
                 num_rollouts=chunk.num_rollouts,
-                temperature=chunk.temperature,
-                max_response_tokens=self._config.max_response_tokens,
+                sampling=chunk.sampling,
             )
         )
-        scored, failure_reason = score(self._verifiers, chunk.prompts, generated, chunk.policy_version)
+        scored, failure_reason = score(
+            self._verifiers,
+            chunk.prompts,
+            generated,
+            chunk.policy_version,
+            truncated_is_wrong=chunk.sampling.truncated_is_wrong,
+        )
         groups = [group for group in scored if isinstance(group, RolloutGroup)]
         outcomes, rollouts = outcomes_to_table([group.outcome for group in groups]), rollouts_to_table(groups)
         cpu_s = time.process_time() - cpu + self._verifiers.take_cpu_s()
         header = _header(
             chunk,
-            [group.outcome for group in groups],
+            groups,
             failures=tuple(group for group in scored if isinstance(group, GroupFailure)),
             samples=_samples(chunk, generated, scored),
             failure_reason=failure_reason,
@@ -179,7 +185,7 @@ class ChunkRunner:
 
 def _header(
     chunk: ChunkRequest,
-    outcomes: Sequence[GroupOutcome],
+    groups: Sequence[RolloutGroup],
     *,
     failures: tuple[GroupFailure, ...],
     samples: tuple[RolloutSample, ...],
@@ -187,6 +193,8 @@ def _header(
     cpu_s: float,
     wall_s: float,
 ) -> ChunkHeader:
+    outcomes = [group.outcome for group in groups]
+
     def count(status: RolloutStatus) -> IntArray:
         return np.array([np.count_nonzero(o.status == status) for o in outcomes], dtype=np.int32)
 
@@ -201,6 +209,9 @@ def _header(
         num_right=count(RolloutStatus.RIGHT),
         num_wrong=count(RolloutStatus.WRONG),
         num_failed=count(RolloutStatus.FAILED),
+        num_truncated=np.array(
+            [sum(r.finish_reason is FinishReason.LENGTH for r in group.rollouts) for group in groups], dtype=np.int32
+        ),
         num_response_tokens=np.array([o.response_lengths.sum() for o in outcomes], dtype=np.int32),
         reward_sum=np.array([row.sum(dtype=np.float64) for row in rewards], dtype=np.float64),
         cpu_s=cpu_s,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gps_ray.base.types import FinishReason, FloatArray, IntArray, Prompt
+from gps_ray.base.types import FinishReason, FloatArray, IntArray, Prompt, Sampling
 from gps_ray.weights.interface import WeightPayload
 
 __all__ = ["EngineRequest", "GeneratedGroup", "GeneratedResponse", "RolloutEngine"]
@@ -22,14 +22,14 @@ class EngineRequest:
     step: int
     prompts: Sequence[Prompt]
     num_rollouts: IntArray
-    temperature: float
-    max_response_tokens: int
+    sampling: Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratedResponse:
-    """tokens [T] int32 (with the EOS token where there is one), sampled_logprobs [T] float32 (of the distribution the
-    token was drawn from, after temperature), text without special tokens."""
+    """tokens [T] int32 (with the stop token where there is one), sampled_logprobs [T] float32 (of the distribution the
+    token was drawn from, after temperature, min_p, top_k and top_p; of a greedy one, at temperature 1), text without
+    special tokens, up to and with the stop string where one ended it."""
 
     tokens: IntArray
     sampled_logprobs: FloatArray

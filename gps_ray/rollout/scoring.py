@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gps_ray.base.types import GroupFailure, GroupOutcome, Prompt, Rollout, RolloutGroup, RolloutStatus
+from gps_ray.base.types import FinishReason, GroupFailure, GroupOutcome, Prompt, Rollout, RolloutGroup, RolloutStatus
 from gps_ray.rollout.engine import GeneratedGroup
 from gps_ray.rollout.verifier_pool import Judgement, VerifierPool
 
@@ -16,23 +16,36 @@ __all__ = ["score"]
 
 log = logging.getLogger(__name__)
 
+_TRUNCATED = Judgement(0.0, RolloutStatus.WRONG)
+
 
 def score(
-    verifiers: VerifierPool, prompts: Sequence[Prompt], groups: Sequence[GeneratedGroup], policy_version: int
+    verifiers: VerifierPool,
+    prompts: Sequence[Prompt],
+    groups: Sequence[GeneratedGroup],
+    policy_version: int,
+    *,
+    truncated_is_wrong: bool = False,
 ) -> tuple[list[RolloutGroup | GroupFailure], str]:
     """One value per prompt, in the order given, and the most frequent reason for a missing verdict ("" for none).
 
     All responses are judged side by side. A verifier that raises, or whose verdict is not a finite reward and a
-    status, has come to no verdict: that response is FAILED, never WRONG. A prompt without any response is a
-    GroupFailure. Errors that gps-ray raises on purpose (a ground truth that is not in the task's notation, a verifier
-    that cannot be started) pass through.
+    status, has come to no verdict: that response is FAILED, never WRONG. With ``truncated_is_wrong`` a response that
+    was cut off at the limit of tokens is WRONG with reward 0, and no verifier is asked. A prompt without any response
+    is a GroupFailure. Errors that gps-ray raises on purpose (a ground truth that is not in the task's notation, a
+    verifier that cannot be started) pass through.
     """
     rows = list(zip(prompts, groups, strict=True))
-    judgements = verifiers.judge([(prompt, response.text) for prompt, group in rows for response in group.responses])
-    reasons = Counter(j.reason or "FAILED" for j in judgements if j.status == RolloutStatus.FAILED)
+    responses = [(prompt, response) for prompt, group in rows for response in group.responses]
+    is_cut = [truncated_is_wrong and response.finish_reason is FinishReason.LENGTH for _, response in responses]
+    judged = verifiers.judge(
+        [(prompt, response.text) for (prompt, response), cut in zip(responses, is_cut, strict=True) if not cut]
+    )
+    reasons = Counter(j.reason or "FAILED" for j in judged if j.status == RolloutStatus.FAILED)
     for reason, count in reasons.most_common(3):
-        log.warning("no verdict on %d of %d responses: %s", count, len(judgements), reason)
-    following = iter(judgements)
+        log.warning("no verdict on %d of %d responses: %s", count, len(judged), reason)
+    asked = iter(judged)
+    following = iter([_TRUNCATED if cut else next(asked) for cut in is_cut])
     scored = [
         _scored(prompt, group, policy_version, following)
         if group.responses

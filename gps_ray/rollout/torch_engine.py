@@ -16,10 +16,13 @@ import torch
 from gps_ray.base.errors import RolloutError
 from gps_ray.base.keyed_random import uniforms
 from gps_ray.base.types import BoolArray, FinishReason, FloatArray, IntArray
-from gps_ray.model import load_model, load_tokenizer, load_weights_into, stop_token_ids
+from gps_ray.model import load_model, load_tokenizer, load_weights_into
+from gps_ray.model.stopping import response_stop_tokens, unknown_token_ids
 from gps_ray.rollout.cpu_decoder.decoder import Decoder
 from gps_ray.rollout.cpu_decoder.llama import LlamaDecoder, LlamaWeights
+from gps_ray.rollout.drawing import draw
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
+from gps_ray.rollout.stop_strings import StopStrings
 from gps_ray.tasks.chat import DEFAULT_CHAT, ChatFormat
 from gps_ray.weights.interface import WeightPayload, payload_of
 from gps_ray.weights.object_store import ObjectStorePayload
@@ -52,10 +55,12 @@ class TorchEngine:
         self.tokenizer = load_tokenizer(model_directory)
         self._chat = chat
         self.policy_version = 0
-        self.stop_tokens = stop_token_ids(self.model, self.tokenizer)
+        self.stop_tokens = response_stop_tokens(self.model, self.tokenizer)
         # [V] bool: does the response go on after this token?
-        self._goes_on = torch.ones(self.model.get_output_embeddings().out_features, dtype=torch.bool, device=device)
+        num_logits = self.model.get_output_embeddings().out_features
+        self._goes_on = torch.ones(num_logits, dtype=torch.bool, device=device)
         self._goes_on[list(self.stop_tokens)] = False
+        self._unknown = torch.from_numpy(unknown_token_ids(num_logits, self.tokenizer)).to(device)
         use_written_out = written_out_step and LlamaDecoder.supports(self.model)
         self._weights = LlamaWeights(self.model) if use_written_out else None
 
@@ -68,7 +73,7 @@ class TorchEngine:
     def logprobs(self, tokens: IntArray) -> FloatArray:
         """[T - 1] float32: log p(token t + 1 | tokens up to t) at temperature 1."""
         rows = torch.tensor(np.asarray(tokens, dtype=np.int64), device=self.model.device)
-        logits = self.model(input_ids=rows[None, :-1]).logits[0].float()
+        logits = self._masked(self.model(input_ids=rows[None, :-1]).logits[0].float())
         chosen = logits.log_softmax(-1).gather(1, rows[1:, None])[:, 0]
         return np.asarray(chosen.cpu().numpy(), dtype=np.float32)
 
@@ -80,15 +85,15 @@ class TorchEngine:
         not finite.
         """
         prompts = [self._chat.encode(self.tokenizer, prompt.chat) for prompt in request.prompts]
-        self._check_lengths(prompts, request.max_response_tokens)
+        self._check_lengths(prompts, request.sampling.max_response_tokens)
         draws = torch.from_numpy(_draws(request)).T.contiguous().to(self.model.device)
-        tokens, logprobs = self._sample(prompts, request, draws)
+        tokens, logprobs, lengths = self._sample(prompts, request, draws)
         if not np.isfinite(logprobs).all():
             raise RolloutError(
                 f"expected finite log-probs from the policy, got NaN or infinity (policy version "
                 f"{self.policy_version}, step {request.step}); lower learning.learning_rate or check model.path"
             )
-        return self._groups(prompts, request, tokens, logprobs)
+        return self._groups(prompts, request, tokens, logprobs, lengths)
 
     def _check_lengths(self, prompts: Sequence[IntArray], max_response_tokens: int) -> None:
         limit = getattr(self.model.config, "max_position_embeddings", None)
@@ -96,16 +101,20 @@ class TorchEngine:
         if limit is not None and longest + max_response_tokens > limit:
             raise RolloutError(
                 f"a prompt of {longest} tokens and rollout.max_response_tokens={max_response_tokens} exceed the "
-                f"model's {limit} positions; lower rollout.max_response_tokens or drop long prompts"
+                f"model's {limit} positions; lower it (evaluation.max_response_tokens where that is set), or drop long "
+                "prompts"
             )
         if any(len(prompt) == 0 for prompt in prompts):
             raise RolloutError("expected a prompt of at least one token, got an empty one; check data.pool_file")
 
     def _sample(
         self, prompts: Sequence[IntArray], request: EngineRequest, draws: torch.Tensor
-    ) -> tuple[IntArray, FloatArray]:
-        """Tokens and their log-probs [R, T] (R responses, T = max_response_tokens; behind a stop token: undefined)."""
-        max_tokens, device = request.max_response_tokens, self.model.device
+    ) -> tuple[IntArray, FloatArray, IntArray]:
+        """Tokens and their log-probs [R, T] (R responses, T = max_response_tokens; behind the end: undefined), and
+        their lengths [R], T + 1 where the limit ended them."""
+        sampling, device = request.sampling, self.model.device
+        max_tokens = sampling.max_response_tokens
+        stop_strings = StopStrings(self.tokenizer, sampling.stop)
         decoder = self._decoder(max_tokens)
         logits = decoder.prefill(*left_padded(prompts, device))
         branches = torch.repeat_interleave(torch.as_tensor(np.asarray(request.num_rollouts, dtype=np.int64)))
@@ -117,11 +126,18 @@ class TorchEngine:
         # rows[i]: which response the i-th row of the decoder is; running[i]: whether it still goes on.
         rows = torch.arange(draws.shape[1], device=device)
         running = torch.ones(draws.shape[1], dtype=torch.bool, device=device)
+        lengths = torch.full((draws.shape[1],), max_tokens + 1, dtype=torch.int64, device=device)
         for t in range(max_tokens):
-            drawn, logprob = _draw(logits, draws[t, rows], request.temperature)
+            drawn, logprob = draw(self._masked(logits), draws[t, rows], sampling)
             tokens[t, rows] = drawn
             logprobs[t, rows] = logprob
-            running &= self._goes_on[drawn]
+            was_running = running
+            running = running & self._goes_on[drawn]
+            if sampling.stop:
+                going = running.nonzero()[:, 0]
+                ended = stop_strings.ended(tokens[: t + 1, rows[going]].T.tolist())
+                running[going[torch.tensor(ended, dtype=torch.bool, device=device)]] = False
+            lengths[rows[was_running & ~running]] = t + 1
             num_running = int(running.sum())
             if num_running == 0 or t + 1 == max_tokens:
                 break
@@ -130,7 +146,11 @@ class TorchEngine:
                 decoder.select_rows(kept)
                 rows, drawn, running = rows[kept], drawn[kept], running[kept]
             logits = decoder.step(drawn)
-        return tokens.T.contiguous().cpu().numpy(), logprobs.T.contiguous().cpu().numpy()
+        return tokens.T.contiguous().cpu().numpy(), logprobs.T.contiguous().cpu().numpy(), lengths.cpu().numpy()
+
+    def _masked(self, logits: torch.Tensor) -> torch.Tensor:
+        """The same logits [R, V], -inf where the tokenizer knows no such token; in place."""
+        return logits.index_fill_(-1, self._unknown, float("-inf")) if len(self._unknown) else logits
 
     def _decoder(self, max_new_tokens: int) -> Decoder:
         if self._weights is not None:
@@ -138,17 +158,23 @@ class TorchEngine:
         return Decoder(self.model, max_new_tokens)
 
     def _groups(
-        self, prompts: Sequence[IntArray], request: EngineRequest, tokens: IntArray, logprobs: FloatArray
+        self,
+        prompts: Sequence[IntArray],
+        request: EngineRequest,
+        tokens: IntArray,
+        logprobs: FloatArray,
+        lengths: IntArray,
     ) -> list[GeneratedGroup]:
-        is_stop = np.isin(tokens, self.stop_tokens)
-        stopped: BoolArray = np.asarray(is_stop.any(axis=1))
-        lengths = np.where(stopped, is_stop.argmax(axis=1) + 1, tokens.shape[1])
+        stopped: BoolArray = lengths <= tokens.shape[1]
+        lengths = np.minimum(lengths, tokens.shape[1])
         tokens = tokens.astype(np.int32)
         # The stop token ends the response and is no part of its text, whether or not the tokenizer calls it special.
+        by_token = np.isin(tokens[np.arange(len(tokens)), lengths - 1], self.stop_tokens)
         texts = self.tokenizer.batch_decode(
-            [row[: length - stop].tolist() for row, length, stop in zip(tokens, lengths, stopped, strict=True)],
+            [row[: length - stop].tolist() for row, length, stop in zip(tokens, lengths, by_token, strict=True)],
             skip_special_tokens=True,
         )
+        texts = [StopStrings(self.tokenizer, request.sampling.stop).cut(text) for text in texts]
         responses = [
             GeneratedResponse(
                 tokens=row[:length],
@@ -173,7 +199,7 @@ def _draws(request: EngineRequest) -> FloatArray:
         for prompt, num in zip(request.prompts, request.num_rollouts, strict=True)
         for rollout in range(int(num))
     ]
-    return uniforms(request.run_seed, request.stream, request.step, keys, request.max_response_tokens)
+    return uniforms(request.run_seed, request.stream, request.step, keys, request.sampling.max_response_tokens)
 
 
 def left_padded(prompts: Sequence[IntArray], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,13 +211,3 @@ def left_padded(prompts: Sequence[IntArray], device: torch.device) -> tuple[torc
         tokens[i, longest - len(prompt) :] = prompt
         mask[i, longest - len(prompt) :] = True
     return torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device)
-
-
-def _draw(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens [R] by inverse CDF, and their log-probs [R] under softmax(logits / temperature)."""
-    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
-    cdf = logprobs.exp().cumsum(-1)
-    # The first token whose cumulative probability exceeds u * total: one of probability 0 is never drawn.
-    target = (uniforms * cdf[:, -1])[:, None]
-    tokens = torch.searchsorted(cdf, target, right=True).clamp_(max=logits.shape[-1] - 1)
-    return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]

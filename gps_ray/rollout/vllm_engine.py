@@ -20,8 +20,10 @@ from gps_ray.base.errors import ModelError, RolloutError, one_line
 from gps_ray.base.keyed_random import seed_64
 from gps_ray.base.types import FinishReason, FloatArray, IntArray
 from gps_ray.config import RolloutConfig
-from gps_ray.model import load_tokenizer, stop_token_ids
+from gps_ray.model import load_tokenizer
+from gps_ray.model.stopping import response_stop_tokens, unknown_token_ids
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
+from gps_ray.rollout.stop_strings import StopStrings
 from gps_ray.rollout.vllm_setup import VLLM_VERSION, check_installed, check_memory, engine_arguments, environment
 from gps_ray.tasks.chat import DEFAULT_CHAT, ChatFormat
 from gps_ray.weights.interface import ReceiverSettings, VllmBackend, WeightPayload
@@ -52,7 +54,11 @@ class VllmEngine:
             ReceiverSettings(num_ranks=rollout.vllm.tensor_parallel_size, deadline_s=rollout.start_deadline_s)
         )
         self._llm = _start(model_directory, rollout, dtype, transport.backend)
-        self.max_model_len: int = self._llm.llm_engine.model_config.max_model_len
+        model_config = self._llm.llm_engine.model_config
+        self.max_model_len: int = model_config.max_model_len
+        unknown = unknown_token_ids(model_config.get_vocab_size(), self.tokenizer)
+        if len(unknown):
+            self._llm.collective_rpc(_mask_tokens, args=(unknown.tolist(),))
         self.policy_version = 0
 
     def load_weights(self, policy_version: int, payload: WeightPayload) -> None:
@@ -98,29 +104,35 @@ class VllmEngine:
         Raises RolloutError where a prompt and its response do not fit, or where the policy's log-probs are not finite.
         """
         prompts = [self._chat.encode(self.tokenizer, prompt.chat) for prompt in request.prompts]
-        self._check_lengths(prompts, request.max_response_tokens)
+        self._check_lengths(prompts, request.sampling.max_response_tokens)
         params = self._sampling(request)
         outputs = self._generate([prompt.tolist() for prompt in prompts], params)
         return [
-            GeneratedGroup(prompt_tokens=prompt, responses=self._responses(output))
+            GeneratedGroup(prompt_tokens=prompt, responses=self._responses(output, request.sampling.stop))
             for prompt, output in zip(prompts, outputs, strict=True)
         ]
 
     def _sampling(self, request: EngineRequest) -> list[Any]:
         from vllm import SamplingParams
 
+        sampling = request.sampling
         return [
             SamplingParams(
                 n=int(num),
-                temperature=request.temperature,
-                max_tokens=request.max_response_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+                stop=list(sampling.stop),
+                max_tokens=sampling.max_response_tokens,
                 seed=seed_64(request.run_seed, request.stream, request.step, prompt.prompt_id),
                 # That of the drawn token alone.
                 logprobs=0,
                 # Exactly the torch engine's stop tokens: vLLM's own reading of the folder is left out.
                 stop_token_ids=list(self.stop_tokens),
                 ignore_eos=True,
-                detokenize=False,
+                # Only to find the stop strings; the text is decoded here, as the torch engine does.
+                detokenize=bool(sampling.stop),
             )
             for prompt, num in zip(request.prompts, request.num_rollouts, strict=True)
         ]
@@ -131,7 +143,7 @@ class VllmEngine:
             raise RolloutError(
                 f"a prompt of {longest} tokens and rollout.max_response_tokens={max_response_tokens} exceed the "
                 f"{self.max_model_len} positions that vLLM serves; raise rollout.vllm.max_model_len (at most the "
-                "model's), lower rollout.max_response_tokens or drop long prompts"
+                "model's), lower it (evaluation.max_response_tokens where that is set), or drop long prompts"
             )
         if any(len(prompt) == 0 for prompt in prompts):
             raise RolloutError("expected a prompt of at least one token, got an empty one; check data.pool_file")
@@ -157,7 +169,10 @@ class VllmEngine:
                 f"{', '.join(versions) or 'none'}; install vllm=={VLLM_VERSION} or set rollout.engine=torch"
             )
 
-    def _responses(self, output: Any) -> list[GeneratedResponse]:
+    def _without_stop_token(self, tokens: IntArray) -> IntArray:
+        return tokens[:-1] if np.isin(tokens[-1:], self.stop_tokens).any() else tokens
+
+    def _responses(self, output: Any, stop: tuple[str, ...]) -> list[GeneratedResponse]:
         responses = []
         for completion in output.outputs:
             tokens = np.asarray(completion.token_ids, dtype=np.int32)
@@ -175,9 +190,10 @@ class VllmEngine:
             responses.append((tokens, logprobs, finish_reason))
         # The stop token ends the response and is no part of its text.
         texts = self.tokenizer.batch_decode(
-            [tokens[: len(tokens) - (reason is FinishReason.STOP)].tolist() for tokens, _, reason in responses],
+            [self._without_stop_token(tokens).tolist() for tokens, _, _ in responses],
             skip_special_tokens=True,
         )
+        texts = [StopStrings(self.tokenizer, stop).cut(text) for text in texts]
         return [
             GeneratedResponse(tokens=tokens, sampled_logprobs=logprobs, text=text, finish_reason=reason)
             for (tokens, logprobs, reason), text in zip(responses, texts, strict=True)
@@ -191,7 +207,30 @@ def _stop_tokens(model_directory: Path, tokenizer: Any) -> tuple[int, ...]:
     generation = None
     if (model_directory / "generation_config.json").is_file():
         generation = GenerationConfig.from_pretrained(model_directory, local_files_only=True)
-    return stop_token_ids(SimpleNamespace(generation_config=generation, config=config), tokenizer)
+    return response_stop_tokens(SimpleNamespace(generation_config=generation, config=config), tokenizer)
+
+
+def _mask_tokens(worker: Any, tokens: list[int]) -> None:
+    """On every rank: from now on the model's own logits are -inf for ``tokens``, so that its sampler of whatever kind
+    and its log-probs of a prompt are those of the torch engine and the learner."""
+    import torch
+    from vllm.model_executor.layers.logits_processor import LogitsProcessor
+
+    model = worker.get_model()
+    ids = torch.tensor(tokens, device=next(model.parameters()).device)
+
+    def mask(module: Any, arguments: Any, logits: Any) -> Any:
+        # A rank that gathers nothing has none.
+        return None if logits is None else logits.index_fill_(-1, ids, float("-inf"))
+
+    heads = [module for module in model.modules() if isinstance(module, LogitsProcessor)]
+    if not heads:
+        raise ModelError(
+            f"model.path: vLLM's {type(model).__name__} has no logits that could be masked for the {len(tokens)} ids "
+            "that the tokenizer does not know; set rollout.engine=torch"
+        )
+    for head in heads:
+        head.register_forward_hook(mask)
 
 
 def _start(model_directory: Path, rollout: RolloutConfig, dtype: str, backend: VllmBackend) -> Any:

@@ -73,6 +73,9 @@ PREDICTION_BIAS = _metric(
 NUM_ROLLOUTS = _metric("rollout/num_rollouts", "rollouts", "rollouts made in the step")
 NUM_TOKENS = _metric("rollout/num_tokens", "tokens", "response tokens generated in the step")
 NUM_FAILED_ROLLOUTS = _metric("rollout/num_failed", "rollouts", "rollouts without a verdict")
+TRUNCATED_RATIO = _metric(
+    "rollout/truncated_ratio", "share", "rollouts of the step cut off at rollout.max_response_tokens"
+)
 NUM_FAILED_GROUPS = _metric("rollout/num_failed_groups", "groups", "groups that could not be made at all")
 TOKENS_PER_S = _metric("rollout/tokens_per_s", "tokens/s", "response tokens per wall second of the rollout phase")
 
@@ -195,6 +198,7 @@ def step_metrics(
     metrics |= _share(_joined(headers, "reward_sum", np.float64).sum(), tried.sum(), REWARD_MEAN)
     metrics |= _share(right.sum(), tried.sum(), TRAIN_PASS_RATE)
     metrics |= _share(tokens.sum(), num_rollouts, RESPONSE_LENGTH_MEAN)
+    metrics |= _share(_joined(headers, "num_truncated", np.int64).sum(), num_rollouts, TRUNCATED_RATIO)
     metrics |= _share(useful.sum(), len(useful), USEFUL_RATIO)
     prompt_ids = [prompt_id for header in headers for prompt_id in header.prompt_ids]
     return metrics | _by_slot(selections, prompt_ids, useful, right, tried)

@@ -14,7 +14,7 @@ import ray
 from actors.rollout_pool import RayRolloutPool
 from actors.rollout_worker import WorkerSpec
 from gps_ray.base.errors import RolloutError
-from gps_ray.base.types import GenerateRequest, Prompt, PublishedWeights
+from gps_ray.base.types import GenerateRequest, Prompt, PublishedWeights, Sampling
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.weights.object_store import ObjectStorePayload
 
@@ -37,7 +37,7 @@ def _generate(config: TrainConfig, strike: signal.Signals | None) -> tuple[list[
         prompt_ids=tuple(PROMPTS),
         num_rollouts=np.full(len(PROMPTS), 8, np.int32),
         policy_version=3,
-        temperature=1.0,
+        sampling=Sampling(temperature=1.0, max_response_tokens=4),
     )
 
     async def whole() -> tuple[list[tuple[str, ...]], pa.Table, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +16,8 @@ import torch
 
 from gps_ray.base.errors import ModelError, RolloutError
 from gps_ray.base.types import FinishReason
-from gps_ray.model import weights_of
+from gps_ray.model import load_model, weights_of
+from gps_ray.rollout.drawing import drawn_logprobs
 from gps_ray.rollout.torch_engine import TorchEngine
 from gps_ray.run.metrics import read_metrics
 from gps_ray.weights.interface import PublisherSettings
@@ -141,9 +143,84 @@ def test_updates_by_a_transport_from_outside_are_served(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
-    with engine_process(make_folder(tmp_path_factory.mktemp("engine") / "model")) as running:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("engine") / "model")
+
+
+@pytest.fixture(scope="module")
+def call(folder: Path) -> Iterator[Callable[..., Any]]:
+    with engine_process(folder) as running:
         yield running
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0.0, "top_p": 0.5},
+        {"top_p": 0.6},
+        {"top_k": 5},
+        {"min_p": 0.8},
+        {"top_p": 0.9, "top_k": 9, "min_p": 0.3},
+    ],
+)
+def test_sampling_is_the_torch_engines(folder: Path, call: Callable[..., Any], settings: dict[str, Any]) -> None:
+    """Log-probs are those of the distribution that was drawn from, after all that takes tokens away."""
+    request = make_request(1 if settings.get("temperature") == 0 else 6, **settings)
+    reference = TorchEngine(folder)
+    groups = call("generate", request)
+    for group in groups:
+        for response in group.responses:
+            whole = torch.from_numpy(np.concatenate([group.prompt_tokens, response.tokens]).astype(np.int64))[None]
+            with torch.no_grad():
+                logits = reference.model(whole[:, :-1]).logits[0, len(group.prompt_tokens) - 1 :]
+            expected = drawn_logprobs(logits, request.sampling).gather(1, whole[0, len(group.prompt_tokens) :, None])
+            np.testing.assert_allclose(response.sampled_logprobs, expected[:, 0].numpy(), atol=1e-4)
+    if request.sampling.is_greedy:
+        assert tokens_of(groups) == tokens_of(reference.generate(request))
+
+
+def test_stop_strings_end_a_response_and_stay_in_its_text(folder: Path, call: Callable[..., Any]) -> None:
+    words = TorchEngine(folder).tokenizer
+    free = [r for group in call("generate", make_request(6)) for r in group.responses]
+    stop = ("9", "1 2")
+    stopped = [r for group in call("generate", make_request(6, stop=stop)) for r in group.responses]
+    num_found = 0
+    for one, other in zip(free, stopped, strict=True):
+        found = [one.text.index(text) + len(text) for text in stop if text in one.text]
+        num_found += bool(found)
+        assert other.text == (one.text[: min(found)] if found else one.text)
+        assert other.tokens.tolist() == one.tokens[: len(other.tokens)].tolist()
+        assert other.finish_reason is (FinishReason.STOP if found else one.finish_reason)
+        if found:
+            assert not any(text in words.decode(other.tokens[:-1], skip_special_tokens=True) for text in stop)
+    assert num_found > 5
+
+
+def test_ids_that_the_tokenizer_does_not_know_are_never_sampled(tmp_path: Path, folder: Path) -> None:
+    shutil.copytree(folder, tmp_path / "padded")
+    model = load_model(folder)
+    num_known = model.config.vocab_size
+    model.resize_token_embeddings(num_known + 60, mean_resizing=False)
+    # Likely ones, if anybody asked.
+    model.get_output_embeddings().weight.data[num_known:] *= 20
+    model.save_pretrained(tmp_path / "padded")
+    reference = TorchEngine(tmp_path / "padded")
+    with engine_process(tmp_path / "padded") as call:
+        for version in (0, 1):
+            if version:
+                weights = moved(weights_of(reference.model), version)
+                call("load_weights", version, ObjectStorePayload(arrays=weights))
+                reference.load_weights(version, ObjectStorePayload(arrays=weights))
+            greedy = make_request(1, temperature=0.0)
+            assert tokens_of(call("generate", greedy)) == tokens_of(reference.generate(greedy))
+            text = np.random.default_rng(version).integers(0, num_known, 40).astype(np.int32)
+            np.testing.assert_allclose(call("logprobs", text), reference.logprobs(text), atol=1e-4)
+            for group in call("generate", make_request(6, temperature=1.0)):
+                for response in group.responses:
+                    assert response.tokens.max() < num_known
+                    whole = np.concatenate([group.prompt_tokens, response.tokens])
+                    expected = reference.logprobs(whole)[len(group.prompt_tokens) - 1 :]
+                    np.testing.assert_allclose(response.sampled_logprobs, expected, atol=1e-4)
 
 
 def test_a_request_repeats_and_its_draws_are_its_own(call: Callable[..., Any]) -> None:

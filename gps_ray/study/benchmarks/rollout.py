@@ -22,7 +22,7 @@ import transformers
 
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.keyed_random import seed_64
-from gps_ray.base.types import Prompt
+from gps_ray.base.types import Prompt, Sampling
 from gps_ray.config import CountdownConfig, DataConfig, EmbeddedModelConfig
 from gps_ray.model import make_embedded_model
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup
@@ -123,8 +123,7 @@ def _case(args: argparse.Namespace, engines: dict[str, TorchEngine], num_sequenc
         step=0,
         prompts=bench_prompts(num_prompts),
         num_rollouts=np.full(num_prompts, args.group_size, dtype=np.int32),
-        temperature=1.0,
-        max_response_tokens=args.response_tokens,
+        sampling=Sampling(temperature=1.0, max_response_tokens=args.response_tokens),
     )
     reference = engines["torch, generic step"]
     arms: dict[str, Callable[[], int]] = {"transformers.generate": _baseline(reference, request)}
@@ -171,11 +170,11 @@ def _baseline(engine: TorchEngine, request: EngineRequest) -> Callable[[], int]:
             input_ids=tokens,
             attention_mask=mask.long(),
             do_sample=True,
-            temperature=request.temperature,
+            temperature=request.sampling.temperature,
             top_k=0,
             top_p=1.0,
             num_return_sequences=int(request.num_rollouts[0]),
-            max_new_tokens=request.max_response_tokens,
+            max_new_tokens=request.sampling.max_response_tokens,
             eos_token_id=list(engine.stop_tokens),
             pad_token_id=tokenizer.pad_token_id,
             use_cache=True,

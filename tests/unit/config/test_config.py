@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -5,7 +6,8 @@ import pytest
 from pydantic import Field
 
 from gps_ray.base.errors import ConfigError
-from gps_ray.config import ConfigSection, Fact, KeyFacts, Resume, TrainConfig, key_facts, load_config
+from gps_ray.base.types import Sampling
+from gps_ray.config import ConfigSection, Fact, KeyFacts, Resume, TrainConfig, key_facts, load_config, parse_config
 from gps_ray.config.section import RENAMED_KEYS
 
 
@@ -121,3 +123,32 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, expected
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     assert "cannot read" in _refused(file=tmp_path / "none.yaml")
+
+
+def test_the_evaluation_samples_as_the_rollouts_where_it_says_nothing() -> None:
+    rollout = {"top_p": 0.9, "top_k": 5, "stop": ["</s>"], "max_response_tokens": 40}
+    config = parse_config(TrainConfig, {"rollout": rollout, "learning": {"truncated": "wrong"}})
+    expected = Sampling(temperature=1.0, max_response_tokens=40, top_p=0.9, top_k=5, stop=("</s>",))
+    assert config.rollout_sampling == replace(expected, truncated_is_wrong=True)
+    assert config.evaluation_sampling == expected
+    own = {"temperature": 0, "rollouts_per_prompt": 1, "top_k": 0, "stop": [], "max_response_tokens": 99, "min_p": 0.1}
+    config = parse_config(TrainConfig, {"rollout": rollout, "evaluation": own})
+    assert config.evaluation_sampling == Sampling(temperature=0, max_response_tokens=99, top_p=0.9, min_p=0.1)
+
+
+@pytest.mark.parametrize(
+    ("tree", "key"),
+    [
+        ({"evaluation": {"temperature": 0}}, "evaluation.rollouts_per_prompt: a greedy response is the same"),
+        ({"rollout": {"temperature": 0}}, "rollout.temperature"),
+        ({"rollout": {"top_p": 0}}, "rollout.top_p"),
+        ({"rollout": {"min_p": 1}}, "rollout.min_p"),
+        ({"rollout": {"stop": [""]}}, "rollout.stop"),
+        ({"evaluation": {"max_response_tokens": 0}}, "evaluation.max_response_tokens"),
+        ({"learning": {"truncated": "drop"}}, "learning.truncated"),
+    ],
+)
+def test_sampling_that_cannot_be_is_refused(tree: dict[str, dict[str, object]], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(TrainConfig, tree)
+    assert key in str(caught.value)

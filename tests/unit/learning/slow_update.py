@@ -154,7 +154,7 @@ class SlowLearner:
                     score = rewards[i]
                 else:
                     std = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / len(rewards))
-                    score = (rewards[i] - mean) / (std + 1e-6)
+                    score = (rewards[i] - mean) / (max(std, self.config.min_reward_std) + 1e-6)
                 if per_token:
                     self._spread(response, score)
                 else:

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from gps_ray.base.types import FloatArray, RolloutStatus
+from gps_ray.config import LearningConfig
 from gps_ray.learning.advantages.batch_normalised import batch_normalised
 from gps_ray.learning.advantages.gae import generalised_advantages
 from gps_ray.learning.advantages.group_relative import EPSILON, group_centred, group_normalised
 from gps_ray.learning.advantages.leave_one_out import leave_one_out
 from gps_ray.learning.advantages.returns import discounted_returns
+from gps_ray.learning.algorithms import resolve_algorithm
 from gps_ray.learning.groups import rollouts_with_verdict, train_groups
 from tests.unit.learning.rollouts import WITH_FAILURE, ids, make_groups, make_tables
 
@@ -31,6 +33,25 @@ def test_group_advantages_match_loops(rewards: FloatArray) -> None:
     np.testing.assert_allclose(group_normalised(rewards), [(v - mean) / (std + EPSILON) for v in values], rtol=1e-9)
     np.testing.assert_allclose(group_centred(rewards), [v - mean for v in values], rtol=1e-9, atol=1e-15)
     np.testing.assert_allclose(leave_one_out(rewards), [v - o for v, o in zip(values, others, strict=True)], rtol=1e-9)
+
+
+def test_a_tiny_spread_gives_no_advantages_of_full_size() -> None:
+    config = LearningConfig()
+    normalised = resolve_algorithm(config, 8)[0].group_advantages
+    assert normalised is not None
+    lengths = np.array([80.0, 120.0, 90.0, 110.0])
+    shaped = 1 - 1e-4 * lengths
+    assert np.abs(group_normalised(shaped)).max() > 1
+    np.testing.assert_allclose(normalised(shaped), (shaped - shaped.mean()) / (0.01 + EPSILON))
+    assert np.abs(normalised(shaped)).max() < 0.25
+    # Right and wrong are as they were, to the bit, in groups of any size.
+    for size in (2, 8, 9000):
+        for num_right in (1, size // 2, size - 1):
+            rewards = np.arange(size) < num_right
+            assert normalised(rewards).tobytes() == group_normalised(rewards).tobytes()
+    without = resolve_algorithm(config.model_copy(update={"min_reward_std": 0.0}), 8)[0].group_advantages
+    assert without is not None
+    assert without(shaped).tobytes() == group_normalised(shaped).tobytes()
 
 
 @pytest.mark.parametrize("advantages", [group_normalised, group_centred, leave_one_out])

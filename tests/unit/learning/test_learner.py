@@ -1,5 +1,7 @@
 import math
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,11 @@ import pytest
 import torch
 
 from gps_ray.base.errors import CheckpointError, LearnerError
-from gps_ray.base.types import RolloutGroup, RolloutStatus
+from gps_ray.base.types import FinishReason, RolloutGroup, RolloutStatus
 from gps_ray.config import LearningConfig
 from gps_ray.learning.learner import Learner
 from gps_ray.model import load_model, load_tokenizer
+from gps_ray.rollout.torch_engine import TorchEngine
 from tests.unit.learning.rollouts import (
     ALL_RIGHT,
     ALL_WRONG,
@@ -25,6 +28,7 @@ from tests.unit.learning.rollouts import (
     make_model,
     make_tables,
 )
+from tests.unit.learning.slow_update import SlowLearner
 
 GROUPS = (MIXED, ALL_WRONG, "rw", WITH_FAILURE, ALL_RIGHT, "wwwwwr", MIXED, ONE_LEFT)
 
@@ -317,3 +321,58 @@ def test_an_update_leaves_the_process_as_it_was(model_directory: Path) -> None:
     _update(learner, make_groups([MIXED]))
     assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def _truncated(group: RolloutGroup, *places: int) -> RolloutGroup:
+    rollouts = tuple(
+        replace(rollout, finish_reason=FinishReason.LENGTH) if i in places else rollout
+        for i, rollout in enumerate(group.rollouts)
+    )
+    return replace(group, rollouts=rollouts)
+
+
+def test_a_masked_response_counts_in_its_group_and_nowhere_else(model_directory: Path) -> None:
+    """MIXED without its second rollout's tokens: the advantages are those of all four, the loss is of three."""
+    groups = [_truncated(group, 1) for group in make_groups((MIXED, "rw"))]
+    kept, masked = (_learner(model_directory, num_minibatches=1, truncated=how) for how in ("keep", "mask"))
+    all_tokens, num_masked = _update(kept, groups), [len(group.rollouts[1].response_tokens) for group in groups]
+    metrics = _update(masked, groups)
+    assert metrics["train/num_tokens"] == all_tokens["train/num_tokens"] - sum(num_masked)
+    assert metrics["train/num_groups_trained"] == 2
+    config = LearningConfig.model_validate({"num_threads": 1, "num_minibatches": 1})
+    slow = SlowLearner(load_model(model_directory), config)
+    rows = [[slow._read(rollout) for rollout in group.rollouts] for group in groups]
+    slow._set_advantages(rows)
+    trained = [row for group in rows for row in group if row.rollout.finish_reason is not FinishReason.LENGTH]
+    assert metrics["train/loss"] == pytest.approx(float(slow._policy_loss(trained).detach()), abs=1e-5)
+
+
+def test_a_group_of_masked_responses_is_not_trained(model_directory: Path) -> None:
+    groups = [_truncated(group, 0, 1) for group in make_groups(("rw",))]
+    learner = _learner(model_directory, truncated="mask")
+    before = learner.weights()
+    metrics = _update(learner, groups)
+    assert metrics["train/num_groups_trained"] == 0
+    assert _same(before, learner.weights())
+
+
+def test_ids_that_the_tokenizer_does_not_know_change_nothing(model_directory: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_directory, tmp_path / "padded")
+    model = load_model(model_directory)
+    num_known = model.config.vocab_size
+    model.resize_token_embeddings(num_known + 40, mean_resizing=False)
+    model.get_output_embeddings().weight.data[num_known:] *= 20
+    model.save_pretrained(tmp_path / "padded")
+    groups = make_groups((MIXED, "rw", WITH_FAILURE))
+    known, padded = (
+        _learner(d, kl_coefficient=0.1, rollout_is="token") for d in (model_directory, tmp_path / "padded")
+    )
+    tokens, logprobs = padded.probe()
+    assert tokens.max() < num_known
+    np.testing.assert_allclose(logprobs, TorchEngine(tmp_path / "padded").logprobs(tokens), atol=1e-5)
+    one, other = _update(known, groups), _update(padded, groups)
+    assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
+    before, after = model.state_dict(), padded.weights()
+    embeddings = "model.embed_tokens.weight"
+    np.testing.assert_array_equal(after[embeddings][num_known:], before[embeddings][num_known:])
+    np.testing.assert_allclose(after[embeddings][:num_known], known.weights()[embeddings], atol=1e-4)

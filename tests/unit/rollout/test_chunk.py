@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gps_ray.base.types import (
     Prompt,
     PublishedWeights,
     RolloutStatus,
+    Sampling,
 )
 from gps_ray.base.useful import is_useful
 from gps_ray.config import EmbeddedModelConfig, RolloutConfig, SelectionConfig, SimulatedConfig
@@ -79,6 +81,14 @@ class SumTask:
         return (1.0, RolloutStatus.RIGHT) if response == prompt.answer else (0.0, RolloutStatus.WRONG)
 
 
+SAMPLING = Sampling(temperature=0.9, max_response_tokens=9)
+
+
+class EverythingIsRight(SumTask):
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        return 1.0, RolloutStatus.RIGHT
+
+
 def _request(num: int = 7, **changes: Any) -> GenerateRequest:
     values = {
         "step": 4,
@@ -86,7 +96,7 @@ def _request(num: int = 7, **changes: Any) -> GenerateRequest:
         "prompt_ids": tuple(f"p{i}" for i in range(num)),
         "num_rollouts": np.arange(1, num + 1, dtype=np.int32),
         "policy_version": 0,
-        "temperature": 0.9,
+        "sampling": SAMPLING,
     }
     return GenerateRequest(**(values | changes))
 
@@ -101,7 +111,7 @@ def test_chunks_are_cut_by_place_in_the_selection() -> None:
     ]
     assert [chunk.num_rollouts.tolist() for chunk in chunks] == [[1, 2, 3], [4, 5, 6], [7]]
     assert [chunk.num_samples_kept for chunk in chunks] == [3, 1, 0]
-    assert {(c.step, c.stream, c.policy_version, c.temperature) for c in chunks} == {(4, "rollout", 0, 0.9)}
+    assert {(c.step, c.stream, c.policy_version, c.sampling) for c in chunks} == {(4, "rollout", 0, SAMPLING)}
     assert cut_chunks(_request(0), PROMPTS, 3) == []
 
 
@@ -175,7 +185,24 @@ def test_header_and_tables_tell_the_same_story() -> None:
     assert list(groups_from_table(rollouts)) == ["p0", "p1", "p3", "p4"]
     (request,) = engine.requests
     assert (request.run_seed, request.stream, request.step) == (11, "rollout", 4)
-    assert (request.temperature, request.max_response_tokens) == (0.9, 9)
+    assert request.sampling == SAMPLING
+
+
+@pytest.mark.parametrize("truncated_is_wrong", [False, True])
+def test_truncated_responses_are_counted_and_may_count_as_wrong(tmp_path: Path, truncated_is_wrong: bool) -> None:
+    make_embedded_model(EmbeddedModelConfig(num_layers=1), [*map(str, range(9)), "+"], tmp_path)
+    runner = ChunkRunner(TorchEngine(tmp_path), EverythingIsRight(), RolloutConfig(), run_seed=11)
+    chunk = _chunk(("p0", "p1"))
+    sampling = replace(SAMPLING, max_response_tokens=4, truncated_is_wrong=truncated_is_wrong)
+    header, _, rollouts = runner.run(replace(chunk, sampling=sampling, num_rollouts=np.array([20, 30], np.int32)))
+    expected = [
+        sum(rollout.finish_reason is FinishReason.LENGTH for rollout in group)
+        for group in groups_from_table(rollouts).values()
+    ]
+    assert header.num_truncated.tolist() == expected
+    assert 0 < sum(expected) < 50
+    assert header.num_wrong.tolist() == (expected if truncated_is_wrong else [0, 0])
+    assert header.reward_sum.tolist() == header.num_right.tolist()
 
 
 def test_weights_are_probed_after_every_load() -> None:

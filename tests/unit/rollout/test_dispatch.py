@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gps_ray.base.errors import RolloutError
-from gps_ray.base.types import Prompt
+from gps_ray.base.types import Prompt, Sampling
 from gps_ray.rollout.chunk import ChunkRequest
 from gps_ray.rollout.dispatch import Dispatcher, WorkerState
 
@@ -17,7 +17,7 @@ def _chunks(*num_rollouts: int, first: int = 0) -> list[ChunkRequest]:
             prompts=(prompt,),
             num_rollouts=np.array([num], np.int32),
             policy_version=0,
-            temperature=1.0,
+            sampling=Sampling(temperature=1.0, max_response_tokens=4),
         )
         for i, num in enumerate(num_rollouts)
     ]

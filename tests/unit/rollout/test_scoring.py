@@ -1,5 +1,6 @@
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,3 +83,23 @@ def test_a_prompt_without_responses_is_a_failure_of_the_group() -> None:
     first, second = _score([_group(), _group("4")])
     assert first == GroupFailure(prompt_id="a", reason="the engine gave no response")
     assert isinstance(second, RolloutGroup)
+
+
+def test_a_truncated_response_is_judged_or_counts_as_wrong() -> None:
+    group = _group("4", "4", "crash")
+    responses = [
+        replace(response, finish_reason=reason)
+        for response, reason in zip(
+            group.responses, (FinishReason.STOP, FinishReason.LENGTH, FinishReason.LENGTH), strict=True
+        )
+    ]
+    for truncated_is_wrong, rewards, status in (
+        (False, [0.5, 0.5, 0.0], [RolloutStatus.RIGHT, RolloutStatus.RIGHT, RolloutStatus.FAILED]),
+        (True, [0.5, 0.0, 0.0], [RolloutStatus.RIGHT, RolloutStatus.WRONG, RolloutStatus.WRONG]),
+    ):
+        (scored,) = score(
+            _Task(), PROMPTS[:1], [replace(group, responses=responses)], 5, truncated_is_wrong=truncated_is_wrong
+        )
+        assert isinstance(scored, RolloutGroup)
+        assert scored.outcome.rewards.tolist() == rewards
+        assert scored.outcome.status.tolist() == status

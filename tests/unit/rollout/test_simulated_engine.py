@@ -3,7 +3,7 @@ import sys
 
 import numpy as np
 
-from gps_ray.base.types import Prompt, RolloutStatus
+from gps_ray.base.types import Prompt, RolloutStatus, Sampling
 from gps_ray.config import SimulatedConfig
 from gps_ray.rollout.engine import EngineRequest
 from gps_ray.rollout.simulated_engine import SimulatedEngine, SimulatedTask, success_rates
@@ -23,8 +23,7 @@ def _request(prompts: list[Prompt], num_rollouts: int, step: int = 1) -> EngineR
         step=step,
         prompts=prompts,
         num_rollouts=np.full(len(prompts), num_rollouts, np.int32),
-        temperature=1.0,
-        max_response_tokens=4,
+        sampling=Sampling(temperature=1.0, max_response_tokens=4),
     )
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import torch
 from scipy.stats import chisquare
 
 from gps_ray.base.errors import ModelError, RolloutError
-from gps_ray.base.types import FinishReason, Prompt
+from gps_ray.base.types import FinishReason, Prompt, Sampling
 from gps_ray.config import EmbeddedModelConfig
 from gps_ray.model import load_model, make_embedded_model, weights_of
+from gps_ray.rollout.drawing import draw
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup
-from gps_ray.rollout.torch_engine import TorchEngine, _draw
+from gps_ray.rollout.torch_engine import TorchEngine
 from gps_ray.weights.object_store import ObjectStorePayload
 
 WORDS = [*map(str, range(25)), *"+-*/()="]
@@ -48,8 +50,10 @@ def _request(
     prompts: Sequence[Prompt] = _prompts(*TEXTS), num_rollouts: int | Sequence[int] = 6, **changes: object
 ) -> EngineRequest:
     counts = np.broadcast_to(np.asarray(num_rollouts, dtype=np.int32), (len(prompts),))
-    values = {"run_seed": 3, "stream": "rollout", "step": 1, "temperature": 1.0, "max_response_tokens": 10}
-    return EngineRequest(prompts=prompts, num_rollouts=counts, **(values | changes))  # type: ignore[arg-type]
+    keys = {"run_seed": 3, "stream": "rollout", "step": 1}
+    keys |= {name: changes.pop(name) for name in keys if name in changes}  # type: ignore[misc]
+    sampling = Sampling(**({"temperature": 1.0, "max_response_tokens": 10} | changes))  # type: ignore[arg-type]
+    return EngineRequest(prompts=prompts, num_rollouts=counts, sampling=sampling, **keys)  # type: ignore[arg-type]
 
 
 def _tokens(groups: Sequence[GeneratedGroup]) -> list[list[list[int]]]:
@@ -115,6 +119,79 @@ def test_responses_end_with_their_first_stop_token(engine: TorchEngine) -> None:
     assert reasons == {FinishReason.STOP, FinishReason.LENGTH}
 
 
+@pytest.mark.parametrize("stop", [("9",), ("1 2", "+ -"), ("4 ",), ("no such text",)])
+def test_stop_strings_end_a_response_and_stay_in_its_text(engine: TorchEngine, stop: tuple[str, ...]) -> None:
+    plain = engine.generate(_request(num_rollouts=60))
+    groups = engine.generate(_request(num_rollouts=60, stop=stop))
+    num_stopped = 0
+    for one, other in zip(plain, groups, strict=True):
+        for free, stopped in zip(one.responses, other.responses, strict=True):
+            found = [text for text in stop if text in free.text]
+            if not found:
+                assert stopped.text == free.text
+                assert stopped.finish_reason is free.finish_reason
+                assert stopped.tokens.tolist() == free.tokens.tolist()
+                continue
+            num_stopped += 1
+            end = min(free.text.index(text) + len(text) for text in found)
+            assert stopped.text == free.text[:end]
+            assert stopped.finish_reason is FinishReason.STOP
+            # The same draws up to the token that brought the text.
+            assert stopped.tokens.tolist() == free.tokens[: len(stopped.tokens)].tolist()
+            assert len(stopped.sampled_logprobs) == len(stopped.tokens)
+            shorter = engine.tokenizer.decode(stopped.tokens[:-1], skip_special_tokens=True)
+            assert not any(text in shorter for text in stop)
+    assert (num_stopped > 0) is (stop != ("no such text",))
+
+
+def test_greedy_responses_are_those_of_transformers(engine: TorchEngine) -> None:
+    for group in engine.generate(_request(num_rollouts=2, temperature=0.0)):
+        tokens = torch.tensor(group.prompt_tokens[None].astype(np.int64))
+        with torch.no_grad():
+            expected = engine.model.generate(
+                input_ids=tokens,
+                attention_mask=torch.ones_like(tokens),
+                do_sample=False,
+                max_new_tokens=10,
+                eos_token_id=list(engine.stop_tokens),
+                pad_token_id=0,
+            )[0, tokens.shape[1] :]
+        for response in group.responses:
+            assert response.tokens.tolist() == expected.tolist()
+            whole = np.concatenate([group.prompt_tokens, response.tokens])
+            alone = engine.logprobs(whole)[tokens.shape[1] - 1 :]
+            np.testing.assert_allclose(response.sampled_logprobs, alone, atol=1e-5)
+
+
+def test_ids_that_the_tokenizer_does_not_know_are_never_sampled(folder: Path, tmp_path: Path) -> None:
+    model = load_model(folder)
+    num_known = model.config.vocab_size
+    model.resize_token_embeddings(num_known + 40, mean_resizing=False)
+    shutil.copytree(folder, tmp_path / "padded")
+    model.save_pretrained(tmp_path / "padded")
+    for written_out in (True, False):
+        padded = TorchEngine(tmp_path / "padded", written_out_step=written_out)
+        known = TorchEngine(folder, written_out_step=written_out)
+        assert padded.model.config.vocab_size == num_known + 40
+        for one, other in zip(padded.generate(_request()), known.generate(_request()), strict=True):
+            for a, b in zip(one.responses, other.responses, strict=True):
+                assert a.tokens.tolist() == b.tokens.tolist()
+                np.testing.assert_allclose(a.sampled_logprobs, b.sampled_logprobs, atol=1e-5)
+        text = np.array([4, 9, 12, 20, 3], dtype=np.int32)
+        np.testing.assert_allclose(padded.logprobs(text), known.logprobs(text), atol=1e-5)
+
+
+def test_the_end_of_the_templates_turn_stops_too(tmp_path: Path) -> None:
+    folder = _make(tmp_path)
+    engine = TorchEngine(folder)
+    tokenizer = engine.tokenizer
+    tokenizer.add_special_tokens({"additional_special_tokens": ["7"]})
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }} 7 {% endfor %}"
+    tokenizer.save_pretrained(folder)
+    stops = TorchEngine(folder).stop_tokens
+    assert (engine.stop_tokens, stops) == ((1,), (1, 10))
+
+
 def test_groups_may_be_ragged_or_empty(engine: TorchEngine) -> None:
     full = _tokens(engine.generate(_request(num_rollouts=5)))
     ragged = _tokens(engine.generate(_request(num_rollouts=[5, 0, 2, 1])))
@@ -140,7 +217,7 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
     minus = float("-inf")
     logits = torch.tensor([[minus, 0.0, minus, 0.0, minus]] * 4)
     uniforms = torch.tensor([0.0, 0.5, 0.49999997, 1 - 2**-24])
-    tokens, logprobs = _draw(logits, uniforms, 1.0)
+    tokens, logprobs = draw(logits, uniforms, Sampling(temperature=1.0, max_response_tokens=1))
     assert tokens.tolist() == [1, 3, 1, 3]
     torch.testing.assert_close(logprobs, torch.full((4,), float(np.log(0.5))))
 

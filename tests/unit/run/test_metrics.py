@@ -25,6 +25,7 @@ def header(
         "num_right": np.array(right, np.int32),
         "num_wrong": np.array(wrong, np.int32),
         "num_failed": np.array(failed, np.int32),
+        "num_truncated": np.zeros(len(ids), np.int32),
         "num_response_tokens": np.full(len(ids), 20, np.int32),
         "reward_sum": np.array(right, np.float32),
         "cpu_s": 1.0,
@@ -48,7 +49,15 @@ def selection(round_: int, ids: str, kinds: list[int], predicted: list[float]) -
 
 CHOSEN, RANDOM = int(SlotKind.CHOSEN), int(SlotKind.RANDOM)
 FIRST = header(0, "ab", [2, 4], [2, 0], [0, 0])
-SECOND = header(1, "cd", [0, 1], [4, 1], [0, 2], failures=(GroupFailure(prompt_id="e", reason="engine"),))
+SECOND = header(
+    1,
+    "cd",
+    [0, 1],
+    [4, 1],
+    [0, 2],
+    num_truncated=np.array([3, 1], np.int32),
+    failures=(GroupFailure(prompt_id="e", reason="engine"),),
+)
 SELECTIONS = [
     selection(0, "abe", [CHOSEN, RANDOM, CHOSEN], [0.5, 0.75, 0.5]),
     selection(1, "cd", [CHOSEN, CHOSEN], [0.25, float("nan")]),
@@ -76,6 +85,7 @@ def test_one_step_by_hand() -> None:
             "rollout/num_rollouts": 16,
             "rollout/num_tokens": 80,
             "rollout/num_failed": 2,
+            "rollout/truncated_ratio": 4 / 16,
             "rollout/num_failed_groups": 1,
         }
     )

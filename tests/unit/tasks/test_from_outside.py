@@ -96,7 +96,7 @@ def test_one_step_with_a_task_a_loss_and_an_advantage_of_ones_own(tmp_path: Path
         prompt_ids=tuple(prompt.prompt_id for prompt in pool),
         num_rollouts=np.full(3, 8, np.int32),
         policy_version=0,
-        temperature=1.0,
+        sampling=config.rollout_sampling,
         num_samples_kept=3,
     )
     (chunk,) = cut_chunks(request, {prompt.prompt_id: prompt for prompt in pool}, 3)

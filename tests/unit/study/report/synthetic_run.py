@@ -186,6 +186,7 @@ def header_of(outcomes: list[GroupOutcome], step: int, chunk_id: int = 0) -> Chu
         num_right=np.array([o.num_right for o in outcomes], np.int32),
         num_wrong=np.array([o.num_tried - o.num_right for o in outcomes], np.int32),
         num_failed=failed,
+        num_truncated=np.zeros(len(outcomes), np.int32),
         num_response_tokens=np.array([o.response_lengths.sum() for o in outcomes], np.int32),
         reward_sum=np.array([o.rewards.sum() for o in outcomes], np.float32),
         cpu_s=1.0,

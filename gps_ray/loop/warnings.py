@@ -1,0 +1,43 @@
+"""What a run is told of its sampling while it goes on: one line each, for people."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from gps_ray.config import TrainConfig
+from gps_ray.run.metrics import TRUNCATED_RATIO
+
+__all__ = ["TruncationWatch", "warn_of_sampling"]
+
+log = logging.getLogger(__name__)
+
+# Above this share most of what is judged has no end.
+LARGEST_TRUNCATED_RATIO = 0.5
+
+
+def warn_of_sampling(config: TrainConfig) -> None:
+    """Say so where the engine draws from another distribution than the one that the learner scores."""
+    if config.rollout_sampling.takes_tokens_away and config.learning.rollout_is is None:
+        log.warning(
+            "rollout.top_p, top_k or min_p takes tokens away that the learner's policy has: sampled log-probs are not "
+            "the policy's; set learning.rollout_is=token, which corrects for it, or sample from all tokens"
+        )
+
+
+class TruncationWatch:
+    """Warns of a step whose responses are mostly cut off; not again until a step had fewer."""
+
+    def __init__(self) -> None:
+        self._is_said = False
+
+    def look(self, step: int, metrics: Mapping[str, float]) -> None:
+        is_high = metrics.get(TRUNCATED_RATIO, 0.0) > LARGEST_TRUNCATED_RATIO
+        if is_high and not self._is_said:
+            log.warning(
+                "step %d: %.0f %% of the responses were cut off at rollout.max_response_tokens; raise it, see whether "
+                "the model ends its turns (rollout.stop), or set learning.truncated",
+                step,
+                100 * metrics[TRUNCATED_RATIO],
+            )
+        self._is_said = is_high
