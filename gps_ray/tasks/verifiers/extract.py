@@ -37,6 +37,6 @@ def answer_in_tags(response: str) -> str | None:
 
 
 def last_number(text: str) -> str | None:
-    """The last number in the last 4,000 characters of a text, thousands separators taken out; None where there is none."""
+    """The last number in the last 4,000 characters, without thousands separators; None where there is none."""
     numbers = _NUMBER.findall(text[-_TAIL_CHARACTERS:])
     return numbers[-1].replace(",", "").replace("−", "-") if numbers else None
