@@ -35,8 +35,8 @@ def _maths(row: Row) -> tuple[str, str]:
 def _countdown(row: Row) -> tuple[str, str]:
     numbers, target = [int(number) for number in row.get("nums") or row["numbers"]], int(row["target"])
     text = (
-        f"Using the numbers {numbers}, create an expression that equals {target}. Use each number exactly once and only "
-        "+, -, * and /. Give the expression within <answer> </answer>, for example <answer>(1 + 2) / 3</answer>."
+        f"Using the numbers {numbers}, create an expression that equals {target}. Use each number exactly once and "
+        "only +, -, * and /. Give the expression within <answer> </answer>, for example <answer>(1 + 2) / 3</answer>."
     )
     return text, json.dumps({"numbers": numbers, "target": target})
 
@@ -51,7 +51,10 @@ FORMATS: dict[str, tuple[str, Callable[[Row], tuple[str, str]]]] = {
 
 
 def read_raw(files: Sequence[Path], format_name: str) -> tuple[list[Prompt], int]:
-    """The prompts of some raw files, of equal texts the first, and how many rows had no answer. Raises DataError, naming file and row."""
+    """The prompts of some raw files, of equal texts the first, and how many rows had no answer.
+
+    Raises DataError, naming file and row.
+    """
     source, parts = FORMATS[format_name]
     prompts: dict[str, Prompt] = {}
     num_unanswered = 0

@@ -58,7 +58,7 @@ def normalise(text: str) -> str:
         return ""
     text = text.replace("−", "-").strip().rstrip(".")
     for pattern, replacement in _REPLACED:
-        text = pattern.sub(replacement, text)  # type: ignore[arg-type]
+        text = pattern.sub(replacement, text)
     return _UNITS.sub("", text).lower()
 
 
