@@ -76,10 +76,12 @@ class DataConfig(ConfigSection):
     """Which task, and where its prompts come from: files, or the task's own generator where pool_file is null."""
 
     task: str = Field(
-        "countdown", description="countdown, arithmetic, or an import path 'package.module:Class' (tasks.interface)."
+        "countdown",
+        description="countdown, arithmetic, math, gsm8k, multiple_choice, exact, by_source, "
+        "or an import path 'package.module:Class' (tasks.interface).",
     )
     task_options: dict[str, Any] = Field(
-        default_factory=dict, description="Keyword arguments of your own data.task; the built-in ones take none."
+        default_factory=dict, description="Keyword arguments of data.task; countdown and arithmetic take none."
     )
     pool_file: Annotated[Path | None, Fact.BY_CONTENT] = Field(
         None, description="Parquet pool (data_source, prompt, ability, reward_model, extra_info)."

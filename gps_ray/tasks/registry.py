@@ -6,20 +6,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from gps_ray.base.errors import ConfigError
-from gps_ray.base.import_path import build_from_path
+from gps_ray.base.import_path import build_from_path, call_with_options
 from gps_ray.tasks.interface import GeneratedTask, Task
+from gps_ray.tasks.verifiers.shaped import SHAPING_OPTIONS, Shaped
 
 __all__ = ["BUILT_IN_TASKS", "GeneratedTask", "load_generated_task", "load_task"]
 
 BUILT_IN_TASKS = {
     "arithmetic": "gps_ray.tasks.arithmetic:Arithmetic",
+    "by_source": "gps_ray.tasks.verifiers.by_source:BySource",
     "countdown": "gps_ray.tasks.countdown:Countdown",
+    "exact": "gps_ray.tasks.verifiers.text:Exact",
+    "gsm8k": "gps_ray.tasks.verifiers.text:Gsm8k",
+    "math": "gps_ray.tasks.verifiers.math:Math",
+    "multiple_choice": "gps_ray.tasks.verifiers.text:MultipleChoice",
 }
+# They have a section of the config to themselves.
+_WITHOUT_OPTIONS = ("arithmetic", "countdown")
 
 
 def load_task(name: str, options: Mapping[str, Any]) -> Task:
     """The task that ``data.task`` names: a built-in name, or 'package.module:Class' of a class that takes
-    ``data.task_options`` as keyword arguments.
+    ``data.task_options`` as keyword arguments. The built-in verifiers take those of ``verifiers.shaped`` too.
 
     Raises ConfigError where there is none, where it refuses its options, or where it is not a task.
     """
@@ -28,16 +36,21 @@ def load_task(name: str, options: Mapping[str, Any]) -> Task:
             f"data.task: expected one of {', '.join(BUILT_IN_TASKS)} or 'package.module:Class', got {name!r}; "
             "change data.task"
         )
-    if name in BUILT_IN_TASKS and options:
+    if name in _WITHOUT_OPTIONS and options:
         raise ConfigError(
             f"data.task_options: {name} takes none, got {', '.join(options)}; its settings are keys of data.{name}"
         )
-    task = build_from_path(BUILT_IN_TASKS.get(name, name), "data.task", options, "data.task_options")
+    is_built_in = name in BUILT_IN_TASKS
+    shaping = {key: value for key, value in options.items() if is_built_in and key in SHAPING_OPTIONS}
+    own = {key: value for key, value in options.items() if key not in shaping}
+    task = build_from_path(BUILT_IN_TASKS.get(name, name), "data.task", own, "data.task_options")
     if not callable(getattr(task, "verify", None)) or not isinstance(getattr(task, "name", None), str):
         raise ConfigError(
             f"data.task: {name!r} is not a task, it needs a string 'name' and a method 'verify(prompt, response)'; "
             "change data.task"
         )
+    if shaping:
+        return call_with_options(Shaped, shaping, "data.task_options", task)  # type: ignore[no-any-return]
     return task  # type: ignore[no-any-return]
 
 

@@ -1,0 +1,1 @@
+"""Built-in verifiers for prompts from files; each is a ``gps_ray.tasks.interface.Task``."""

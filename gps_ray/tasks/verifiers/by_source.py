@@ -1,0 +1,56 @@
+"""The verifier that goes with a row's ``data_source``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from gps_ray.base.errors import DataError
+from gps_ray.base.types import Prompt
+from gps_ray.tasks.interface import Task, Verdict
+from gps_ray.tasks.registry import load_task
+
+__all__ = ["KNOWN_SOURCES", "BySource"]
+
+# What verl's data-set scripts and their usual descendants write, and the names of the verifiers themselves.
+KNOWN_SOURCES: Mapping[str, str] = MappingProxyType(
+    {
+        "openai/gsm8k": "gsm8k",
+        "lighteval/MATH": "math",
+        "DigitalLearningGmbH/MATH-lighteval": "math",
+        "HuggingFaceH4/MATH-500": "math",
+        "agentica-org/DeepScaleR-Preview-Dataset": "math",
+        "deepscaler": "math",
+        "math_dapo": "math",
+        "aime": "math",
+        "amc": "math",
+        "minerva": "math",
+        "olympiad_bench": "math",
+        **{name: name for name in ("math", "gsm8k", "multiple_choice", "exact", "countdown", "arithmetic")},
+    }
+)
+
+
+class BySource:
+    """Judge each prompt by the verifier of its ``data_source``. ``sources`` adds to the known ones or replaces them:
+    data source -> built-in name or 'package.module:Class'."""
+
+    name = "by_source"
+
+    def __init__(self, sources: Mapping[str, str] = MappingProxyType({})) -> None:
+        if not all(isinstance(verifier, str) and verifier != self.name for verifier in sources.values()):
+            raise ValueError(f"sources must map a data_source to the name of a verifier, got {dict(sources)}")
+        self._names = {**KNOWN_SOURCES, **sources}
+        # Those of the user's are made at once, so that a misspelt one is known before anything starts.
+        self._tasks: dict[str, Task] = {name: load_task(name, {}) for name in sources.values()}
+
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        name = self._names.get(prompt.task)
+        if name is None:
+            raise DataError(
+                f"no verifier is known for data_source {prompt.task!r}; name one in data.task_options.sources, e.g. "
+                f"{{{prompt.task}: math}}"
+            )
+        if name not in self._tasks:
+            self._tasks[name] = load_task(name, {})
+        return self._tasks[name].verify(prompt, response)

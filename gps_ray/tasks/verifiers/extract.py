@@ -1,0 +1,42 @@
+"""Where the answer stands in a response. Responses are hostile text: all of this is linear in its length."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["answer_in_tags", "last_boxed", "last_number"]
+
+# Without nested quantifiers, so that no text makes it backtrack for long. Lengths are bounded for the same reason.
+_NUMBER = re.compile(r"[-+−]?(?:\d{1,3}(?:,\d{3}){1,20}(?!\d)(?:\.\d{1,60})?|\d{1,60}(?:\.\d{1,60})?|\.\d{1,60})")
+_BOXED = re.compile(r"\\f?boxed\s{0,3}\{")
+_TAIL_CHARACTERS = 4000
+
+
+def last_boxed(response: str) -> str | None:
+    """What stands in the last ``\\boxed{...}``, nested braces and all; None where there is none or it never closes."""
+    opened = None
+    for opened in _BOXED.finditer(response):  # noqa: B007  the last one is wanted
+        pass
+    if opened is None:
+        return None
+    depth = 1
+    for place in range(opened.end(), len(response)):
+        character = response[place]
+        is_escaped = response[place - 1] == "\\"
+        depth += (character == "{" and not is_escaped) - (character == "}" and not is_escaped)
+        if depth == 0:
+            return response[opened.end() : place].strip()
+    return None
+
+
+def answer_in_tags(response: str) -> str | None:
+    """What stands between the last ``<answer>`` and its ``</answer>``; None where either is missing."""
+    _, opened, after = response.rpartition("<answer>")
+    answer, closed, _ = after.partition("</answer>")
+    return answer.strip() if opened and closed else None
+
+
+def last_number(text: str) -> str | None:
+    """The last number in the last 4,000 characters, without thousands separators; None where there is none."""
+    numbers = _NUMBER.findall(text[-_TAIL_CHARACTERS:])
+    return numbers[-1].replace(",", "").replace("−", "-") if numbers else None

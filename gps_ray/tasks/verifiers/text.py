@@ -1,0 +1,112 @@
+"""Verifiers that compare text or one number: gsm8k, multiple_choice, exact."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from decimal import Decimal, InvalidOperation
+
+from gps_ray.base.errors import DataError
+from gps_ray.base.types import Prompt, RolloutStatus
+from gps_ray.tasks.interface import Verdict
+from gps_ray.tasks.verifiers.extract import answer_in_tags, last_boxed, last_number
+
+__all__ = ["Exact", "Gsm8k", "MultipleChoice", "verdict"]
+
+# An answer's statement stands near the end; what a response says before it may be of any length.
+_TAIL_CHARACTERS = 4000
+_CHOICE = r"[\(\[*_`\s\"']{0,8}([A-E])(?![A-Za-z0-9])"
+_STATED = re.compile(
+    r"(?:answer|choice|option)(?:\s{1,3}(?:is|would be|should be)|\s{0,3}[:=])\s{0,3}(?:option|choice)?" + _CHOICE, re.I
+)
+_BRACKETED = re.compile(r"[\(\[]\s{0,3}([A-E])\s{0,3}[\)\]]")
+_ALONE = re.compile(r"^\s{0,8}[\(\[*_`\"']{0,4}([A-Ea-e])[\)\]*_`\"'.:]{0,4}\s{0,8}$")
+_LEADING = re.compile(r"^\s{0,8}[\(\[*_`]{0,4}([A-E])[\)\]*_`]{0,4}[.:)]\s")
+
+
+def verdict(right: bool) -> Verdict:
+    """1 and RIGHT, or 0 and WRONG."""
+    return (1.0, RolloutStatus.RIGHT) if right else (0.0, RolloutStatus.WRONG)
+
+
+class Gsm8k:
+    """Answers that are one number, "#### 42": the last number after the last ``####``; without it, the number in the
+    last ``\\boxed{}`` or the last number at all. Commas and currency signs count for nothing."""
+
+    name = "gsm8k"
+
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        expected = _number(_after_hashes(prompt.answer))
+        if expected is None:
+            raise DataError(f"expected a gsm8k answer that holds a number, got {prompt.answer[:100]!r}")
+        answer = _after_hashes(response) if "####" in response else last_boxed(response) or response
+        return verdict(_number(answer) == expected)
+
+
+def _after_hashes(text: str) -> str:
+    # The statement ends with its line: what a model rambles on about afterwards is not its answer.
+    _, found, after = text.rpartition("####")
+    return after.strip().split("\n")[0] if found else text
+
+
+def _number(text: str) -> Decimal | None:
+    number = last_number(text)
+    try:
+        return None if number is None else Decimal(number)
+    except InvalidOperation:
+        return None
+
+
+class MultipleChoice:
+    """Answers that are a letter from A to E: ``\\boxed{B}``, ``<answer>B</answer>``, "answer is (B)", "B." or "(B)".
+
+    The last statement of an answer counts; a response that only brackets several letters has no answer.
+    """
+
+    name = "multiple_choice"
+
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        expected = _ALONE.match(_without_text(prompt.answer))
+        if expected is None:
+            raise DataError(f"expected a multiple_choice answer from A to E, got {prompt.answer[:100]!r}")
+        return verdict(_choice(response) == expected[1].upper())
+
+
+def _without_text(answer: str) -> str:
+    return re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s{0,3}\{([^{}]{0,20})\}", r"\1", answer[:200])
+
+
+def _choice(response: str) -> str | None:
+    stated = last_boxed(response) or answer_in_tags(response)
+    if stated is not None:
+        found = _ALONE.match(_without_text(stated)) or _LEADING.match(_without_text(stated) + " ")
+        return found[1].upper() if found else None
+    tail = response[-_TAIL_CHARACTERS:]
+    statements = _STATED.findall(tail)
+    if statements:
+        return str(statements[-1]).upper()
+    found = _ALONE.match(response) or _LEADING.match(response)
+    if found:
+        return found[1].upper()
+    bracketed = set(_BRACKETED.findall(tail))
+    return bracketed.pop() if len(bracketed) == 1 else None
+
+
+class Exact:
+    """Equality after normalising case, white space, width and a full stop at the end. In a response with ``<answer>``
+    or ``\\boxed{}`` the answer is what stands there, else it is the whole response."""
+
+    name = "exact"
+
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        expected = _plain(prompt.answer)
+        if not expected:
+            raise DataError("expected an answer with text, got none")
+        stated = answer_in_tags(response)
+        if stated is None:
+            stated = last_boxed(response)
+        return verdict(_plain(response if stated is None else stated) == expected)
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(".").rstrip()

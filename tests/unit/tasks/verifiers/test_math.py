@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from gps_ray.base.errors import DataError
+from gps_ray.base.types import Prompt, RolloutStatus
+from gps_ray.rollout.sandbox import SandboxedTask
+from gps_ray.tasks.verifiers.math import Math
+from tests.unit.tasks.verifiers.hostile import ANSWER, hostile_responses
+from tests.unit.tasks.verifiers.pairs import pairs
+
+RECORDED = Path(__file__).parents[5] / "shared" / "data" / "maths_train_math.parquet"
+
+
+def _prompt(answer: str) -> Prompt:
+    return Prompt(prompt_id="p", text="how much?", answer=answer, task="math")
+
+
+def test_the_table_of_answer_pairs() -> None:
+    task, table = Math(), list(pairs())
+    assert len(table) > 300
+    wrong = [
+        (answer, stated, right)
+        for answer, stated, right in table
+        if (task.verify(_prompt(answer), f"So it is \\boxed{{{stated}}}.")[1] is RolloutStatus.RIGHT) != right
+    ]
+    assert wrong == []
+    # The second grader has no algebra, but differs in a minority of cases and only by being too strict.
+    assert 0 < task.num_disagreements < len(table) / 3
+    assert len(task.disagreements) == min(task.num_disagreements, 100)
+
+
+@pytest.mark.parametrize("response", ["the answer is 42", "Answer: $42$.", "<answer>42</answer>", "41, \\boxed{42}"])
+def test_a_stated_answer_is_found(response: str) -> None:
+    assert Math().verify(_prompt("42"), response) == (1.0, RolloutStatus.RIGHT)
+
+
+@pytest.mark.parametrize("response", ["", "\\boxed{42", "42 is not it, \\boxed{43}", "\\boxed{}", "####", "9^9^9^42"])
+def test_what_states_another_answer_or_none_is_wrong(response: str) -> None:
+    assert Math().verify(_prompt("42"), response) == (0.0, RolloutStatus.WRONG)
+
+
+def test_an_empty_answer_is_refused() -> None:
+    with pytest.raises(DataError, match="expected a maths answer with text"):
+        Math().verify(_prompt(" "), "1")
+
+
+@pytest.mark.slow
+def test_5000_hostile_responses_in_the_sandbox() -> None:
+    task = SandboxedTask(Math(), deadline_s=10.0, memory_bytes=2 << 30)
+    try:
+        statuses = [task.verify(_prompt(ANSWER), response)[1] for response in hostile_responses(5000)]
+    finally:
+        task.close()
+    assert RolloutStatus.RIGHT not in statuses
+    assert statuses.count(RolloutStatus.FAILED) <= 5
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="the recorded maths problems are not part of the repository")
+def test_real_answers_are_right_as_they_stand() -> None:
+    answers = pq.read_table(RECORDED, columns=["answer"])["answer"].to_pylist()[:300]
+    task = Math()
+    rights = [task.verify(_prompt(a), f"\\boxed{{{a}}}")[1] is RolloutStatus.RIGHT for a in answers]
+    assert sum(rights) >= 0.98 * len(answers)
