@@ -74,8 +74,10 @@ class RunFolder:
 
     def create(self, config: ConfigSection, splits: Mapping[str, Sequence[Prompt]]) -> None:
         """Lay out the folder; ``splits`` (pool, evaluation, ...) become prompts.parquet."""
-        for directory in (self.checkpoints, self.outcomes, self.probes):
-            directory.mkdir(parents=True, exist_ok=True)
+        for directory in (self.root, self.checkpoints, self.outcomes, self.probes):
+            # What is resumed from here is the owner's alone to write; a folder that was there may stay readable.
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            directory.chmod(directory.stat().st_mode & 0o7755)
         resolved = config.model_dump(mode="json")
         self.config.write_text(yaml.safe_dump(resolved, sort_keys=False))
         rows = [
