@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from actors.learner_actor import spawn_learner
@@ -23,6 +23,7 @@ from gps_ray.loop.training import LoopParts, TrainingLoop
 from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
 from gps_ray.run.folder import RunFolder
+from gps_ray.run.lease import Lease
 from gps_ray.tasks.dataset import DataSets, load_data
 
 __all__ = ["check_run_folder", "open_folder", "prepare", "run_training", "train"]
@@ -52,12 +53,16 @@ def check_run_folder(config: TrainConfig, resume: bool) -> None:
 
 
 def open_folder(
-    config: TrainConfig, data: DataSets, fingerprint: str, resume: bool
+    config: TrainConfig,
+    data: DataSets,
+    fingerprint: str,
+    resume: bool,
+    fence: Callable[[], None] = lambda: None,
 ) -> tuple[RunFolder, CheckpointStore, tuple[Path, Manifest] | None]:
     """The run folder, its checkpoints and, on a resume, the newest whole one. Raises CheckpointError where that is of
-    another run."""
-    folder = RunFolder(config.run.directory.absolute())
-    store = CheckpointStore(folder.root, config.checkpoint.keep_last)
+    another run. ``fence`` is asked before each commit and each line."""
+    folder = RunFolder(config.run.directory.absolute(), fence)
+    store = CheckpointStore(folder.root, config.checkpoint.keep_last, fence)
     found = store.newest() if resume else None
     notes: list[str] = []
     if found is not None:
@@ -100,9 +105,27 @@ async def train(
     resume: bool = False,
     sinks: Sequence[ProgressSink] = (),
 ) -> Mapping[str, float]:
-    """``run_training`` for a driver that has several runs going; the actors' names begin with ``name``."""
+    """``run_training`` for a driver that has several runs going; the actors' names begin with ``name``.
+
+    Raises CheckpointError where another driver holds the run folder, or takes it while this one is stopped.
+    """
+    with Lease(config.run.directory.absolute(), config.run.lease_s) as lease:
+        check_run_folder(config, resume)  # again: another may have begun a run, and ended, since the job looked
+        return await _train_held(config, data, model_directory, name, lease, resume=resume, sinks=sinks)
+
+
+async def _train_held(
+    config: TrainConfig,
+    data: DataSets,
+    model_directory: Path | None,
+    name: str,
+    lease: Lease,
+    *,
+    resume: bool,
+    sinks: Sequence[ProgressSink],
+) -> Mapping[str, float]:
     fingerprint = pool_fingerprint(data)
-    folder, store, found = open_folder(config, data, fingerprint, resume)
+    folder, store, found = open_folder(config, data, fingerprint, resume, lease.check)
     table = build_prompt_table(data.pool, data.heldout_probe, config.selection.features)
     prompts = {p.prompt_id: p for split in (data.pool, data.evaluation, data.heldout_probe) for p in split}
     spec = WorkerSpec(

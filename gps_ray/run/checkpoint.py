@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -115,12 +115,13 @@ def _entry(path: Path) -> FileEntry:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, under ``directory``."""
+    """The checkpoints of one run, under ``directory``. ``fence`` raises where this driver may no longer commit."""
 
-    def __init__(self, run_root: Path, keep_last: int) -> None:
+    def __init__(self, run_root: Path, keep_last: int, fence: Callable[[], None] = lambda: None) -> None:
         self._root = run_root
         self._directory = run_root / "checkpoints"
         self._keep_last = keep_last
+        self._fence = fence
         # Outcome files never change once written, so each is hashed once per process.
         self._run_entries: dict[str, FileEntry] = {}
 
@@ -145,6 +146,7 @@ class CheckpointStore:
             file.write(whole.model_dump_json(indent=1))
             file.flush()
             os.fsync(file.fileno())
+        self._fence()
         partial.replace(path / MANIFEST)
         self._prune()
         return whole

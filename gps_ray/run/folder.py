@@ -8,6 +8,7 @@
     checkpoints/step_000020.<attempt>/{learner/, selector/, manifest.json}
     final_model/                      Hugging Face folder
     discarded/                        files that no manifest listed when the run was resumed
+    driver.lease.000003               who drives the run, or did last
     notes.jsonl                       {"step": steps done, "note": what the run went on with}; mostly not there
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,15 @@ __all__ = ["JsonLines", "RunFolder"]
 
 
 class JsonLines:
-    """An append-only JSONL file that can be cut back to a byte offset."""
+    """An append-only JSONL file that can be cut back to a byte offset. ``fence`` raises where this driver may no longer
+    append."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fence: Callable[[], None] = lambda: None) -> None:
         self.path = path
+        self._fence = fence
 
     def append(self, row: Mapping[str, Any]) -> None:
+        self._fence()
         with self.path.open("a") as file:
             file.write(json.dumps(row, allow_nan=True) + "\n")
 
@@ -59,12 +63,12 @@ class JsonLines:
 
 
 class RunFolder:
-    """Paths and plain files of one run."""
+    """Paths and plain files of one run. ``fence``: see ``JsonLines``."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, fence: Callable[[], None] = lambda: None) -> None:
         self.root = root
-        self.metrics = JsonLines(root / "metrics.jsonl")
-        self.samples = JsonLines(root / "rollouts.jsonl")
+        self.metrics = JsonLines(root / "metrics.jsonl", fence)
+        self.samples = JsonLines(root / "rollouts.jsonl", fence)
         self.notes = root / "notes.jsonl"
         self.config = root / "config.yaml"
         self.checkpoints = root / "checkpoints"
