@@ -14,7 +14,7 @@ from actors.rollout_worker import WorkerSpec
 from actors.selector_actor import spawn_selector
 from actors.warm_start_trainer import ensure_model
 from gps_ray.base.concurrency import gather_or_cancel
-from gps_ray.base.errors import ConfigError
+from gps_ray.base.errors import CheckpointError, ConfigError
 from gps_ray.config import TrainConfig
 from gps_ray.learning.schedule import check_same_end
 from gps_ray.loop.plan import check_data, pool_fingerprint, resolve
@@ -26,7 +26,7 @@ from gps_ray.run.folder import RunFolder
 from gps_ray.run.lease import Lease
 from gps_ray.tasks.dataset import DataSets, load_data
 
-__all__ = ["check_run_folder", "open_folder", "prepare", "run_training", "train"]
+__all__ = ["check_run_folder", "move_aside", "open_folder", "prepare", "run_training", "train"]
 
 
 def prepare(config: TrainConfig) -> tuple[TrainConfig, DataSets]:
@@ -48,8 +48,23 @@ def check_run_folder(config: TrainConfig, resume: bool) -> None:
         )
     if not resume and (config.run.directory / "checkpoints").exists():
         raise ConfigError(
-            f"run.directory: {config.run.directory} already holds a run; go on with it by --resume, or choose another"
+            f"run.directory: {config.run.directory} already holds a run; go on with it by --resume, begin anew by "
+            "--restart, or choose another"
         )
+
+
+def move_aside(config: TrainConfig) -> Path | None:
+    """Make room for a new run: the old folder becomes ``<folder>.old-1``, or the next number that is free. Returns its
+    new place, None where there was none. Raises CheckpointError where a driver is at work in it."""
+    root = config.run.directory.absolute()
+    if not root.exists():
+        return None
+    with Lease(root, config.run.lease_s):
+        number = 1
+        while (aside := root.with_name(f"{root.name}.old-{number}")).exists():
+            number += 1
+        root.rename(aside)
+    return aside
 
 
 def open_folder(
@@ -65,6 +80,17 @@ def open_folder(
     store = CheckpointStore(folder.root, config.checkpoint.keep_last, fence)
     found = store.newest() if resume else None
     notes: list[str] = []
+    if resume and found is None and folder.has_results():
+        raise CheckpointError(
+            f"run.directory: {folder.root} holds results and no whole checkpoint to go on from; restore one, or begin "
+            "anew by --restart of jobs.train, which moves the folder aside"
+        )
+    if found is not None and found[1].num_steps_done > config.run.num_steps:
+        print(
+            f"{config.run.directory}: resume: {found[1].num_steps_done} steps are done, run.num_steps asks for "
+            f"{config.run.num_steps}: no step is left to make",
+            flush=True,
+        )
     if found is not None:
         check_same_end(found[1].config, config)
         notes = check_same_run(found[1], config, fingerprint)

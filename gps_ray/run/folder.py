@@ -98,6 +98,11 @@ class RunFolder:
         rows = read_metrics(self.metrics.path)
         return bool(rows) and rows[-1]["step"] >= num_steps
 
+    def has_results(self) -> bool:
+        """Is there anything of a step? What was measured before the first one is soon measured again."""
+        steps = self.metrics.path.exists() and any(row["step"] > 0 for row in read_metrics(self.metrics.path))
+        return steps or any(self.outcomes.glob("*.parquet")) or self.final_model.exists()
+
     def restart(self) -> None:
         """Back to an empty run, for one that was killed before its first checkpoint."""
         self.metrics.truncate(0)
