@@ -109,7 +109,8 @@ class TrainingLoop:
             self._learner_free_since = time.perf_counter()
             await gather_or_cancel(*(self.step(step, begin, end) for step in range(begin + 1, end + 1)))
         self._phase("export")
-        await self._parts.learner.export(self._parts.folder.final_model)
+        await self._parts.learner.export(self._parts.folder.unfinished_model())
+        self._parts.folder.finish_model()
         return self._last_metrics
 
     async def step(self, step: int, begin: int, end: int) -> None:

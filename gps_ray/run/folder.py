@@ -6,7 +6,7 @@
     outcomes/step_000012.parquet      every group of the step
     probes/step_000030.pool_probe.parquet
     checkpoints/step_000020.<attempt>/{learner/, selector/, manifest.json}
-    final_model/                      Hugging Face folder
+    final_model/                      Hugging Face folder, there once it is whole
     discarded/                        files that no manifest listed when the run was resumed
     driver.lease.000003               who drives the run, or did last
     notes.jsonl                       {"step": steps done, "note": what the run went on with}; mostly not there
@@ -75,6 +75,7 @@ class RunFolder:
         self.outcomes = root / "outcomes"
         self.probes = root / "probes"
         self.final_model = root / "final_model"
+        self._unfinished_model = root / "final_model.partial"
 
     def create(self, config: ConfigSection, splits: Mapping[str, Sequence[Prompt]]) -> None:
         """Lay out the folder; ``splits`` (pool, evaluation, ...) become prompts.parquet."""
@@ -90,6 +91,17 @@ class RunFolder:
             for p in prompts
         ]
         pq.write_table(pa.Table.from_pylist(rows), self.root / "prompts.parquet")
+
+    def unfinished_model(self) -> Path:
+        """Where the policy is exported to: not there, whatever a kill left."""
+        shutil.rmtree(self._unfinished_model, ignore_errors=True)
+        return self._unfinished_model
+
+    def finish_model(self) -> None:
+        """The export is whole: it becomes the final model in one step, in place of one of fewer steps."""
+        if self.final_model.exists():
+            shutil.rmtree(self.final_model)
+        self._unfinished_model.rename(self.final_model)
 
     def is_finished(self, num_steps: int) -> bool:
         """Has the run made all its steps and exported its policy?"""

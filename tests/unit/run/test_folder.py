@@ -91,3 +91,18 @@ def test_the_prompts_of_all_splits_are_listed(tmp_path: Path) -> None:
     folder.create(TrainConfig(), {"pool": PROMPTS, "pool_probe": PROMPTS[:1]})
     table = pq.read_table(tmp_path / "prompts.parquet").to_pylist()
     assert [(row["prompt_id"], row["split"]) for row in table] == [("a", "pool"), ("b", "pool"), ("a", "pool_probe")]
+
+
+def test_a_half_written_export_is_no_finished_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.append({"step": 4})
+    for content in ("old", "new"):
+        model = folder.unfinished_model()
+        model.mkdir()
+        (model / "config.json").write_text(content)
+        if content == "old":
+            assert not folder.is_finished(4)
+        folder.finish_model()
+        assert folder.is_finished(4)
+        assert (folder.final_model / "config.json").read_text() == content
+    assert not (tmp_path / "final_model.partial").exists()
