@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from gps_ray.base.errors import CheckpointError
+from gps_ray.run.checkpoint import CheckpointStore, Manifest
+from gps_ray.run.folder import RunFolder
 from gps_ray.run.lease import Driver, Lease
 
 LEASE_S = 60.0
@@ -132,3 +134,29 @@ def test_a_lease_that_says_nothing_ends_by_silence_only(tmp_path: Path) -> None:
     world.now += LEASE_S + 1
     lease.take()
     assert [path.name for path in tmp_path.iterdir()] == ["driver.lease.000008"]
+
+
+def test_who_lost_the_folder_appends_no_line_and_commits_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    (_, slept), (_, lease) = world.driver(), world.driver()
+    slept.take()
+    folder, store = RunFolder(tmp_path, slept.check), CheckpointStore(tmp_path, 2, slept.check)
+    folder.metrics.append({"step": 0})
+    path = store.begin(0)
+    world.now += LEASE_S + 1
+    lease.take()
+    manifest = Manifest(
+        num_steps_done=0,
+        counters={},
+        next_selection=None,
+        config={},
+        pool_fingerprint="f00",
+        metrics_num_bytes=0,
+        samples_num_bytes=0,
+    )
+    with pytest.raises(CheckpointError, match="writes nothing more"):
+        store.commit(path, manifest, [])
+    with pytest.raises(CheckpointError, match="writes nothing more"):
+        folder.metrics.append({"step": 1})
+    assert folder.metrics.path.read_text() == '{"step": 0}\n'
+    assert store.newest() is None
