@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from actors.token import ensure_private_token
 from gps_ray.base.errors import ResourceError, one_line
 from gps_ray.config import ClusterConfig, TrainConfig
 from gps_ray.loop.resources import check_resources
@@ -24,6 +25,7 @@ def in_cluster(config: ClusterConfig) -> bool:
 def _start_local(config: ClusterConfig) -> Any:
     # Ray switches token authentication on for a local cluster (RAY_AUTH_MODE unset): whoever reaches its ports without
     # the token is turned away, and `ray get-auth-token` prints it for the dashboard.
+    ensure_private_token()
     try:
         return ray.init(
             address="local",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from actors.learner_actor import spawn_learner
@@ -15,7 +15,7 @@ from actors.rollout_worker import WorkerSpec
 from actors.selector_actor import spawn_selector
 from actors.warm_start_trainer import ensure_model
 from gps_ray.base.concurrency import gather_or_cancel
-from gps_ray.base.errors import ConfigError
+from gps_ray.base.errors import CheckpointError, ConfigError
 from gps_ray.config import TrainConfig
 from gps_ray.learning.schedule import check_same_end
 from gps_ray.loop.plan import chat_format, check_data, pool_fingerprint, resolve
@@ -24,9 +24,10 @@ from gps_ray.loop.training import LoopParts, TrainingLoop
 from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
 from gps_ray.run.folder import RunFolder
+from gps_ray.run.lease import Lease
 from gps_ray.tasks.dataset import DataSets, load_data
 
-__all__ = ["check_run_folder", "dated", "open_folder", "prepare", "run_training", "train"]
+__all__ = ["check_run_folder", "dated", "move_aside", "open_folder", "prepare", "run_training", "train"]
 
 
 def prepare(config: TrainConfig) -> tuple[TrainConfig, DataSets]:
@@ -48,7 +49,8 @@ def check_run_folder(config: TrainConfig, resume: bool) -> None:
         )
     if not resume and (config.run.directory / "checkpoints").exists():
         raise ConfigError(
-            f"run.directory: {config.run.directory} already holds a run; go on with it by --resume, or choose another"
+            f"run.directory: {config.run.directory} already holds a run; go on with it by --resume, begin anew by "
+            "--restart, or choose another"
         )
 
 
@@ -59,15 +61,44 @@ def dated(config: TrainConfig, resume: bool) -> TrainConfig:
     return config.model_copy(update={"run": config.run.model_copy(update={"date": date})})
 
 
+def move_aside(config: TrainConfig) -> Path | None:
+    """Make room for a new run: the old folder becomes ``<folder>.old-1``, or the next number that is free. Returns its
+    new place, None where there was none. Raises CheckpointError where a driver is at work in it."""
+    root = config.run.directory.absolute()
+    if not root.exists():
+        return None
+    with Lease(root, config.run.lease_s):
+        number = 1
+        while (aside := root.with_name(f"{root.name}.old-{number}")).exists():
+            number += 1
+        root.rename(aside)
+    return aside
+
+
 def open_folder(
-    config: TrainConfig, data: DataSets, fingerprint: str, resume: bool
+    config: TrainConfig,
+    data: DataSets,
+    fingerprint: str,
+    resume: bool,
+    fence: Callable[[], None] = lambda: None,
 ) -> tuple[RunFolder, CheckpointStore, tuple[Path, Manifest] | None]:
     """The run folder, its checkpoints and, on a resume, the newest whole one. Raises CheckpointError where that is of
-    another run."""
-    folder = RunFolder(config.run.directory.absolute())
-    store = CheckpointStore(folder.root, config.checkpoint.keep_last)
+    another run. ``fence`` is asked before each commit and each line."""
+    folder = RunFolder(config.run.directory.absolute(), fence)
+    store = CheckpointStore(folder.root, config.checkpoint.keep_last, fence)
     found = store.newest() if resume else None
     notes: list[str] = []
+    if resume and found is None and folder.has_results():
+        raise CheckpointError(
+            f"run.directory: {folder.root} holds results and no whole checkpoint to go on from; restore one, or begin "
+            "anew by --restart of jobs.train, which moves the folder aside"
+        )
+    if found is not None and found[1].num_steps_done > config.run.num_steps:
+        print(
+            f"{config.run.directory}: resume: {found[1].num_steps_done} steps are done, run.num_steps asks for "
+            f"{config.run.num_steps}: no step is left to make",
+            flush=True,
+        )
     if found is not None:
         check_same_end(found[1].config, config)
         notes = check_same_run(found[1], config, fingerprint)
@@ -108,10 +139,28 @@ async def train(
     resume: bool = False,
     sinks: Sequence[ProgressSink] = (),
 ) -> Mapping[str, float]:
-    """``run_training`` for a driver that has several runs going; the actors' names begin with ``name``."""
+    """``run_training`` for a driver that has several runs going; the actors' names begin with ``name``.
+
+    Raises CheckpointError where another driver holds the run folder, or takes it while this one is stopped.
+    """
+    with Lease(config.run.directory.absolute(), config.run.lease_s) as lease:
+        check_run_folder(config, resume)  # again: another may have begun a run, and ended, since the job looked
+        return await _train_held(config, data, model_directory, name, lease, resume=resume, sinks=sinks)
+
+
+async def _train_held(
+    config: TrainConfig,
+    data: DataSets,
+    model_directory: Path | None,
+    name: str,
+    lease: Lease,
+    *,
+    resume: bool,
+    sinks: Sequence[ProgressSink],
+) -> Mapping[str, float]:
     fingerprint = pool_fingerprint(data)
     config = dated(config, resume)
-    folder, store, found = open_folder(config, data, fingerprint, resume)
+    folder, store, found = open_folder(config, data, fingerprint, resume, lease.check)
     table = build_prompt_table(data.pool, data.heldout_probe, config.selection.features)
     prompts = {p.prompt_id: p for split in (data.pool, data.evaluation, data.heldout_probe) for p in split}
     spec = WorkerSpec(

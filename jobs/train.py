@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actors.cluster import cluster_for
-from actors.training import check_run_folder, prepare, run_training
+from actors.training import check_run_folder, move_aside, prepare, run_training
 from actors.warm_start_trainer import ensure_model
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.loop.plan import describe
@@ -16,12 +16,18 @@ from jobs.cli import config_arguments, run_job
 
 def main(argv: Sequence[str]) -> int:
     parser = config_arguments("Train a policy with a selector choosing the prompts.")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint of run.directory")
+    begun = parser.add_mutually_exclusive_group()
+    begun.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint of run.directory")
+    begun.add_argument(
+        "--restart", action="store_true", help="begin anew; an old run is moved to <run.directory>.old-N"
+    )
     args = parser.parse_intermixed_args(argv)
     config, data = prepare(load_config(TrainConfig, args.config, args.overrides))
     if args.dry_run:
         print(describe(config, data))
         return 0
+    if args.restart and (aside := move_aside(config)) is not None:
+        print(f"the old run is in {aside} now", flush=True)
     check_run_folder(config, args.resume)
     with Progress(config.run.num_steps) as progress, cluster_for(config) as dashboard:
         if dashboard:

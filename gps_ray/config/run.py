@@ -41,6 +41,12 @@ class RunConfig(ConfigSection):
     sample_every_steps: Annotated[int, Resume.FREE] = Field(
         10, ge=1, description="Keep readable responses every so many steps."
     )
+    lease_s: Annotated[float, Resume.FREE] = Field(
+        60.0,
+        gt=1,
+        description="Seconds without a sign of life after which a run folder that a driver on another host holds is "
+        "free; a dead one on the same host frees it at once.",
+    )
 
     @property
     def num_live_versions(self) -> int:

@@ -58,6 +58,7 @@ class TrainingLoop:
 
     def __init__(self, config: TrainConfig, parts: LoopParts, resumed_from: Manifest | None = None) -> None:
         self._config, self._parts = config, parts
+        self._is_new = resumed_from is None
         self._steps_done = 0 if resumed_from is None else resumed_from.num_steps_done
         self._served = Milestone(self._steps_done)  # the policy version that the pool serves
         self._ledger = Ledger()
@@ -99,8 +100,11 @@ class TrainingLoop:
         warn_of_sampling(self._config)
         self._phase("weights")
         await self._parts.pool.load_weights(await self._parts.learner.publish())
-        if self._steps_done == 0:
+        if self._is_new:
             self._emit({"step": 0, **await self._evaluate(0)})
+            # A kill at any moment from here on leaves something to resume.
+            await self._chooser.choose_ahead(0, 0)
+            await self._checkpoint()
         while self._steps_done < self._config.run.num_steps:
             begin, end = self._steps_done, self._next_stop()
             await self._chooser.choose_ahead(begin, end)
@@ -108,7 +112,8 @@ class TrainingLoop:
             self._learner_free_since = time.perf_counter()
             await gather_or_cancel(*(self.step(step, begin, end) for step in range(begin + 1, end + 1)))
         self._phase("export")
-        await self._parts.learner.export(self._parts.folder.final_model)
+        await self._parts.learner.export(self._parts.folder.unfinished_model())
+        self._parts.folder.finish_model()
         return self._last_metrics
 
     async def step(self, step: int, begin: int, end: int) -> None:

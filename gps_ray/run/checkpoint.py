@@ -7,15 +7,16 @@ the commit (no directory is renamed: object stores have no such thing), and a st
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from gps_ray.base.errors import CheckpointError, ConfigError
 from gps_ray.base.types import Selection
@@ -38,8 +39,11 @@ class _Stored(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_Count = Annotated[int, Field(ge=0)]
+
+
 class FileEntry(_Stored):
-    num_bytes: int
+    num_bytes: _Count
     sha256: str
 
 
@@ -93,19 +97,54 @@ class SelectionRecord(_Stored):
 class Manifest(_Stored):
     """The commit record of one step. ``num_steps_done`` = policy version; ``next_selection`` belongs to the next step.
 
-    ``files`` are relative to the checkpoint's folder, ``run_files`` to the run folder; offsets are bytes.
+    ``files`` are relative to the checkpoint's folder, ``run_files`` to the run folder; offsets are bytes. ``checksum``
+    is of all other fields, and empty in manifests of earlier versions.
     """
 
     format: int = FORMAT
-    num_steps_done: int
-    counters: dict[str, float]
+    num_steps_done: _Count
+    counters: dict[str, FiniteFloat]
     next_selection: SelectionRecord | None
     config: dict[str, Any]
     pool_fingerprint: str
-    metrics_num_bytes: int
-    samples_num_bytes: int
+    metrics_num_bytes: _Count
+    samples_num_bytes: _Count
     files: dict[str, FileEntry] = {}
     run_files: dict[str, FileEntry] = {}
+    checksum: str = ""
+
+    def text(self) -> str:
+        """As it is written to disk, checksum filled in."""
+        fields = json.loads(self.model_dump_json())
+        return json.dumps(fields | {"checksum": _checksum(fields)}, indent=1)
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Raises ValueError (pydantic's is one) or OSError where the file is not a whole manifest, CheckpointError
+        where it is one of another format."""
+        fields = json.loads(path.read_text())
+        if not isinstance(fields, dict):
+            raise ValueError("expected an object")
+        if fields.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{path}: expected a manifest of format {FORMAT}, got {fields.get('format')!r}; resume with the "
+                "version of gps-ray that wrote it or use another run.directory"
+            )
+        manifest = cls.model_validate(fields)
+        if manifest.checksum and manifest.checksum != _checksum(fields):
+            raise ValueError("its checksum is another")
+        return manifest
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    others = {name: value for name, value in fields.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
+
+
+def _order(path: Path) -> tuple[int, int]:
+    """Step and attempt of ``step_000020.10``."""
+    step, _, attempt = path.name.removeprefix("step_").partition(".")
+    return int(step), int(attempt)
 
 
 def _entry(path: Path) -> FileEntry:
@@ -115,24 +154,27 @@ def _entry(path: Path) -> FileEntry:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, under ``directory``."""
+    """The checkpoints of one run, under ``directory``. ``fence`` raises where this driver may no longer commit."""
 
-    def __init__(self, run_root: Path, keep_last: int) -> None:
+    def __init__(self, run_root: Path, keep_last: int, fence: Callable[[], None] = lambda: None) -> None:
         self._root = run_root
         self._directory = run_root / "checkpoints"
         self._keep_last = keep_last
+        self._fence = fence
         # Outcome files never change once written, so each is hashed once per process.
         self._run_entries: dict[str, FileEntry] = {}
 
     def begin(self, num_steps_done: int) -> Path:
         """A new, empty folder for this step; the attempt number keeps it apart from an unfinished earlier one."""
-        attempt = len(list(self._directory.glob(f"step_{num_steps_done:06d}.*")))
+        earlier = self._directory.glob(f"step_{num_steps_done:06d}.*")
+        attempt = max((_order(path)[1] for path in earlier), default=-1) + 1
         path = self._directory / f"step_{num_steps_done:06d}.{attempt}"
         path.mkdir(parents=True)
         return path
 
     def commit(self, path: Path, manifest: Manifest, run_files: Iterable[str]) -> Manifest:
-        """Hash what the parts wrote, then write the manifest; afterwards older checkpoints beyond keep_last go."""
+        """Hash what the parts wrote, then write the manifest; afterwards older checkpoints beyond keep_last and
+        unfinished ones go."""
         for name in run_files:
             if name not in self._run_entries:
                 self._run_entries[name] = _entry(self._root / name)
@@ -142,22 +184,26 @@ class CheckpointStore:
         )
         partial = path / (MANIFEST + ".partial")
         with partial.open("w") as file:
-            file.write(whole.model_dump_json(indent=1))
+            file.write(whole.text())
             file.flush()
             os.fsync(file.fileno())
+        self._fence()
         partial.replace(path / MANIFEST)
         self._prune()
         return whole
 
     def _committed(self) -> list[Path]:
         """Folders with a manifest, newest first."""
-        return sorted((p.parent for p in self._directory.glob(f"step_*/{MANIFEST}")), reverse=True)
+        return sorted((p.parent for p in self._directory.glob(f"step_*/{MANIFEST}")), key=_order, reverse=True)
 
     def _prune(self) -> None:
         for path in self._committed()[self._keep_last :]:
             # The manifest goes first: a half-deleted checkpoint must not look whole.
             (path / MANIFEST).unlink()
             shutil.rmtree(path)
+        for path in self._directory.glob("step_*"):
+            if not (path / MANIFEST).exists():  # left by a kill: whoever could finish it is gone
+                shutil.rmtree(path)
 
     def newest(self) -> tuple[Path, Manifest] | None:
         """The newest checkpoint whose every file has the size and hash of its manifest; None if there is none.
@@ -167,8 +213,8 @@ class CheckpointStore:
         first_reason = ""
         for path in self._committed():
             try:
-                manifest = Manifest.model_validate_json((path / MANIFEST).read_text())
-            except (ValidationError, OSError) as error:
+                manifest = Manifest.read(path / MANIFEST)
+            except (ValueError, OSError) as error:
                 first_reason = first_reason or f"{path.name}: {MANIFEST} cannot be read ({type(error).__name__})"
                 continue
             reason = self._damage(path, manifest)

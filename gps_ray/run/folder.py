@@ -6,8 +6,9 @@
     outcomes/step_000012.parquet      every group of the step
     probes/step_000030.pool_probe.parquet
     checkpoints/step_000020.<attempt>/{learner/, selector/, manifest.json}
-    final_model/                      Hugging Face folder
+    final_model/                      Hugging Face folder, there once it is whole
     discarded/                        files that no manifest listed when the run was resumed
+    driver.lease.000003               who drives the run, or did last
     notes.jsonl                       {"step": steps done, "note": what the run went on with}; mostly not there
 """
 
@@ -17,7 +18,7 @@ import datetime
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,15 @@ __all__ = ["JsonLines", "RunFolder"]
 
 
 class JsonLines:
-    """An append-only JSONL file that can be cut back to a byte offset."""
+    """An append-only JSONL file that can be cut back to a byte offset. ``fence`` raises where this driver may no longer
+    append."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fence: Callable[[], None] = lambda: None) -> None:
         self.path = path
+        self._fence = fence
 
     def append(self, row: Mapping[str, Any]) -> None:
+        self._fence()
         with self.path.open("a") as file:
             file.write(json.dumps(row, allow_nan=True) + "\n")
 
@@ -60,23 +64,26 @@ class JsonLines:
 
 
 class RunFolder:
-    """Paths and plain files of one run."""
+    """Paths and plain files of one run. ``fence``: see ``JsonLines``."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, fence: Callable[[], None] = lambda: None) -> None:
         self.root = root
-        self.metrics = JsonLines(root / "metrics.jsonl")
-        self.samples = JsonLines(root / "rollouts.jsonl")
+        self.metrics = JsonLines(root / "metrics.jsonl", fence)
+        self.samples = JsonLines(root / "rollouts.jsonl", fence)
         self.notes = root / "notes.jsonl"
         self.config = root / "config.yaml"
         self.checkpoints = root / "checkpoints"
         self.outcomes = root / "outcomes"
         self.probes = root / "probes"
         self.final_model = root / "final_model"
+        self._unfinished_model = root / "final_model.partial"
 
     def create(self, config: ConfigSection, splits: Mapping[str, Sequence[Prompt]]) -> None:
         """Lay out the folder; ``splits`` (pool, evaluation, ...) become prompts.parquet."""
-        for directory in (self.checkpoints, self.outcomes, self.probes):
-            directory.mkdir(parents=True, exist_ok=True)
+        for directory in (self.root, self.checkpoints, self.outcomes, self.probes):
+            # What is resumed from here is the owner's alone to write; a folder that was there may stay readable.
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            directory.chmod(directory.stat().st_mode & 0o7755)
         resolved = config.model_dump(mode="json")
         self.config.write_text(yaml.safe_dump(resolved, sort_keys=False))
         rows = [
@@ -93,12 +100,28 @@ class RunFolder:
         date = (yaml.safe_load(self.config.read_text()) or {}).get("run", {}).get("date")
         return None if date is None else datetime.date.fromisoformat(str(date))
 
+    def unfinished_model(self) -> Path:
+        """Where the policy is exported to: not there, whatever a kill left."""
+        shutil.rmtree(self._unfinished_model, ignore_errors=True)
+        return self._unfinished_model
+
+    def finish_model(self) -> None:
+        """The export is whole: it becomes the final model in one step, in place of one of fewer steps."""
+        if self.final_model.exists():
+            shutil.rmtree(self.final_model)
+        self._unfinished_model.rename(self.final_model)
+
     def is_finished(self, num_steps: int) -> bool:
         """Has the run made all its steps and exported its policy?"""
         if not (self.final_model / "config.json").exists() or not self.metrics.path.exists():
             return False
         rows = read_metrics(self.metrics.path)
         return bool(rows) and rows[-1]["step"] >= num_steps
+
+    def has_results(self) -> bool:
+        """Is there anything of a step? What was measured before the first one is soon measured again."""
+        steps = self.metrics.path.exists() and any(row["step"] > 0 for row in read_metrics(self.metrics.path))
+        return steps or any(self.outcomes.glob("*.parquet")) or self.final_model.exists()
 
     def restart(self) -> None:
         """Back to an empty run, for one that was killed before its first checkpoint."""

@@ -12,6 +12,7 @@ import pytest
 
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.types import UpdateRequest, UpdateResult
+from gps_ray.run.checkpoint import CheckpointStore
 from gps_ray.run.metrics import read_metrics
 from tests.loop.ports import Killed, Run, simulated_config
 
@@ -98,6 +99,28 @@ def test_killed_at_any_call_and_resumed_it_ends_the_same(tmp_path: Path, selecto
         resumed = Run(config, resume=True)
         resumed()
         assert _result(resumed) == expected, f"killed at call {kill_at}: {whole.points[kill_at - 1]}"
+
+
+def test_there_is_something_to_resume_before_the_first_step(tmp_path: Path) -> None:
+    config = simulated_config(tmp_path / "run", "checkpoint.every_steps=6")
+    run = Run(config)
+    run.pool.generate = None  # type: ignore[assignment, method-assign]
+    with pytest.raises(TypeError):
+        run()  # not even the evaluation of step 0
+    assert CheckpointStore(run.folder.root, 2).newest() is None
+
+    async def killed(request: UpdateRequest) -> UpdateResult:
+        raise Killed("update")
+
+    run = Run(config, resume=True)
+    run.learner.update = killed  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        run()
+    found = CheckpointStore(run.folder.root, 2).newest()
+    assert found is not None
+    assert found[1].num_steps_done == 0
+    assert found[1].next_selection is not None
+    assert found[1].next_selection.step == 1
 
 
 def test_killed_twice_and_resumed_it_ends_the_same(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from actors.training import dated, open_folder
+from actors.training import dated, move_aside, open_folder
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.types import Prompt
 from gps_ray.config import TrainConfig
 from gps_ray.loop.plan import pool_fingerprint
 from gps_ray.run.checkpoint import Manifest
+from gps_ray.run.lease import Lease
 from gps_ray.tasks.interface import DataSets
 
 pytestmark = pytest.mark.loop
@@ -57,3 +58,51 @@ def test_a_resume_on_another_day_tells_templates_the_first_day(tmp_path: Path) -
     open_folder(first, DATA, FINGERPRINT, resume=False)
     assert dated(config, resume=True).run.date == first_day
     assert dated(config, resume=False).run.date == datetime.date.today()
+
+
+@pytest.mark.parametrize("left", ["metrics", "outcomes", "final model"])
+def test_results_without_a_checkpoint_are_not_begun_anew_untold(tmp_path: Path, left: str) -> None:
+    config = _config(tmp_path / "run", 4)
+    folder, _, _ = open_folder(config, DATA, FINGERPRINT, resume=False)
+    folder.metrics.append({"step": 0})
+    open_folder(config, DATA, FINGERPRINT, resume=True)  # killed before manifest 0: nothing is lost
+    if left == "metrics":
+        folder.metrics.append({"step": 1})
+    elif left == "outcomes":
+        (folder.outcomes / "step_000001.parquet").write_bytes(b"x")
+    else:
+        folder.final_model.mkdir()
+    before = sorted(path.name for path in folder.root.rglob("*"))
+    with pytest.raises(CheckpointError, match=r"results and no whole checkpoint.*--restart"):
+        open_folder(config, DATA, FINGERPRINT, resume=True)
+    assert sorted(path.name for path in folder.root.rglob("*")) == before
+
+
+def test_a_restart_moves_the_old_run_aside_unless_it_is_driven(tmp_path: Path) -> None:
+    config = _config(tmp_path / "run", 4)
+    assert move_aside(config) is None
+    for number in (1, 2):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "mark").write_text(str(number))
+        assert move_aside(config) == tmp_path / f"run.old-{number}"
+        assert (tmp_path / f"run.old-{number}" / "mark").read_text() == str(number)
+    assert not (tmp_path / "run").exists()
+    with Lease(tmp_path / "run", 60), pytest.raises(CheckpointError, match="is held by process"):
+        move_aside(config)
+
+
+def test_a_resume_with_fewer_steps_than_done_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = _config(tmp_path, 20, total_training_steps=20)
+    _, store, _ = open_folder(first, DATA, FINGERPRINT, resume=False)
+    manifest = Manifest(
+        num_steps_done=20,
+        counters={},
+        next_selection=None,
+        config=first.model_dump(mode="json"),
+        pool_fingerprint=FINGERPRINT,
+        metrics_num_bytes=0,
+        samples_num_bytes=0,
+    )
+    store.commit(store.begin(20), manifest, [])
+    open_folder(_config(tmp_path, 10, total_training_steps=20), DATA, FINGERPRINT, resume=True)
+    assert "20 steps are done, run.num_steps asks for 10" in capsys.readouterr().out

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,55 @@ def test_a_step_without_manifest_is_never_read(tmp_path: Path) -> None:
     assert found[0] == whole
     # The next attempt at the same step gets a folder of its own.
     assert store.begin(2) != unfinished
+
+
+def test_attempts_are_numbers_and_unfinished_ones_go(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=2)
+    for attempt in range(11):
+        (tmp_path / "checkpoints" / f"step_000004.{attempt}").mkdir(parents=True)
+    newest = _commit(store, tmp_path, 4)
+    assert newest.name == "step_000004.11"
+    assert [path.name for path in newest.parent.iterdir()] == ["step_000004.11"]
+    newest.rename(newest.with_name("step_000004.9"))
+    newer = _commit(store, tmp_path, 4)
+    found = store.newest()
+    assert found is not None
+    assert (newer.name, found[0]) == ("step_000004.10", newer)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_steps_done", 1),
+        ("num_steps_done", -2),
+        ("metrics_num_bytes", -1),
+        ("counters", {"cost/num_rollouts": 255.0}),
+        ("counters", {"cost/num_rollouts": float("nan")}),
+        ("pool_fingerprint", "f01"),
+    ],
+)
+@pytest.mark.parametrize("keep_checksum", [True, False])
+def test_a_manifest_that_was_changed_is_passed_over(
+    tmp_path: Path, field: str, value: object, keep_checksum: bool
+) -> None:
+    store = CheckpointStore(tmp_path, keep_last=2)
+    older, newer = _commit(store, tmp_path, 1), _commit(store, tmp_path, 2)
+    fields = json.loads((newer / "manifest.json").read_text())
+    if not keep_checksum:
+        fields["checksum"] = ""
+    (newer / "manifest.json").write_text(json.dumps(fields | {field: value}))
+    found = store.newest()
+    assert found is not None
+    is_possible = field == "pool_fingerprint" or value in (1, {"cost/num_rollouts": 255.0})
+    assert found[0] == (newer if is_possible and not keep_checksum else older)
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=2)
+    path = _commit(store, tmp_path, 1) / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2, "new": 1}))
+    with pytest.raises(CheckpointError, match=r"expected a manifest of format 1, got 2; .*run\.directory"):
+        store.newest()
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest", "outcome"])

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,18 @@ def test_lines_are_cut_back_to_an_offset(tmp_path: Path) -> None:
     assert lines.path.read_text() == '{"step": 1}\n'
     with pytest.raises(CheckpointError, match=r"m\.jsonl"):
         lines.truncate(offset + 1)
+
+
+def test_nobody_else_can_write_into_a_run_folder(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        (tmp_path / "old").mkdir(mode=0o777)
+        for name in ("old", "new"):
+            RunFolder(tmp_path / name).create(TrainConfig(), {"pool": PROMPTS})
+    finally:
+        os.umask(before)
+    modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("old", "new", "old/checkpoints")}
+    assert modes == {"old": 0o755, "new": 0o700, "old/checkpoints": 0o700}
 
 
 def test_files_that_no_manifest_lists_are_moved_away(tmp_path: Path) -> None:
@@ -78,3 +91,18 @@ def test_the_prompts_of_all_splits_are_listed(tmp_path: Path) -> None:
     folder.create(TrainConfig(), {"pool": PROMPTS, "pool_probe": PROMPTS[:1]})
     table = pq.read_table(tmp_path / "prompts.parquet").to_pylist()
     assert [(row["prompt_id"], row["split"]) for row in table] == [("a", "pool"), ("b", "pool"), ("a", "pool_probe")]
+
+
+def test_a_half_written_export_is_no_finished_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.append({"step": 4})
+    for content in ("old", "new"):
+        model = folder.unfinished_model()
+        model.mkdir()
+        (model / "config.json").write_text(content)
+        if content == "old":
+            assert not folder.is_finished(4)
+        folder.finish_model()
+        assert folder.is_finished(4)
+        assert (folder.final_model / "config.json").read_text() == content
+    assert not (tmp_path / "final_model.partial").exists()
