@@ -18,6 +18,7 @@ from gps_ray.base.concurrency import gather_or_cancel
 from gps_ray.base.errors import CheckpointError, ConfigError
 from gps_ray.config import TrainConfig
 from gps_ray.learning.schedule import check_same_end
+from gps_ray.loop.guards import check_verifier
 from gps_ray.loop.plan import chat_format, check_data, pool_fingerprint, resolve
 from gps_ray.loop.ports import ProgressSink
 from gps_ray.loop.training import LoopParts, TrainingLoop
@@ -26,6 +27,7 @@ from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
 from gps_ray.run.folder import RunFolder
 from gps_ray.run.lease import Lease
 from gps_ray.tasks.dataset import DataSets, load_data
+from gps_ray.tasks.registry import load_task
 
 __all__ = ["check_run_folder", "dated", "move_aside", "open_folder", "prepare", "run_training", "train"]
 
@@ -37,6 +39,9 @@ def prepare(config: TrainConfig) -> tuple[TrainConfig, DataSets]:
         raise ConfigError(f"model.path: no folder {config.model.path}; give a local Hugging Face folder or null")
     data = load_data(config.data, config.evaluation.num_probe_prompts)
     check_data(config, data)
+    if config.rollout.engine != "simulated":
+        for line in check_verifier(load_task(config.data.task, config.data.task_options), data.pool, config.rollout):
+            print(line, flush=True)
     return config, data
 
 

@@ -103,7 +103,8 @@ class Prompt:
     ``prompt_id`` is a hash of the content (``gps_ray.tasks.dataset.prompt_id``), the same on every machine.
     ``text`` is what predictors and people read, ``chat`` what the policy reads: ``messages``, or where those are empty
     one user turn of ``text``. ``answer`` is the ground truth in the task's own notation (JSON where it has parts);
-    ``level`` a label of the data set for reports only, never read by a selector.
+    ``level`` a label of the data set for reports only, never read by a selector. ``extra_info`` is what the data set
+    says besides (plain values), for the verifier alone; it is no part of the prompt's identity.
     """
 
     prompt_id: str
@@ -112,6 +113,7 @@ class Prompt:
     task: str
     level: str = ""
     messages: tuple[Message, ...] = ()
+    extra_info: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def chat(self) -> tuple[Message, ...]:

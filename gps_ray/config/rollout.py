@@ -121,6 +121,9 @@ class RolloutConfig(ConfigSection):
     verify_memory_bytes: int = Field(
         2 << 30, ge=64 << 20, description="Memory in bytes a verifier may take beyond what it starts with."
     )
+    num_verifier_trials: Annotated[int, Resume.FREE] = Field(
+        3, ge=0, description="Prompts on which a verifier is tried before anything starts; 0: no trial."
+    )
     max_failed_share: Annotated[float, Resume.FREE] = Field(
         0.5, ge=0, le=1, description="A step with a larger share of rollouts without a verdict ends the run."
     )

@@ -7,10 +7,72 @@ from collections.abc import Sequence
 import numpy as np
 
 from gps_ray.base.errors import RolloutError
-from gps_ray.base.types import ChunkHeader
+from gps_ray.base.types import ChunkHeader, Prompt, RolloutStatus
 from gps_ray.base.useful import is_useful
+from gps_ray.config import RolloutConfig
+from gps_ray.rollout.verifier_pool import Judgement, VerifierPool, bounds_its_own_work
+from gps_ray.tasks.interface import Task
 
-__all__ = ["IdleGuard", "check_verdicts"]
+__all__ = ["IdleGuard", "check_verdicts", "check_verifier"]
+
+# Responses that no verifier may call right: nothing, nonsense, and what breaks careless parsing.
+_HOSTILE = ("", "I do not know.", "\\boxed{" * 50 + "\0")
+
+
+def check_verifier(task: Task, prompts: Sequence[Prompt], config: RolloutConfig) -> list[str]:
+    """Try the verifier before anything is started for it; returns what is odd and no error, a line each.
+
+    Each of the first ``rollout.num_verifier_trials`` prompts is asked about with hostile responses and with one that
+    states the ground truth in every usual way. All of it runs in killable processes, never in this one. Tasks that
+    bound their own work have been called for each prompt when the data were read, and are not tried again.
+
+    Raises RolloutError where the verifier gives no verdict at all, or calls everything right.
+    """
+    trials = prompts[: config.num_verifier_trials]
+    if not trials or bounds_its_own_work(task):
+        return []
+    pool = VerifierPool(task, config, num_processes=1)
+    try:
+        hostile = pool.judge([(prompt, response) for prompt in trials for response in _HOSTILE])
+        stated = pool.judge([(prompt, _stating(prompt.answer)) for prompt in trials])
+    finally:
+        pool.close()
+    what = f"data.task: the verifier {task.name!r}, tried on the pool's first {len(trials)} prompts before the start,"
+    failed = [judged for judged in (*hostile, *stated) if judged.status == RolloutStatus.FAILED]
+    if len(failed) == len(hostile) + len(stated):
+        raise RolloutError(
+            f"{what} gave no verdict on any of {len(failed)} responses: {failed[0].reason}; mend it, or change "
+            "data.task"
+        )
+    if all(judged.status == RolloutStatus.RIGHT for judged in hostile):
+        raise RolloutError(
+            f"{what} called every response right, an empty one among them, so nothing could be learnt; mend it, change "
+            "data.task, or set rollout.num_verifier_trials=0 to start without a trial"
+        )
+    return _oddities(what, hostile, stated, failed)
+
+
+def _oddities(
+    what: str, hostile: Sequence[Judgement], stated: Sequence[Judgement], failed: Sequence[Judgement]
+) -> list[str]:
+    lines = []
+    if failed:
+        lines.append(
+            f"{what} gave no verdict on {len(failed)} of {len(hostile) + len(stated)} responses: {failed[0].reason}"
+        )
+    num_right = sum(judged.status == RolloutStatus.RIGHT for judged in hostile)
+    if num_right:
+        lines.append(f"{what} called {num_right} of {len(hostile)} empty or senseless responses right")
+    if not any(judged.status == RolloutStatus.RIGHT for judged in stated):
+        lines.append(
+            f"{what} called no response right that states the ground truth (as text, in \\boxed{{}}, in <answer>, "
+            "after ####); that is well where it expects another form"
+        )
+    return lines
+
+
+def _stating(answer: str) -> str:
+    return f"The answer is {answer}.\n<answer>{answer}</answer>\n\\boxed{{{answer}}}\n#### {answer}\n{answer}"
 
 
 def check_verdicts(headers: Sequence[ChunkHeader], max_failed_share: float, what: str) -> None:

@@ -23,6 +23,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import Any
 
+from gps_ray.base.environment import clean_environment
 from gps_ray.base.errors import GpsRayError, RolloutError
 from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.config import RolloutConfig
@@ -34,11 +35,20 @@ __all__ = ["Judgement", "VerifierPool", "bounds_its_own_work"]
 # So many processes lost in a row, with no verdict between, and the rest of the chunk is not tried: the verifier is
 # broken, and the run should say so before the chunk's own deadline does.
 MAX_LOST_IN_A_ROW = 8
-# Kills the sessions named on its input when the input ends, that is when the worker is gone, however it went.
-_KEEPER = (
-    "import os, sys\nfor line in (groups := sys.stdin.readlines()):\n"
-    "    try: os.killpg(int(line), 9)\n    except OSError: pass\n"
-)
+# Kills the sessions named on its input when the input ends, that is when the worker is gone, however it went. One that
+# was ended meanwhile is named again, negative: its number may be somebody else's by then.
+_KEEPER = """
+import os, sys
+groups = set()
+for line in sys.stdin:
+    number = int(line)
+    groups.add(number) if number > 0 else groups.discard(-number)
+for group in groups:
+    try:
+        os.killpg(group, 9)
+    except OSError:
+        pass
+"""
 
 
 def bounds_its_own_work(task: Task) -> bool:
@@ -118,9 +128,8 @@ class VerifierPool:
 
     def close(self) -> None:
         """End the processes and all that they started. The next response starts others."""
-        for process in self._processes:
-            process.kill()
-        self._processes.clear()
+        for process in list(self._processes):
+            self._drop(process)
         if self._keeper is not None:
             self._keeper.communicate()
             self._keeper = None
@@ -145,9 +154,7 @@ class VerifierPool:
             )
         process = _Process(self._task, self._config)
         self._processes.append(process)
-        assert self._keeper.stdin is not None
-        self._keeper.stdin.write(b"%d\n" % process.pid)
-        self._keeper.stdin.flush()
+        self._tell_keeper(process.pid)
         process.wait_ready(self._config.start_deadline_s)
         return process
 
@@ -169,6 +176,13 @@ class VerifierPool:
     def _drop(self, process: _Process) -> None:
         process.kill()
         self._processes.remove(process)
+        self._tell_keeper(-process.pid)
+
+    def _tell_keeper(self, number: int) -> None:
+        assert self._keeper is not None
+        assert self._keeper.stdin is not None
+        self._keeper.stdin.write(b"%d\n" % number)
+        self._keeper.stdin.flush()
 
 
 class _Process:
@@ -195,7 +209,7 @@ class _Process:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                env={**clean_environment(), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             )
         self.pid = self._popen.pid
 

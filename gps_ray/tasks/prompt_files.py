@@ -7,7 +7,8 @@ data_source   string                                   becomes ``Prompt.task``
 prompt        string, or list<struct<role, content>>   becomes ``Prompt.messages`` and ``Prompt.text``
 reward_model  struct<style, ground_truth, ...>         ``ground_truth`` becomes ``Prompt.answer``
 ability       string                                   written, not read
-extra_info    struct<index, level, ...>; optional      ``level`` becomes ``Prompt.level``
+extra_info    struct<index, level, ...>; optional      ``level`` becomes ``Prompt.level``, all of it
+                                                       ``Prompt.extra_info``
 ============  =======================================  ===================================================
 """
 
@@ -143,6 +144,7 @@ def _prompt(row: dict[str, Any], where: str, config_key: str) -> Prompt:
         task=task,
         level="" if level is None else str(level),
         messages=messages,
+        extra_info=extra if isinstance(extra, dict) else {},
     )
 
 

@@ -254,13 +254,13 @@ def test_torch_engine_is_built_from_the_config(tmp_path: Path) -> None:
 
 def test_a_task_of_the_users_own_is_verified_in_the_pool() -> None:
     engine = ScriptedEngine({"p0": ["hang", "2"]})
-    runner = ChunkRunner(engine, OwnTask(), RolloutConfig(verify_deadline_s=0.2), run_seed=0)
+    runner = ChunkRunner(engine, OwnTask(), RolloutConfig(verify_deadline_s=3), run_seed=0)
     try:
         header, _, _ = runner.run(_chunk(("p0",)))
     finally:
         runner.close()
     assert (header.num_failed.tolist(), header.num_wrong.tolist()) == ([1], [1])
-    assert header.failure_reason == "no verdict within rollout.verify_deadline_s=0.2 s"
+    assert header.failure_reason == "no verdict within rollout.verify_deadline_s=3 s"
 
 
 def test_simulated_task_is_exact_about_its_two_words() -> None:
