@@ -157,7 +157,7 @@ def test_a_verifier_that_never_answers_does_not_use_up_the_chunk() -> None:
 def test_the_processes_cpu_seconds_are_charged_once(pool: VerifierPool) -> None:
     pool.take_cpu_s()
     judge(pool, "work")
-    assert 0.05 <= pool.take_cpu_s()
+    assert pool.take_cpu_s() >= 0.05
     assert pool.take_cpu_s() == 0
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.types import Prompt, RolloutStatus
-from gps_ray.rollout.sandbox import SandboxedTask
+from gps_ray.config import RolloutConfig
+from gps_ray.rollout.verifier_pool import VerifierPool
 from gps_ray.tasks.verifiers.math import Math
 from tests.unit.tasks.verifiers.hostile import ANSWER, hostile_responses
 from tests.unit.tasks.verifiers.pairs import pairs
@@ -47,12 +48,13 @@ def test_an_empty_answer_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_5000_hostile_responses_in_the_sandbox() -> None:
-    task = SandboxedTask(Math(), deadline_s=10.0, memory_bytes=2 << 30)
+def test_5000_hostile_responses_in_the_pool() -> None:
+    pool = VerifierPool(Math(), RolloutConfig())
     try:
-        statuses = [task.verify(_prompt(ANSWER), response)[1] for response in hostile_responses(5000)]
+        judged = pool.judge([(_prompt(ANSWER), response) for response in hostile_responses(5000)])
     finally:
-        task.close()
+        pool.close()
+    statuses = [judgement.status for judgement in judged]
     assert RolloutStatus.RIGHT not in statuses
     assert statuses.count(RolloutStatus.FAILED) <= 5
 
