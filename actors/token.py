@@ -16,7 +16,7 @@ def ensure_private_token() -> None:
 
     Ray looks at RAY_AUTH_TOKEN first, then at the file of RAY_AUTH_TOKEN_PATH, then at ``~/.ray/auth_token``, and makes
     the last one itself, readable by whom the umask allows: so it is made here. Raises ConfigError for a file that
-    others can read.
+    others can read; one that Ray made in a home that is closed to others is let pass.
     """
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
@@ -30,11 +30,19 @@ def ensure_private_token() -> None:
         raise ConfigError(
             f"RAY_AUTH_TOKEN_PATH: cannot read {path}: {error.strerror}; give a token's file or unset it"
         ) from error
-    if mode & 0o077:
+    if _is_open(path, mode):
         raise ConfigError(
             f"{path}: expected Ray's token to be open to its owner alone (mode 0600), got {mode & 0o777:04o}; "
             "others may know it: delete the file for a new token, or `chmod 600` it where they do not"
         )
+
+
+def _is_open(path: Path, mode: int) -> bool:
+    """May group or others read or write the file, and pass all folders above it?"""
+    folders = [folder.stat().st_mode for folder in path.resolve().parents]
+    by_group = mode & 0o060 and all(folder & 0o011 for folder in folders)
+    by_others = mode & 0o006 and all(folder & 0o001 for folder in folders)
+    return bool(by_group or by_others)
 
 
 def _make(path: Path) -> None:

@@ -74,8 +74,9 @@ def job_command(job: str, *arguments: str) -> list[str]:
 def _environment() -> dict[str, str]:
     # The test's own Ray settings must not leak into a job that starts its own cluster.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    # Ray Train looks every 2 s whether a worker has ended.
-    return inherited | {"OMP_NUM_THREADS": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+    # Ray Train looks every 2 s whether a worker has ended. The user's own token file is no test's business.
+    token = {"RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}
+    return inherited | token | {"OMP_NUM_THREADS": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 
 
 def start_job(job: str, *arguments: str, log: Path, head: Head | None = None) -> subprocess.Popen[bytes]:

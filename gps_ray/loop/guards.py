@@ -97,7 +97,12 @@ class IdleGuard:
 
     def check(self, headers: Sequence[ChunkHeader]) -> None:
         """Raise RolloutError where this step makes ``run.max_idle_steps`` of them."""
-        has_useful = any(np.any(is_useful(header.num_right, header.num_tried)) for header in headers)
+        right = np.concatenate([header.num_right for header in headers])
+        tried = np.concatenate([header.num_tried for header in headers])
+        # Single responses are no groups: there the step as a whole has to hold right and wrong ones.
+        has_useful = np.any(
+            is_useful(right, tried) if np.max(tried, initial=0) > 1 else is_useful(right.sum(), tried.sum())
+        )
         self._num_idle = 0 if has_useful else self._num_idle + 1
         if self._max_idle_steps is not None and self._num_idle >= self._max_idle_steps:
             raise RolloutError(

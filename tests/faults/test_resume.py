@@ -14,7 +14,7 @@ from tests.processes import SMALL_RUN, Head, end, start_job, wait_for
 
 pytestmark = pytest.mark.faults
 
-RUN = (*SMALL_RUN, "run.num_steps=24", "checkpoint.every_steps=8", "evaluation.every_steps=12", "rollout.num_workers=2")
+RUN = (*SMALL_RUN, "run.num_steps=12", "checkpoint.every_steps=4", "evaluation.every_steps=6", "rollout.num_workers=2")
 
 
 def _arguments(tmp_path: Path, name: str) -> tuple[str, ...]:
@@ -35,11 +35,11 @@ def _finish(head: Head, tmp_path: Path, name: str, *more: str) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_killed_at_step_20_and_resumed_it_ends_bit_for_bit_the_same(head: Head, tmp_path: Path) -> None:
+def test_killed_at_step_10_and_resumed_it_ends_bit_for_bit_the_same(head: Head, tmp_path: Path) -> None:
     _finish(head, tmp_path, "whole")
     process = start_job("train", *_arguments(tmp_path, "killed"), log=tmp_path / "killed.log", head=head)
     try:
-        wait_for("step 20", lambda: (steps := _steps(tmp_path / "killed")) and steps[-1]["step"] >= 20)
+        wait_for("step 10", lambda: (steps := _steps(tmp_path / "killed")) and steps[-1]["step"] >= 10)
     finally:
         end(process, signal.SIGKILL)
     assert not (tmp_path / "killed" / "final_model").exists()
@@ -51,10 +51,10 @@ def test_killed_at_step_20_and_resumed_it_ends_bit_for_bit_the_same(head: Head, 
     ).read_bytes()
     losses = [[row.get("train/loss") for row in _steps(run)] for run in (whole, killed)]
     assert losses[0] == losses[1]
-    assert len(losses[0]) == 25
+    assert len(losses[0]) == 13
     files = [sorted(p.name for p in (run / "outcomes").glob("*")) for run in (whole, killed)]
     assert files[0] == files[1]
-    assert len(files[0]) == 24
+    assert len(files[0]) == 12
     for name in files[0]:
         # Predictions, selections and rewards of every group, as bytes.
         assert (whole / "outcomes" / name).read_bytes() == (killed / "outcomes" / name).read_bytes(), name
@@ -62,6 +62,7 @@ def test_killed_at_step_20_and_resumed_it_ends_bit_for_bit_the_same(head: Head, 
     assert list((killed / "discarded" / "outcomes").glob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_goes_on_with_other_micro_batches_and_workers_and_says_so(head: Head, tmp_path: Path) -> None:
     few = ("run.num_steps=2", "checkpoint.every_steps=2", "evaluation.num_probe_prompts=0")

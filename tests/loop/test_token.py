@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,14 @@ pytestmark = pytest.mark.loop
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    return tmp_path
+    # Not pytest's own folder, which is closed to others.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setenv("HOME", folder)
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def test_a_token_is_made_once_for_its_owner_alone(home: Path) -> None:
@@ -34,10 +39,13 @@ def test_a_token_is_made_once_for_its_owner_alone(home: Path) -> None:
 def test_a_token_that_others_can_read_is_refused_in_one_line(home: Path) -> None:
     path = home / ".ray" / "auth_token"
     ensure_private_token()
-    path.chmod(0o640)
-    with pytest.raises(ConfigError, match=r"got 0640; .*chmod 600") as caught:
+    path.parent.chmod(0o755)
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match=r"got 0644; .*chmod 600") as caught:
         ensure_private_token()
     assert "\n" not in str(caught.value)
+    home.chmod(0o700)  # nobody else gets as far as the file
+    ensure_private_token()
 
 
 def test_the_file_that_the_environment_names_is_looked_at(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,48 +34,60 @@ def _curves(out: Path) -> dict[str, list[list[float]]]:
     }
 
 
-def test_side_by_side_or_one_by_one_the_runs_are_the_same(head: Head, tmp_path: Path) -> None:
-    settings = (*SMALL, "selection.candidate_multiple=2")
-    arguments = ("--selectors", "uniform,oracle", *settings)
-    stopped = tmp_path / "stopped"
-    job = start_job("compare", *arguments, "--seeds", "0", "--out", str(stopped), log=tmp_path / "log.txt", head=head)
+ARGUMENTS = ("--selectors", "uniform,oracle", *SMALL, "selection.candidate_multiple=2", "--seeds", "0")
+
+
+def test_runs_go_side_by_side_and_finished_ones_are_left_alone(head: Head, tmp_path: Path) -> None:
+    out, log = tmp_path / "compared", tmp_path / "log.txt"
+    job = start_job("compare", *ARGUMENTS, "--out", str(out), log=log, head=head)
     try:
-        # Both selectors of seed 0 are under way at the same time.
         wait_for(
             "two runs at once",
             lambda: (
                 job.poll() is not None
-                or all((stopped / name / "seed_0" / "metrics.jsonl").exists() for name in ("uniform", "oracle"))
+                or all((out / name / "seed_0" / "metrics.jsonl").exists() for name in ("uniform", "oracle"))
             ),
         )
-        assert job.poll() is None, (tmp_path / "log.txt").read_text()
-        wait_for("a checkpoint", lambda: list(stopped.glob("uniform/seed_0/checkpoints/*/manifest.json")))
+        assert job.poll() is None, log.read_text()
+        assert not (out / "compare.json").exists()
+        assert job.wait(600) == 0, log.read_text()
+    finally:
+        end(job)
+    assert "oracle (not charged)" in log.read_text()
+    assert (out / "report.html").stat().st_size > 10_000
+    assert all(len(curves[0]) == 3 for curves in _curves(out).values())
+
+    # Each run has the settings of its own selector's preset, not those of the config's.
+    for name in ("uniform", "oracle"):
+        selection = yaml.safe_load((out / name / "seed_0" / "config.yaml").read_text())["selection"]
+        assert (selection["selector"], selection["predictor"]) == (name, None)
+
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*/metrics.jsonl")}
+    again = run_job("compare", *ARGUMENTS, "--out", str(out))
+    assert again.returncode == 0, again.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/*/metrics.jsonl")}
+
+
+@pytest.mark.slow
+def test_stopped_and_resumed_or_one_by_one_the_runs_are_the_same(head: Head, tmp_path: Path) -> None:
+    stopped = tmp_path / "stopped"
+    job = start_job("compare", *ARGUMENTS, "--out", str(stopped), log=tmp_path / "log.txt", head=head)
+    try:
+        wait_for("a checkpoint", lambda: list(stopped.glob("uniform/seed_0/checkpoints/step_000002*/manifest.json")))
         assert not (stopped / "compare.json").exists()
     finally:
         end(job)
-    resumed = run_job("compare", *arguments, "--seeds", "0", "--out", str(stopped), head=head, timeout_s=600)
+    resumed = run_job("compare", *ARGUMENTS, "--out", str(stopped), head=head, timeout_s=600)
     assert resumed.returncode == 0, resumed.stderr
-    assert "oracle (not charged)" in resumed.stdout
-    assert (stopped / "report.html").stat().st_size > 10_000
 
     # The same, given as variants.
     serial, variants = tmp_path / "serial", tmp_path / "variants.yaml"
     variants.write_text("uniform: [selection.selector=uniform]\noracle: [selection.selector=oracle]\n")
     chosen = ("--variants", str(variants), "--seeds", "0", "--out", str(serial), "--serial")
-    whole = run_job("compare", *settings, *chosen, head=head, timeout_s=600)
+    whole = run_job("compare", *SMALL, "selection.candidate_multiple=2", *chosen, head=head, timeout_s=600)
     assert whole.returncode == 0, whole.stderr
     for name, curves in _curves(serial).items():
         assert curves[0] == _curves(stopped)[name][0]
-
-    # Each run has the settings of its own selector's preset, not those of the config's.
-    for name in ("uniform", "oracle"):
-        selection = yaml.safe_load((stopped / name / "seed_0" / "config.yaml").read_text())["selection"]
-        assert (selection["selector"], selection["predictor"]) == (name, None)
-
-    before = {path: path.stat().st_mtime_ns for path in stopped.glob("*/*/metrics.jsonl")}
-    again = run_job("compare", *arguments, "--seeds", "0", "--out", str(stopped))
-    assert again.returncode == 0, again.stderr
-    assert before == {path: path.stat().st_mtime_ns for path in stopped.glob("*/*/metrics.jsonl")}
 
 
 def test_a_wrong_selector_is_said_before_anything_starts(tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def test_two_workers_give_the_losses_of_one_and_resume_bit_for_bit(tmp_path: Pat
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_two_workers_share_value_model_and_reference_policy(tmp_path: Path) -> None:
     directory = make_model(tmp_path / "model")
     config = _config(

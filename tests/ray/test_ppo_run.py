@@ -13,6 +13,7 @@ from tests.processes import SMALL_RUN, Head, run_job
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ppo_with_one_response_per_prompt_runs_and_resumes(head: Head, tmp_path: Path) -> None:
     run = tmp_path / "run"

@@ -56,7 +56,7 @@ def process() -> Iterator[ProcessPoolExecutor]:
         yield running
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_every_update_takes_whole_or_is_refused(tmp_path: Path, tied: bool) -> None:
     folder = make_folder(tmp_path / "model", tie_embeddings=tied)
     reference = TorchEngine(folder)

@@ -32,6 +32,7 @@ def test_it_trains_once_and_then_finds_the_folder_without_a_cluster(tmp_path: Pa
     assert (folder / "model.safetensors").stat().st_mtime_ns == changed
 
 
+@pytest.mark.slow
 def test_a_diverging_warm_start_is_one_line(head: Head, tmp_path: Path) -> None:
     diverging = "warm_start.learning_rate=1.0e30"
     failed = run_job("warm_start", *ARGUMENTS, diverging, f"warm_start.cache_directory={tmp_path / 'warm'}", head=head)

@@ -86,3 +86,10 @@ def test_steps_without_a_useful_group_stop_the_run() -> None:
         guard.check([header])
     with pytest.raises(RolloutError, match=r"last 2 steps .*run\.max_idle_steps=2"):
         guard.check([_header(0, 8)])
+
+
+def test_single_responses_are_taken_as_one_group() -> None:
+    guard = IdleGuard(1)
+    guard.check([_header(1, 0), _header(0, 1)])
+    with pytest.raises(RolloutError, match="nothing was learnt"):
+        guard.check([_header(0, 1), _header(0, 1)])
