@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from actors.signals import handlers_kept
 from actors.token import ensure_private_token
 from gps_ray.base.errors import ResourceError, one_line
 from gps_ray.config import ClusterConfig, TrainConfig
@@ -27,15 +28,16 @@ def _start_local(config: ClusterConfig) -> Any:
     # the token is turned away, and `ray get-auth-token` prints it for the dashboard.
     ensure_private_token()
     try:
-        return ray.init(
-            address="local",
-            num_cpus=config.local_num_cpus or os.cpu_count(),
-            object_store_memory=config.object_store_memory_bytes,
-            include_dashboard=config.local_dashboard,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level="error",
-        )
+        with handlers_kept():
+            return ray.init(
+                address="local",
+                num_cpus=config.local_num_cpus or os.cpu_count(),
+                object_store_memory=config.object_store_memory_bytes,
+                include_dashboard=config.local_dashboard,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                logging_level="error",
+            )
     except Exception as error:  # Ray's own is no narrower
         if "timed out during startup" not in str(error):
             raise
@@ -58,7 +60,8 @@ def cluster_for(config: TrainConfig) -> Iterator[str]:
         return
     if in_cluster(cluster):
         try:
-            context = ray.init(address=cluster.address or "auto", log_to_driver=False, logging_level="error")
+            with handlers_kept():
+                context = ray.init(address=cluster.address or "auto", log_to_driver=False, logging_level="error")
         except (ConnectionError, RuntimeError) as error:
             raise ResourceError(
                 f"cluster.address: cannot join {cluster.address or 'auto'}: {one_line(error)}"

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import ray
 
+from actors.signals import stopping_on_signals
 from actors.training import prepare, train
 from actors.warm_start_trainer import ensure_model
 from gps_ray.base.concurrency import gather_or_cancel
 from gps_ray.config import TrainConfig
+from gps_ray.loop.breaks import RunStopped, StopRequest
 from gps_ray.loop.plan import check_data
 from gps_ray.loop.ports import ProgressSink
 from gps_ray.loop.resources import num_runs_at_once
@@ -57,10 +59,20 @@ async def _train_all(
     at_once: int,
     sink: Callable[[str, int, TrainConfig], ProgressSink],
 ) -> None:
-    gate = asyncio.Semaphore(at_once)
+    gate, stop = asyncio.Semaphore(at_once), StopRequest()
+    stopped: list[RunStopped] = []
 
     async def one(name: str, seed: int, run: TrainConfig) -> None:
         async with gate:
-            await train(run, data, model_directory, f"{name}/seed_{seed}", resume=True, sinks=[sink(name, seed, run)])
+            if stop.reason:
+                return
+            sinks = [sink(name, seed, run)]
+            try:
+                await train(run, data, model_directory, f"{name}/seed_{seed}", stop, resume=True, sinks=sinks)
+            except RunStopped as error:  # the others have their own step to end
+                stopped.append(error)
 
-    await gather_or_cancel(*(one(name, seed, run) for (name, seed), run in runs.items()))
+    with stopping_on_signals(stop, next(iter(runs.values())).run):
+        await gather_or_cancel(*(one(name, seed, run) for (name, seed), run in runs.items()))
+    if stopped:
+        raise stopped[0]

@@ -13,11 +13,13 @@ from actors.observability import ClusterMetrics
 from actors.rollout_pool import RayRolloutPool
 from actors.rollout_worker import WorkerSpec
 from actors.selector_actor import spawn_selector
+from actors.signals import stopping_on_signals
 from actors.warm_start_trainer import ensure_model
 from gps_ray.base.concurrency import gather_or_cancel
 from gps_ray.base.errors import CheckpointError, ConfigError
 from gps_ray.config import TrainConfig
 from gps_ray.learning.schedule import check_same_end
+from gps_ray.loop.breaks import StopRequest
 from gps_ray.loop.guards import check_verifier
 from gps_ray.loop.plan import chat_format, check_data, pool_fingerprint, resolve
 from gps_ray.loop.ports import ProgressSink
@@ -90,7 +92,8 @@ def open_folder(
     """The run folder, its checkpoints and, on a resume, the newest whole one. Raises CheckpointError where that is of
     another run. ``fence`` is asked before each commit and each line."""
     folder = RunFolder(config.run.directory.absolute(), fence)
-    store = CheckpointStore(folder.root, config.checkpoint.keep_last, fence)
+    keep = config.checkpoint
+    store = CheckpointStore(folder.root, keep.keep_last, fence, keep_best=keep.keep_best)
     found = store.newest() if resume else None
     notes: list[str] = []
     if resume and found is None and folder.has_results():
@@ -129,10 +132,16 @@ def run_training(
     """One run on the connected cluster, start to end; returns the last step's metrics.
 
     ``config`` and ``data`` come from ``prepare``. With ``resume`` the run goes on from its newest whole checkpoint, or
-    from the start where it has none yet.
+    from the start where it has none yet. Raises RunStopped after SIGTERM, Ctrl-C or at run.time_limit_s.
     """
-    name = config.run.directory.absolute().name
-    return asyncio.run(train(config, data, ensure_model(config), name, resume=resume, sinks=sinks))
+    name, model_directory = config.run.directory.absolute().name, ensure_model(config)
+
+    async def run() -> Mapping[str, float]:
+        stop = StopRequest()
+        with stopping_on_signals(stop, config.run):
+            return await train(config, data, model_directory, name, stop, resume=resume, sinks=sinks)
+
+    return asyncio.run(run())
 
 
 async def train(
@@ -140,17 +149,18 @@ async def train(
     data: DataSets,
     model_directory: Path | None,
     name: str,
+    stop: StopRequest,
     *,
     resume: bool = False,
     sinks: Sequence[ProgressSink] = (),
 ) -> Mapping[str, float]:
-    """``run_training`` for a driver that has several runs going; the actors' names begin with ``name``.
+    """``run_training`` for a driver that may have several runs going; the actors' names begin with ``name``.
 
     Raises CheckpointError where another driver holds the run folder, or takes it while this one is stopped.
     """
     with Lease(config.run.directory.absolute(), config.run.lease_s) as lease:
         check_run_folder(config, resume)  # again: another may have begun a run, and ended, since the job looked
-        return await _train_held(config, data, model_directory, name, lease, resume=resume, sinks=sinks)
+        return await _train_held(config, data, model_directory, name, lease, stop, resume=resume, sinks=sinks)
 
 
 async def _train_held(
@@ -159,6 +169,7 @@ async def _train_held(
     model_directory: Path | None,
     name: str,
     lease: Lease,
+    stop: StopRequest,
     *,
     resume: bool,
     sinks: Sequence[ProgressSink],
@@ -193,6 +204,7 @@ async def _train_held(
             store=store,
             pool_fingerprint=fingerprint,
             sinks=(*sinks, ClusterMetrics(name)),
+            stop=stop,
         )
         if found is not None:
             await selector.load(found[0] / "selector")

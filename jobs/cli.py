@@ -10,7 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from actors.signals import end_on_signals
 from gps_ray.base.errors import GpsRayError
+from gps_ray.loop.breaks import RunStopped
 
 __all__ = ["config_arguments", "name_list", "number_list", "print_table", "run_job"]
 
@@ -35,15 +37,17 @@ def number_list(text: str) -> tuple[int, ...]:
 
 
 def run_job(main: Callable[[Sequence[str]], int]) -> None:
-    """Run a job's ``main`` and leave with its exit code; an expected error is one line on stderr and exit code 2."""
+    """Run a job's ``main`` and leave with its exit code; an expected error is one line on stderr and exit code 2, a
+    signal one line and what a shell makes of it."""
+    end_on_signals()
     try:
         code = main(sys.argv[1:])
+    except RunStopped as stopped:
+        print(stopped, file=sys.stderr)
+        code = stopped.exit_code
     except GpsRayError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
     sys.exit(code)
 
 

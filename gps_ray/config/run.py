@@ -41,6 +41,18 @@ class RunConfig(ConfigSection):
     sample_every_steps: Annotated[int, Resume.FREE] = Field(
         10, ge=1, description="Keep readable responses every so many steps."
     )
+    time_limit_s: Annotated[float | None, Resume.FREE] = Field(
+        None,
+        gt=0,
+        description="Seconds of this start after which the run has ended, with a checkpoint, as far as the longest "
+        "step tells; null: none.",
+    )
+    preemption_grace_s: Annotated[float, Resume.FREE] = Field(
+        60.0,
+        gt=0,
+        description="After SIGTERM or Ctrl-C the step at hand has so long to end and be checkpointed; then the run "
+        "ends without.",
+    )
     lease_s: Annotated[float, Resume.FREE] = Field(
         60.0,
         gt=1,
@@ -88,7 +100,16 @@ class CheckpointConfig(ConfigSection):
     """Checkpoints of learner, selector, history and loop, committed together by one manifest."""
 
     every_steps: Annotated[int, Resume.FREE_IN_STEP] = Field(10, ge=1, description="Write one every so many steps.")
+    every_s: Annotated[float | None, Resume.FREE] = Field(
+        None,
+        gt=0,
+        description="Write one after the step at hand, too, when the last is so many seconds old; null: never. Not "
+        "with run.max_policy_lag, where a break between any two steps would change the result.",
+    )
     keep_last: Annotated[int, Resume.FREE] = Field(2, ge=1, description="Older ones are deleted.")
+    keep_best: Annotated[int, Resume.FREE] = Field(
+        0, ge=0, description="So many of the highest val/pass@1 are kept as well, of those whose step was evaluated."
+    )
 
 
 class ClusterConfig(ConfigSection):
@@ -148,6 +169,11 @@ class TrainConfig(ConfigSection):
             raise ValueError(
                 "evaluation.rollouts_per_prompt: a greedy response is the same every time (evaluation.temperature=0), "
                 f"got {self.evaluation.rollouts_per_prompt} of them; set evaluation.rollouts_per_prompt=1"
+            )
+        if self.checkpoint.every_s is not None and self.run.max_policy_lag > 0:
+            raise ValueError(
+                "checkpoint.every_s: with a policy lag a checkpoint by the clock would change the result, got "
+                f"{self.checkpoint.every_s:g} and run.max_policy_lag={self.run.max_policy_lag}; set one to null or 0"
             )
         sizes = self.selection.group_size_range
         if sizes is not None and not sizes[0] <= self.rollout.group_size <= sizes[1]:

@@ -10,14 +10,16 @@ in the selection and sorted by it before anyone learns from them.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from gps_ray.base.concurrency import Milestone, gather_or_cancel
 from gps_ray.base.types import ObserveResult, PublishedWeights, UpdateRequest, UpdateResult
 from gps_ray.config import TrainConfig
+from gps_ray.loop.breaks import Break, Breaks, RunStopped, StopRequest
 from gps_ray.loop.chooser import Chooser
 from gps_ray.loop.evaluator import Evaluator
 from gps_ray.loop.guards import IdleGuard, check_verdicts
@@ -30,7 +32,7 @@ from gps_ray.loop.step_record import StepRecord
 from gps_ray.loop.warnings import TruncationWatch, warn_of_sampling
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, SelectionRecord
 from gps_ray.run.folder import RunFolder
-from gps_ray.run.metrics import NUM_TOKENS, step_metrics
+from gps_ray.run.metrics import NUM_TOKENS, VAL_PASS_1, step_metrics
 from gps_ray.selection.oracle import oracle_candidates
 from gps_ray.selection.registry import needs_true_rates
 from gps_ray.tasks.dataset import DataSets
@@ -40,7 +42,8 @@ __all__ = ["LoopParts", "TrainingLoop"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopParts:
-    """What a run is made of. ``sinks`` are told of every phase and every finished step."""
+    """What a run is made of. ``sinks`` are told of every phase and every finished step, ``stop`` is where somebody may
+    ask the run to end."""
 
     selector: SelectorPort
     pool: RolloutPool
@@ -50,6 +53,7 @@ class LoopParts:
     store: CheckpointStore
     pool_fingerprint: str
     sinks: Sequence[ProgressSink] = ()
+    stop: StopRequest = field(default_factory=StopRequest)
 
 
 class TrainingLoop:
@@ -61,6 +65,7 @@ class TrainingLoop:
         self._is_new = resumed_from is None
         self._steps_done = 0 if resumed_from is None else resumed_from.num_steps_done
         self._served = Milestone(self._steps_done)  # the policy version that the pool serves
+        self._breaks = Breaks(config, parts.stop)
         self._ledger = Ledger()
         self._idle = IdleGuard(config.run.max_idle_steps)
         self._truncation = TruncationWatch()
@@ -96,7 +101,10 @@ class TrainingLoop:
             self._chooser.keep(manifest.next_selection.selection())
 
     async def run(self) -> Mapping[str, float]:
-        """All steps that are left, the final evaluation and the export; returns the last step's metrics."""
+        """All steps that are left, the final evaluation and the export; returns the last step's metrics.
+
+        Raises RunStopped where it was asked to end before.
+        """
         warn_of_sampling(self._config)
         self._phase("weights")
         await self._parts.pool.load_weights(await self._parts.learner.publish())
@@ -110,7 +118,9 @@ class TrainingLoop:
             await self._chooser.choose_ahead(begin, end)
             self._ledger.start_clock()
             self._learner_free_since = time.perf_counter()
-            await gather_or_cancel(*(self.step(step, begin, end) for step in range(begin + 1, end + 1)))
+            with contextlib.suppress(Break):
+                await gather_or_cancel(*(self.step(step, begin, end) for step in range(begin + 1, end + 1)))
+            await self._take_break()
         self._phase("export")
         await self._parts.learner.export(self._parts.folder.unfinished_model())
         self._parts.folder.finish_model()
@@ -123,6 +133,9 @@ class TrainingLoop:
         async with self._rolled_out.turn(step):
             with record.timing("wait_learner"):
                 await self._serve(record)
+                if self._breaks.may_come():
+                    await self._learnt.reached(step - 1)
+                    raise Break
                 selection = await self._chooser.selection(step)
             self._phase("rollout")
             with record.timing("rollout"):
@@ -148,6 +161,18 @@ class TrainingLoop:
                 await self._checkpoint()
             self._ledger.start_clock()
             self._learner_free_since = time.perf_counter()
+            self._breaks.step_done()
+
+    async def _take_break(self) -> None:
+        """Nothing is under way: write the checkpoint whose time has come, and end where that is asked for."""
+        is_last = self._steps_done == self._config.run.num_steps
+        if self._breaks.is_wanted() and self._breaks.has_news:
+            await self._checkpoint()
+        if self._breaks.reason and not is_last:
+            raise RunStopped(
+                self._breaks.reason,
+                f"stopped after step {self._steps_done} with a checkpoint; --resume goes on from it",
+            )
 
     def _next_stop(self) -> int:
         """The next step after which nothing may be under way: what is evaluated or checkpointed is one version."""
@@ -214,7 +239,7 @@ class TrainingLoop:
     async def _checkpoint(self) -> None:
         """All parts write side by side; the manifest makes them one."""
         self._phase("checkpoint")
-        parts = self._parts
+        parts, began = self._parts, self._breaks.now()
         path = parts.store.begin(self._steps_done)
         await gather_or_cancel(parts.learner.save(path / "learner"), parts.selector.save(path / "selector"))
         manifest = Manifest(
@@ -225,8 +250,10 @@ class TrainingLoop:
             pool_fingerprint=parts.pool_fingerprint,
             metrics_num_bytes=parts.folder.metrics.num_bytes,
             samples_num_bytes=parts.folder.samples.num_bytes,
+            pass_at_1=self._last_metrics.get(VAL_PASS_1),
         )
         parts.store.commit(path, manifest, parts.folder.data_files())
+        self._breaks.saved(began)
 
     def _phase(self, name: str) -> None:
         for sink in self._parts.sinks:

@@ -97,8 +97,9 @@ class SelectionRecord(_Stored):
 class Manifest(_Stored):
     """The commit record of one step. ``num_steps_done`` = policy version; ``next_selection`` belongs to the next step.
 
-    ``files`` are relative to the checkpoint's folder, ``run_files`` to the run folder; offsets are bytes. ``checksum``
-    is of all other fields, and empty in manifests of earlier versions.
+    ``files`` are relative to the checkpoint's folder, ``run_files`` to the run folder; offsets are bytes.
+    ``pass_at_1`` is the step's val/pass@1 where it was evaluated. ``checksum`` is of all other fields, and empty in
+    manifests of earlier versions.
     """
 
     format: int = FORMAT
@@ -111,6 +112,7 @@ class Manifest(_Stored):
     samples_num_bytes: _Count
     files: dict[str, FileEntry] = {}
     run_files: dict[str, FileEntry] = {}
+    pass_at_1: FiniteFloat | None = None
     checksum: str = ""
 
     def text(self) -> str:
@@ -154,12 +156,15 @@ def _entry(path: Path) -> FileEntry:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, under ``directory``. ``fence`` raises where this driver may no longer commit."""
+    """The checkpoints of one run, under ``run_root/checkpoints``: the newest ``keep_last`` and the best ``keep_best``.
+    ``fence`` raises where this driver may no longer commit."""
 
-    def __init__(self, run_root: Path, keep_last: int, fence: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, run_root: Path, keep_last: int, fence: Callable[[], None] = lambda: None, *, keep_best: int = 0
+    ) -> None:
         self._root = run_root
         self._directory = run_root / "checkpoints"
-        self._keep_last = keep_last
+        self._keep_last, self._keep_best = keep_last, keep_best
         self._fence = fence
         # Outcome files never change once written, so each is hashed once per process.
         self._run_entries: dict[str, FileEntry] = {}
@@ -173,7 +178,7 @@ class CheckpointStore:
         return path
 
     def commit(self, path: Path, manifest: Manifest, run_files: Iterable[str]) -> Manifest:
-        """Hash what the parts wrote, then write the manifest; afterwards older checkpoints beyond keep_last and
+        """Hash what the parts wrote, then write the manifest; afterwards older checkpoints that are not to be kept and
         unfinished ones go."""
         for name in run_files:
             if name not in self._run_entries:
@@ -197,13 +202,22 @@ class CheckpointStore:
         return sorted((p.parent for p in self._directory.glob(f"step_*/{MANIFEST}")), key=_order, reverse=True)
 
     def _prune(self) -> None:
-        for path in self._committed()[self._keep_last :]:
+        older = self._committed()[self._keep_last :]
+        for path in set(older) - self._best():
             # The manifest goes first: a half-deleted checkpoint must not look whole.
             (path / MANIFEST).unlink()
             shutil.rmtree(path)
         for path in self._directory.glob("step_*"):
             if not (path / MANIFEST).exists():  # left by a kill: whoever could finish it is gone
                 shutil.rmtree(path)
+
+    def _best(self) -> set[Path]:
+        """Of equals the earlier."""
+        if not self._keep_best:
+            return set()
+        scores = {path: Manifest.read(path / MANIFEST).pass_at_1 for path in self._committed()}
+        evaluated = [path for path, score in scores.items() if score is not None]
+        return set(sorted(evaluated, key=lambda path: (-(scores[path] or 0.0), _order(path)))[: self._keep_best])
 
     def newest(self) -> tuple[Path, Manifest] | None:
         """The newest checkpoint whose every file has the size and hash of its manifest; None if there is none.

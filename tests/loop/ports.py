@@ -28,6 +28,7 @@ from gps_ray.base.types import (
     UpdateResult,
 )
 from gps_ray.config import TrainConfig, load_config
+from gps_ray.loop.breaks import StopRequest
 from gps_ray.loop.plan import pool_fingerprint
 from gps_ray.loop.training import LoopParts, TrainingLoop
 from gps_ray.predictor.interface import PromptTable
@@ -205,9 +206,12 @@ class Run:
         self.folder = RunFolder(config.run.directory)
         self.selected = asyncio.Event()
         self.points: list[str] = []
+        self.stop = StopRequest()
         self._kill_at = kill_at
-        store = CheckpointStore(self.folder.root, config.checkpoint.keep_last)
-        found = store.newest() if resume else None
+        self.store = CheckpointStore(
+            self.folder.root, config.checkpoint.keep_last, keep_best=config.checkpoint.keep_best
+        )
+        found = self.store.newest() if resume else None
         self.folder.create(config, {"pool": self.data.pool, "evaluation": self.data.evaluation})
         if resume and found is None:
             self.folder.restart()
@@ -224,7 +228,8 @@ class Run:
                 learner=self.learner,
                 data=self.data,
                 folder=self.folder,
-                store=store,
+                store=self.store,
+                stop=self.stop,
                 pool_fingerprint=pool_fingerprint(self.data),
             ),
             None if found is None else found[1],

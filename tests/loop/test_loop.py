@@ -23,7 +23,7 @@ def _rows(run: Run) -> list[dict[str, Any]]:
     return [row for path in sorted(run.folder.outcomes.glob("*")) for row in pq.read_table(path).to_pylist()]
 
 
-def _result(run: Run) -> dict[str, Any]:
+def result_of(run: Run) -> dict[str, Any]:
     """Everything of a run that must not depend on timing or kills."""
     metrics = [
         {k: v for k, v in row.items() if not k.startswith(("timing_s/", "cost/cpu_s", "cost/wall_s")) and "_s" not in k}
@@ -71,7 +71,7 @@ def test_the_order_in_which_chunks_finish_changes_nothing(tmp_path: Path, lag: i
         config = simulated_config(tmp_path / f"run{shuffle}", "selection.selector=gps", f"run.max_policy_lag={lag}")
         run = Run(config, shuffle=shuffle)
         run()
-        results.append(_result(run))
+        results.append(result_of(run))
     assert results[0] == results[1]
 
 
@@ -91,14 +91,14 @@ def test_killed_at_any_call_and_resumed_it_ends_the_same(tmp_path: Path, selecto
     overrides = (f"selection.selector={selector}", f"run.max_policy_lag={lag}", *steps)
     whole = Run(simulated_config(tmp_path / "whole", *overrides))
     whole()
-    expected = _result(whole)
+    expected = result_of(whole)
     for kill_at in range(1, len(whole.points) + 1, 1 if selector == "uniform" else 7):
         config = simulated_config(tmp_path / f"killed{kill_at}", *overrides)
         with pytest.raises(Killed):
             Run(config, kill_at=kill_at)()
         resumed = Run(config, resume=True)
         resumed()
-        assert _result(resumed) == expected, f"killed at call {kill_at}: {whole.points[kill_at - 1]}"
+        assert result_of(resumed) == expected, f"killed at call {kill_at}: {whole.points[kill_at - 1]}"
 
 
 def test_there_is_something_to_resume_before_the_first_step(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_killed_twice_and_resumed_it_ends_the_same(tmp_path: Path) -> None:
         Run(config, resume=True, kill_at=12)()
     resumed = Run(config, resume=True)
     resumed()
-    assert _result(resumed) == _result(whole)
+    assert result_of(resumed) == result_of(whole)
 
 
 def test_a_finished_run_goes_on_to_more_steps_as_if_never_stopped(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_finished_run_goes_on_to_more_steps_as_if_never_stopped(tmp_path: Path
     Run(simulated_config(tmp_path / "parts", *overrides, "run.num_steps=4"))()
     longer = Run(simulated_config(tmp_path / "parts", *overrides), resume=True)
     longer()
-    assert _result(longer) == _result(whole)
+    assert result_of(longer) == result_of(whole)
 
 
 def test_dynamic_sampling_trains_on_useful_groups_and_charges_all(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_selector_may_share_out_the_rollouts_of_a_step(tmp_path: Path) -> None
         Run(config, kill_at=len(run.points) // 2)()
     resumed = Run(config, resume=True)
     resumed()
-    assert _result(resumed) == _result(run)
+    assert result_of(resumed) == result_of(run)
 
 
 def test_the_oracle_is_told_its_candidates_rates_and_charged_apart(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def _config(*overrides: str) -> TrainConfig:
     return load_config(TrainConfig, None, ["run.num_steps=5", "learning.learning_rate=0.1", *overrides])
 
 
-def _commit(store: CheckpointStore, root: Path, steps: int) -> Path:
+def _commit(store: CheckpointStore, root: Path, steps: int, pass_at_1: float | None = None) -> Path:
     outcome = root / "outcomes" / f"step_{steps:06d}.parquet"
     outcome.parent.mkdir(parents=True, exist_ok=True)
     outcome.write_bytes(b"outcome %d" % steps)
@@ -54,7 +54,7 @@ def _commit(store: CheckpointStore, root: Path, steps: int) -> Path:
     (path / "learner").mkdir()
     (path / "learner" / "shard").write_bytes(b"weights %d" % steps)
     names = sorted(p.relative_to(root).as_posix() for p in outcome.parent.glob("*"))
-    store.commit(path, _manifest(steps), names)
+    store.commit(path, _manifest(steps, pass_at_1=pass_at_1), names)
     return path
 
 
@@ -78,6 +78,17 @@ def test_newest_whole_checkpoint_is_found_and_old_ones_go(tmp_path: Path) -> Non
     assert found[0] == paths[2]
     assert found[1].num_steps_done == 3
     assert set(found[1].run_files) == {f"outcomes/step_{s:06d}.parquet" for s in (1, 2, 3)}
+
+
+def test_the_best_are_kept_beside_the_newest(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=1, keep_best=2)
+    scores = (0.1, 0.5, None, 0.7, 0.5, 0.2)
+    paths = [_commit(store, tmp_path, steps, score) for steps, score in enumerate(scores)]
+    # Of the two with .5 the earlier; the newest whatever it is worth; none that was not evaluated.
+    assert [path.exists() for path in paths] == [False, True, False, True, False, True]
+    found = store.newest()
+    assert found is not None
+    assert (found[0], found[1].pass_at_1) == (paths[5], 0.2)
 
 
 def test_a_step_without_manifest_is_never_read(tmp_path: Path) -> None:
