@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from gps_ray.config import RunConfig
 from gps_ray.loop.breaks import RunStopped, StopRequest
@@ -68,6 +69,10 @@ def handlers_kept() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in _HEARD}
     try:
         yield
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM:  # Ray's own handler was asked first
+            _say_and_end(signal.SIGTERM)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -76,9 +81,10 @@ def handlers_kept() -> Iterator[None]:
 def end_on_signals() -> None:
     """From now on a signal ends this process in one line, with the exit code that a shell expects."""
 
-    def end(number: int, _: object) -> None:
-        print(f"{signal.Signals(number).name}: ended", file=sys.stderr, flush=True)
-        sys.exit(128 + number)
-
     for number in _HEARD:
-        signal.signal(number, end)
+        signal.signal(number, _say_and_end)
+
+
+def _say_and_end(number: int, _: object = None) -> NoReturn:
+    print(f"{signal.Signals(number).name}: ended", file=sys.stderr, flush=True)
+    sys.exit(128 + number)
