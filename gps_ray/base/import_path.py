@@ -28,8 +28,13 @@ def load_object(path: str, key: str) -> Any:
         raise ConfigError(f"{key}: expected an import path 'package.module:name', got {path!r}; change {key}")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"{key}: cannot import {module_name!r} ({error}); change {key}") from error
+    except KeyboardInterrupt:
+        raise
+    # Whatever the module does while it is imported, exiting included; odd names give errors of many kinds.
+    except BaseException as error:
+        raise ConfigError(
+            f"{key}: cannot import {module_name!r} ({type(error).__name__}: {one_line(error)}); change {key}"
+        ) from error
     try:
         return getattr(module, name)
     except AttributeError as error:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from gps_ray.base.errors import ConfigError, one_line
+from gps_ray.base.errors import ConfigError
+from gps_ray.config.yaml_text import parse_yaml, read_yaml
 
 __all__ = ["ConfigSection", "load_config", "parse_config", "read_mapping"]
 
@@ -18,10 +19,32 @@ __all__ = ["ConfigSection", "load_config", "parse_config", "read_mapping"]
 RENAMED_KEYS: dict[str, str] = {}
 
 
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
+
+
 class ConfigSection(BaseModel):
     """Base of every section: frozen, and no key that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, values: Any) -> Any:
+        """``true`` is no 1 and no key holds more than 64 bits, whatever pydantic would make of them."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if field is None:
+                continue
+            if isinstance(value, bool) and not _takes(field.annotation, bool) and _takes(field.annotation, int, float):
+                raise ValueError(f"{name}: expected a number, got {str(value).lower()}; change {name}")
+            if isinstance(value, int) and abs(value) >= 1 << 63:
+                raise ValueError(f"{name}: expected a number of at most 64 bits, got more; change {name}")
+        return values
+
+
+def _takes(annotation: Any, *kinds: type) -> bool:
+    return annotation in kinds or any(_takes(part, *kinds) for part in get_args(annotation))
 
 
 C = TypeVar("C", bound=ConfigSection)
@@ -53,20 +76,22 @@ def _explain(error: ValidationError, section: type[BaseModel]) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":  # from a section's own check, which names the key inside the section
         return f"{key}.{message}" if key else message
-    return f"{key}: {message}, got {first['input']!r}; change {key}"
+    return f"{key}: {message}, got {_shown(first['input'])}; change {key}"
+
+
+def _shown(value: Any) -> str:
+    """No value is printed whole: it may be of any size."""
+    return _REPR.repr(value)
 
 
 def read_mapping(option: str, file: Path, entries: str) -> dict[str, Any]:
     """A YAML file that holds a mapping, {} where it is empty. Raises ConfigError that names the command line's
     ``option`` and what the file should hold."""
-    try:
-        tree = yaml.safe_load(file.read_text()) or {}
-    except OSError as error:
-        raise ConfigError(f"{option}: cannot read {file}: {error.strerror}; give an existing YAML file") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{option}: {file} is not YAML: {one_line(error)}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{option}: {file} must hold {entries} (a mapping), got {type(tree).__name__}")
+    tree = read_yaml(option, file)
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise ConfigError(f"{option}: {file} must hold {entries} (a mapping with names), got {_shown(tree)}")
     return tree
 
 
@@ -80,7 +105,7 @@ def load_config(section: type[C], file: Path | None, overrides: Sequence[str] = 
         key, sign, value = override.partition("=")
         if not sign or not key:
             raise ConfigError(f"expected key=value, got {override!r}; write for instance run.num_steps=5")
-        _set(tree, key, yaml.safe_load(value))
+        _set(tree, key, parse_yaml(value, key))
     return parse_config(section, tree)
 
 
