@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +16,9 @@ from gps_ray.base.errors import ResourceError, one_line
 from gps_ray.config import ClusterConfig, TrainConfig
 from gps_ray.loop.resources import check_resources
 
-__all__ = ["cluster_for", "in_cluster"]
+__all__ = ["check_local_resources", "cluster_for", "in_cluster"]
+
+_ANSWER_DEADLINE_S = 4.0
 
 
 def in_cluster(config: ClusterConfig) -> bool:
@@ -47,6 +50,31 @@ def _start_local(config: ClusterConfig) -> Any:
         ) from error
 
 
+def _join(address: str) -> Any:
+    _check_answers(address)
+    try:
+        with handlers_kept():
+            return ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ResourceError(f"cluster.address: cannot join {address}: {one_line(error)}") from error
+
+
+def _check_answers(address: str) -> None:
+    """Ray waits for minutes for a head that is not there. Raises ResourceError within seconds instead."""
+    if address == "auto":
+        return
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        raise ResourceError(f"cluster.address: expected host:port, ray://host:port or auto, got {address!r:.200}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_DEADLINE_S).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ResourceError(
+            f"cluster.address: nobody answers at {address} ({one_line(error)}); start a head there, or set "
+            "cluster.address to one that runs"
+        ) from error
+
+
 @contextmanager
 def cluster_for(config: TrainConfig) -> Iterator[str]:
     """Connect for the length of a block; yields the dashboard's address ("" without one, or inside a cluster block).
@@ -59,17 +87,10 @@ def cluster_for(config: TrainConfig) -> Iterator[str]:
         yield ""
         return
     if in_cluster(cluster):
-        try:
-            with handlers_kept():
-                context = ray.init(address=cluster.address or "auto", log_to_driver=False, logging_level="error")
-        except (ConnectionError, RuntimeError) as error:
-            raise ResourceError(
-                f"cluster.address: cannot join {cluster.address or 'auto'}: {one_line(error)}"
-            ) from error
+        context = _join(cluster.address or os.environ.get("RAY_ADDRESS", "auto"))
         where = "the cluster"
     else:
-        num_cpus = float(cluster.local_num_cpus or os.cpu_count() or 1)
-        check_resources(config, {"CPU": num_cpus, "GPU": _local_gpus()}, "this machine (cluster.local_num_cpus)")
+        check_local_resources(config)
         context = _start_local(cluster)
         where = "the local cluster"
     try:
@@ -77,6 +98,13 @@ def cluster_for(config: TrainConfig) -> Iterator[str]:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     finally:
         ray.shutdown()
+
+
+def check_local_resources(config: TrainConfig) -> None:
+    """Raise ResourceError where the run will start a Ray on this machine that cannot hold it."""
+    if not in_cluster(config.cluster):
+        num_cpus = float(config.cluster.local_num_cpus or os.cpu_count() or 1)
+        check_resources(config, {"CPU": num_cpus, "GPU": _local_gpus()}, "this machine (cluster.local_num_cpus)")
 
 
 def _local_gpus() -> float:

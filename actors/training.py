@@ -26,7 +26,7 @@ from gps_ray.loop.ports import ProgressSink
 from gps_ray.loop.training import LoopParts, TrainingLoop
 from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
-from gps_ray.run.folder import RunFolder
+from gps_ray.run.folder import RunFolder, check_can_be_written
 from gps_ray.run.lease import Lease
 from gps_ray.tasks.dataset import DataSets, load_data
 from gps_ray.tasks.registry import load_task
@@ -37,6 +37,7 @@ __all__ = ["check_run_folder", "dated", "move_aside", "open_folder", "prepare", 
 def prepare(config: TrainConfig) -> tuple[TrainConfig, DataSets]:
     """Everything that can be found wrong before Ray starts is found here."""
     config = resolve(config)
+    check_can_be_written(config.run.directory)
     if config.model.path is not None and not config.model.path.is_dir():
         raise ConfigError(f"model.path: no folder {config.model.path}; give a local Hugging Face folder or null")
     data = load_data(config.data, config.evaluation.num_probe_prompts)

@@ -18,6 +18,7 @@ import datetime
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from gps_ray.base.errors import CheckpointError
+from gps_ray.base.errors import CheckpointError, ConfigError, one_line
 from gps_ray.base.types import IntArray, PosteriorMoments, Prompt, RolloutSample
 from gps_ray.config import ConfigSection
 from gps_ray.run.metrics import read_metrics
 
-__all__ = ["JsonLines", "RunFolder"]
+__all__ = ["JsonLines", "RunFolder", "check_can_be_written"]
 
 
 class JsonLines:
@@ -61,6 +62,23 @@ class JsonLines:
             )
         if self.path.exists():
             os.truncate(self.path, num_bytes)
+
+
+def check_can_be_written(directory: Path) -> None:
+    """Raise ConfigError where no run folder can be made at ``directory``, or nothing be written in it. Leaves nothing
+    behind."""
+    if not directory.name or "\0" in str(directory):
+        raise ConfigError(f"run.directory: expected a folder for this run alone, got {str(directory)!r}; name one")
+    there = directory.absolute()
+    try:
+        while not there.exists():
+            there = there.parent
+        with tempfile.TemporaryDirectory(dir=there):
+            pass
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"run.directory: {str(directory)!r:.300} cannot be written ({one_line(error)}); choose another"
+        ) from error
 
 
 class RunFolder:

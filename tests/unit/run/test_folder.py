@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from gps_ray.base.errors import CheckpointError
+from gps_ray.base.errors import CheckpointError, ConfigError
 from gps_ray.base.types import PosteriorMoments, Prompt
 from gps_ray.config import TrainConfig
-from gps_ray.run.folder import JsonLines, RunFolder
+from gps_ray.run.folder import JsonLines, RunFolder, check_can_be_written
 
 PROMPTS = [Prompt(prompt_id=i, text=f"text {i}", answer="1", task="t", level="easy") for i in ("a", "b")]
 
@@ -106,3 +106,15 @@ def test_a_half_written_export_is_no_finished_run(tmp_path: Path) -> None:
         assert folder.is_finished(4)
         assert (folder.final_model / "config.json").read_text() == content
     assert not (tmp_path / "final_model.partial").exists()
+
+
+@pytest.mark.parametrize("place", [".", "file", "file/below", "/proc/nobody/may", "a\0b"])
+def test_a_run_folder_that_cannot_be_is_said_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    with pytest.raises(ConfigError, match=r"^run\.directory: "):
+        check_can_be_written(Path(place))
+    check_can_be_written(Path("new/run"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
