@@ -6,6 +6,7 @@ import numpy as np
 
 from gps_ray.base.types import Chunk, GenerateRequest, Sampling
 from gps_ray.loop.evaluation import Counts, collect_counts
+from gps_ray.loop.guards import check_verdicts
 from gps_ray.loop.ledger import Ledger
 from gps_ray.loop.ports import RolloutPool
 
@@ -21,9 +22,10 @@ async def sorted_chunks(pool: RolloutPool, request: GenerateRequest) -> list[Chu
 class Sampler:
     """Counts of responses under the weights that the pool serves. Such rollouts enter neither history nor training."""
 
-    def __init__(self, pool: RolloutPool, ledger: Ledger) -> None:
+    def __init__(self, pool: RolloutPool, ledger: Ledger, max_failed_share: float) -> None:
         self._pool = pool
         self._ledger = ledger
+        self._max_failed_share = max_failed_share
 
     async def counts(
         self,
@@ -34,7 +36,10 @@ class Sampler:
         sampling: Sampling,
         policy_version: int,
     ) -> Counts:
-        """``num_rollouts`` per prompt, drawn under the key ``stream`` and charged to ``phase``."""
+        """``num_rollouts`` per prompt, drawn under the key ``stream`` and charged to ``phase``.
+
+        Raises RolloutError where too many of them have no verdict.
+        """
         request = GenerateRequest(
             step=policy_version + 1,
             stream=stream,
@@ -45,4 +50,5 @@ class Sampler:
         )
         headers = [chunk.header for chunk in await sorted_chunks(self._pool, request)]
         self._ledger.charge_rollouts(phase, headers)
+        check_verdicts(headers, self._max_failed_share, f"{stream} of policy version {policy_version}")
         return collect_counts(prompt_ids, headers)

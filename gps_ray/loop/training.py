@@ -69,7 +69,7 @@ class TrainingLoop:
         self._ledger = Ledger()
         self._idle = IdleGuard(config.run.max_idle_steps)
         self._truncation = TruncationWatch()
-        sampler = Sampler(parts.pool, self._ledger)
+        sampler = Sampler(parts.pool, self._ledger, config.rollout.max_failed_share)
         selector = parts.selector
         if needs_true_rates(config.selection):
             pool_ids = tuple(prompt.prompt_id for prompt in parts.data.pool)
