@@ -28,7 +28,7 @@ __all__ = ["Family", "ReasoningGym"]
 _LOG = logging.getLogger(__name__)
 _KEY = "data.task_options"
 # Entries looked at for each prompt wanted before a family counts as too small.
-_DRAWS_PER_PROMPT = 50
+_DRAWS_PER_PROMPT = 20
 # These scorers hand the answer to eval or to sympy's parser, which evaluates too (reasoning_gym 0.1.25).
 _EVALUATING = frozenset(
     (
