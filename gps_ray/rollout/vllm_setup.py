@@ -104,7 +104,12 @@ def engine_arguments(model_directory: Path, rollout: RolloutConfig, dtype: str) 
         "logprobs_mode": "processed_logprobs",
         "max_model_len": config.max_model_len,
         "max_num_seqs": config.max_num_seqs,
-        "max_num_batched_tokens": config.max_num_batched_tokens,
+        # A prompt cut between two passes draws a token too many, which vLLM cannot take back on CPU ("CPU Generator
+        # does not use offset"): there a prompt waits until it fits a pass whole, so a pass must hold the longest.
+        "max_num_batched_tokens": max(
+            config.max_num_batched_tokens, 0 if on_gpu(rollout) else config.max_model_len or 0
+        ),
+        "enable_chunked_prefill": on_gpu(rollout),
         "kv_cache_memory_bytes": config.kv_cache_memory_bytes,
         "gpu_memory_utilization": config.gpu_memory_utilization,
         "tensor_parallel_size": config.tensor_parallel_size,

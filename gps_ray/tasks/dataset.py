@@ -14,7 +14,7 @@ from gps_ray.config import DataConfig
 from gps_ray.tasks.identity import prompt_id
 from gps_ray.tasks.interface import DataSets, Task
 from gps_ray.tasks.prompt_files import read_rows, write_prompts
-from gps_ray.tasks.registry import load_generated_task, load_task
+from gps_ray.tasks.registry import load_prompt_generator, load_task
 
 __all__ = ["DataSets", "load_data", "prompt_id", "read_data_files", "read_prompts", "write_prompts"]
 
@@ -53,7 +53,7 @@ def load_data(data: DataConfig, num_probe_prompts: int) -> DataSets:
     """
     if data.pool_file is None:
         otherwise = "set data.pool_file and data.evaluation_file"
-        sets = load_generated_task(data.task, data.task_options, otherwise).generate(data)
+        sets = load_prompt_generator(data.task, data.task_options, otherwise).generate(data)
     else:
         sets = read_data_files(data, load_task(data.task, data.task_options))
     if num_probe_prompts > len(sets.pool):

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.config import DataConfig
 
-__all__ = ["DataSets", "GeneratedTask", "Task", "Verdict"]
+__all__ = ["DataSets", "GeneratedTask", "PromptGenerator", "Task", "Verdict"]
 
 # (reward, status): the reward trains the policy (shaping may change it), the status feeds the predictor.
 Verdict = tuple[float, RolloutStatus]
@@ -48,18 +48,21 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class GeneratedTask(Task, Protocol):
-    """A task that makes its own prompts, and solutions to warm-start a model that knows nothing.
+class PromptGenerator(Task, Protocol):
+    """A task that makes its own prompts: a function of the config, the same on every machine."""
 
-    Everything it makes is a function of its arguments: the same config gives the same prompts on every machine.
-    """
+    def generate(self, config: DataConfig) -> DataSets:
+        """Pool, evaluation set and held-out probe, disjoint as problems and not only as texts where the task knows
+        problems; no pool probe."""
+        ...
+
+
+@runtime_checkable
+class GeneratedTask(PromptGenerator, Protocol):
+    """A task that makes solutions too, to warm-start a model that knows nothing."""
 
     def vocabulary(self) -> tuple[str, ...]:
         """Distinct words without white space. Prompts and solutions consist of these, joined by single spaces."""
-        ...
-
-    def generate(self, config: DataConfig) -> DataSets:
-        """Pool, evaluation set and held-out probe, disjoint as problems and not only as texts; no pool probe."""
         ...
 
     def warm_start_examples(self, config: DataConfig, num_examples: int, seed: int) -> list[tuple[str, str]]:

@@ -7,10 +7,10 @@ from typing import Any
 
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.import_path import build_from_path, call_with_options
-from gps_ray.tasks.interface import GeneratedTask, Task
+from gps_ray.tasks.interface import GeneratedTask, PromptGenerator, Task
 from gps_ray.tasks.verifiers.shaped import SHAPING_OPTIONS, Shaped
 
-__all__ = ["BUILT_IN_TASKS", "GeneratedTask", "load_generated_task", "load_task"]
+__all__ = ["BUILT_IN_TASKS", "GeneratedTask", "load_generated_task", "load_prompt_generator", "load_task"]
 
 BUILT_IN_TASKS = {
     "arithmetic": "gps_ray.tasks.arithmetic:Arithmetic",
@@ -20,6 +20,7 @@ BUILT_IN_TASKS = {
     "gsm8k": "gps_ray.tasks.verifiers.text:Gsm8k",
     "math": "gps_ray.tasks.verifiers.math:Math",
     "multiple_choice": "gps_ray.tasks.verifiers.text:MultipleChoice",
+    "reasoning_gym": "gps_ray.tasks.reasoning_gym:ReasoningGym",
 }
 # They have a section of the config to themselves.
 _WITHOUT_OPTIONS = ("arithmetic", "countdown")
@@ -54,14 +55,23 @@ def load_task(name: str, options: Mapping[str, Any]) -> Task:
     return task  # type: ignore[no-any-return]
 
 
-def load_generated_task(name: str, options: Mapping[str, Any], otherwise: str) -> GeneratedTask:
-    """Like ``load_task``, for a task that makes its own prompts and warm-start examples.
+def load_prompt_generator(name: str, options: Mapping[str, Any], otherwise: str) -> PromptGenerator:
+    """Like ``load_task``, for a task that makes its own prompts.
 
     ``otherwise`` is the remedy in the ConfigError for a task that does not, e.g. "set data.pool_file".
     """
     task = load_task(name, options)
+    generator = task.task if isinstance(task, Shaped) else task
+    if not isinstance(generator, PromptGenerator):
+        raise ConfigError(f"data.task: {name!r} generates no prompts (it has no 'generate'); {otherwise}")
+    return generator
+
+
+def load_generated_task(name: str, options: Mapping[str, Any], otherwise: str) -> GeneratedTask:
+    """Like ``load_prompt_generator``, for a task that makes warm-start examples too."""
+    task = load_prompt_generator(name, options, otherwise)
     if not isinstance(task, GeneratedTask):
         raise ConfigError(
-            f"data.task: {name!r} generates no prompts (no vocabulary, generate, warm_start_examples); {otherwise}"
+            f"data.task: {name!r} makes no warm-start examples (no vocabulary, warm_start_examples); {otherwise}"
         )
     return task

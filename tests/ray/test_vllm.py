@@ -142,6 +142,13 @@ def test_updates_by_a_transport_from_outside_are_served(tmp_path: Path) -> None:
     publisher.close()
 
 
+def test_prompts_that_do_not_fit_one_pass_are_served(tmp_path: Path) -> None:
+    """With prompts cut between two passes vLLM fails on CPU, where responses have seeds of their own."""
+    folder = make_folder(tmp_path / "model")
+    with engine_process(folder, max_model_len=48, max_num_batched_tokens=48, max_num_seqs=16) as call:
+        assert_serves(call, TorchEngine(folder), 0)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("engine") / "model")

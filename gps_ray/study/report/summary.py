@@ -57,9 +57,10 @@ class CostToTarget:
 class ArmSummary:
     """One arm. What no run of it has is absent from the mappings.
 
-    ``figures``: accuracy (pass@1, mean of the last three evaluations), final_accuracy (the newest one; its interval
-    over prompts in final_accuracy_low, _high), useful_group_ratio (_chosen, _random slots), num_unique_prompts, the
-    costs and the CPU-seconds by phase, what the newest probes say of the predictor, accuracy_of_LEVEL.
+    ``figures``: accuracy (pass@1, mean of the last three evaluations), accuracy_at_start and final_accuracy (the first
+    and the newest one; their intervals over prompts in ..._low, _high), useful_group_ratio (_chosen, _random slots),
+    num_unique_prompts, the costs and the CPU-seconds by phase, what the newest probes say of the predictor,
+    accuracy_of_LEVEL.
     ``cost_to_target``: by name of ``COSTS``. ``difference``: arm minus baseline of accuracy, and of
     accuracy_at_equal_COST.
     """
@@ -173,9 +174,12 @@ def _arm(name: str, runs: Sequence[RunData], base: Sequence[RunData], targets: S
 def _figures(run: RunData) -> dict[str, float]:
     """One run in numbers, without those that it does not have."""
     groups, accuracy = run.groups, _accuracy(run)
+    first_low, first_high = (run.series(bound)[1] for bound in (VAL_PASS_1_LOW, VAL_PASS_1_HIGH))
     figures: dict[str, float | None] = {
         "accuracy": _last_smoothed(accuracy),
         "accuracy_at_start": float(accuracy[0]) if len(accuracy) else None,
+        "accuracy_at_start_low": float(first_low[0]) if len(first_low) else None,
+        "accuracy_at_start_high": float(first_high[0]) if len(first_high) else None,
         "final_accuracy": run.last(VAL_PASS_1),
         "final_accuracy_low": run.last(VAL_PASS_1_LOW),
         "final_accuracy_high": run.last(VAL_PASS_1_HIGH),

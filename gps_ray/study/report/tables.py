@@ -19,7 +19,7 @@ from gps_ray.study.report.summary import ArmSummary, ComparisonSummary, CostToTa
 
 __all__ = ["Column", "caption", "cells", "columns", "print_comparison", "seeds_note"]
 
-MAX_ARMS_SIDE_BY_SIDE = 3
+MAX_ARMS_SIDE_BY_SIDE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +88,15 @@ def _mean(title: str, figure: str, write: Callable[[float], str]) -> Column:
     return Column(title=title, cell=lambda arm, base: mean_text(arm.estimate(figure), write))
 
 
-def _final(arm: ArmSummary, base: ArmSummary) -> str:
-    """The newest evaluation of one run, with its interval over prompts."""
-    value, low, high = (arm.estimate(f"final_accuracy{end}") for end in ("", "_low", "_high"))
-    bounds = f" [{mean_text(low, _percent)}, {mean_text(high, _percent)}]" if low and high else ""
-    return mean_text(value, _share) + bounds
+def _evaluation(title: str, figure: str) -> Column:
+    """One evaluation of one run, with its interval over prompts."""
+
+    def cell(arm: ArmSummary, base: ArmSummary) -> str:
+        value, low, high = (arm.estimate(f"{figure}{end}") for end in ("", "_low", "_high"))
+        bounds = f" [{mean_text(low, _percent)}, {mean_text(high, _percent)}]" if low and high else ""
+        return mean_text(value, _share) + bounds
+
+    return Column(title=title, cell=cell)
 
 
 def _accuracy(arm: ArmSummary, base: ArmSummary) -> str:
@@ -146,11 +150,15 @@ _POOL_PROBE = _mean("Spearman pool probe", "pool_probe_spearman", "{:.2f}".forma
 
 _ONE_SEED: tuple[Column, ...] = (
     _name("run"),
-    Column(title="final pass@1", cell=_final),
+    _evaluation("first pass@1", "accuracy_at_start"),
+    _evaluation("final pass@1", "final_accuracy"),
     _mean("last 3 evaluations", "accuracy", _share),
     _mean("useful groups", "useful_group_ratio", _share),
     _paid("rollouts", "rollouts to target"),
     _paid("cpu_s", "CPU-s to target"),
+    _mean("rollouts", "rollouts", "{:,.0f}".format),
+    _mean("tokens", "tokens", "{:,.0f}".format),
+    _mean("seconds", "wall_s", "{:,.0f}".format),
     _UNIQUE,
     _POOL_PROBE,
     _mean("Spearman held-out probe", "heldout_probe_spearman", "{:.2f}".format),

@@ -26,7 +26,10 @@ KNOWN_SOURCES: Mapping[str, str] = MappingProxyType(
         "amc": "math",
         "minerva": "math",
         "olympiad_bench": "math",
-        **{name: name for name in ("math", "gsm8k", "multiple_choice", "exact", "countdown", "arithmetic")},
+        **{
+            name: name
+            for name in ("math", "gsm8k", "multiple_choice", "exact", "countdown", "arithmetic", "reasoning_gym")
+        },
     }
 )
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
-__all__ = ["answer_in_tags", "last_boxed", "last_number"]
+__all__ = ["ANSWER_FORMATS", "answer_in_tags", "last_boxed", "last_integer", "last_number"]
 
 # Without nested quantifiers, so that no text makes it backtrack for long. Lengths are bounded for the same reason.
 _NUMBER = re.compile(r"[-+−]?(?:\d{1,3}(?:,\d{3}){1,20}(?!\d)(?:\.\d{1,60})?|\d{1,60}(?:\.\d{1,60})?|\.\d{1,60})")
 _BOXED = re.compile(r"\\f?boxed\s{0,3}\{")
+_INTEGER = re.compile(r"(?<![\d.])[-−]?(?:\d{1,3}(?:,\d{3}){1,20}(?![\d,])|\d{1,60})(?!\d)(?!\.\d)", re.ASCII)
 _TAIL_CHARACTERS = 4000
 
 
@@ -40,3 +43,28 @@ def last_number(text: str) -> str | None:
     """The last number in the last 4,000 characters, without thousands separators; None where there is none."""
     numbers = _NUMBER.findall(text[-_TAIL_CHARACTERS:])
     return numbers[-1].replace(",", "").replace("−", "-") if numbers else None
+
+
+def last_integer(text: str) -> str | None:
+    """The last integer in the last 4,000 characters, without thousands separators; None where there is none. A number
+    with decimals is none, and the minus of "5-3" or "x-3" is no sign of the 3."""
+    found = None
+    tail = text[-_TAIL_CHARACTERS:]
+    for found in _INTEGER.finditer(tail):  # noqa: B007  the last one is wanted
+        pass
+    if found is None:
+        return None
+    number = found[0].replace(",", "").replace("−", "-")
+    before = tail[: found.start()][-1:]
+    is_difference = number.startswith("-") and (before.isalnum() or before == ")")
+    return number.removeprefix("-") if is_difference else number
+
+
+def _whole(response: str) -> str:
+    return response.strip()
+
+
+# What of a response is its answer, by name; None where the response has none in that form.
+ANSWER_FORMATS: Mapping[str, Callable[[str], str | None]] = MappingProxyType(
+    {"whole": _whole, "last_integer": last_integer, "boxed": last_boxed, "answer_tags": answer_in_tags}
+)

@@ -38,12 +38,12 @@ class Shaped:
         if length_penalty and not 0 <= length_from < length_to:
             raise ValueError(f"length_to must be above length_from, got {length_from!r} to {length_to!r} characters")
         self.name = task.name
-        self._task = task
+        self.task = task
         self._format, self._format_reward = format, format_reward
         self._penalty, self._from, self._to = length_penalty, length_from, length_to
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
-        reward, status = self._task.verify(prompt, response)
+        reward, status = self.task.verify(prompt, response)
         if status is RolloutStatus.FAILED:
             return reward, status
         if self._format is not None and _FORMATS[self._format](response):

@@ -138,8 +138,8 @@ def test_joining_the_projections_keeps_one_copy_that_in_place_loads_reach() -> N
     with torch.no_grad():
         model.model.layers[0].self_attn.k_proj.weight.zero_()
         model.model.layers[0].mlp.up_proj.bias.zero_()
-    num_zeros = int((weights.layers[0].qkv[0] == 0).sum())
+    num_zeros = int((weights.layers[0].qkv.weight == 0).sum())
     assert num_zeros == model.model.layers[0].self_attn.k_proj.weight.numel()
-    bias = weights.layers[0].gate_up[1]
+    bias = weights.layers[0].gate_up.bias
     assert bias is not None
     assert int((bias == 0).sum()) == SMALL["intermediate_size"]

@@ -75,6 +75,14 @@ def test_ranks_are_reserved_and_started_where_the_worker_is() -> None:
     assert "VLLM_CPU_OMP_THREADS_BIND" not in environment(gpu)
 
 
+def test_on_cpu_a_prompt_is_never_cut_between_two_passes() -> None:
+    """It would draw a token too many, which a generator on CPU cannot take back."""
+    cpu = engine_arguments(Path("m"), _config(max_model_len=8192, max_num_batched_tokens=4096), "float32")
+    assert (cpu["enable_chunked_prefill"], cpu["max_num_batched_tokens"]) == (False, 8192)
+    gpu = engine_arguments(Path("m"), _config(1, max_model_len=8192, max_num_batched_tokens=4096), "float32")
+    assert (gpu["enable_chunked_prefill"], gpu["max_num_batched_tokens"]) == (True, 4096)
+
+
 def test_a_worker_reserves_what_all_its_ranks_need() -> None:
     config = TrainConfig(rollout=_config(num_gpus=1, tensor_parallel_size=4))
     need = resource_needs(config)[0]

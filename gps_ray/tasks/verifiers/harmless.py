@@ -1,0 +1,33 @@
+"""Is an answer a plain value or formula? For scorers that evaluate what they are given."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+__all__ = ["is_harmless"]
+
+_MAX_CHARACTERS = 1000
+# Numbers, one-word names, operators and brackets: no quotes, no underscores, no attribute, no index, no lambda.
+_FORMULA = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+|[A-Za-z]+|\*\*|[-+*/^() \t])*")
+_WORD = re.compile(r"[A-Za-z]{2,}")
+_FUNCTIONS = frozenset(
+    ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp", "log", "ln", "sqrt")
+)
+# Towers of powers and long exponents would be computed.
+_EXPLOSIVE = re.compile(r"(?:\^|\*\*)[^^*]{0,40}(?:\^|\*\*)|(?:\^|\*\*)\s{0,3}[{(]?\s{0,3}-?\d{4,}")
+
+
+def is_harmless(answer: str) -> bool:
+    """A Python literal (a list of numbers or texts), or a formula of numbers, names of one letter, operators and the
+    usual functions: evaluating it can do nothing but compute."""
+    if len(answer) > _MAX_CHARACTERS:
+        return False
+    try:
+        ast.literal_eval(answer.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        pass
+    else:
+        return True
+    is_formula = _FORMULA.fullmatch(answer) is not None and _EXPLOSIVE.search(answer) is None
+    return is_formula and {*_WORD.findall(answer)} <= _FUNCTIONS
