@@ -21,8 +21,9 @@ from gps_ray.config import TrainConfig
 from gps_ray.learning.schedule import check_same_end
 from gps_ray.loop.breaks import StopRequest
 from gps_ray.loop.guards import check_verifier
-from gps_ray.loop.plan import chat_format, check_data, pool_fingerprint, resolve
+from gps_ray.loop.plan import chat_format, check_data, pool_fingerprint, prompt_limit, resolve, with_folder
 from gps_ray.loop.ports import ProgressSink
+from gps_ray.loop.presets import presets
 from gps_ray.loop.training import LoopParts, TrainingLoop
 from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
@@ -34,16 +35,22 @@ from gps_ray.tasks.registry import load_task
 __all__ = ["check_run_folder", "dated", "move_aside", "open_folder", "prepare", "run_training", "train"]
 
 
-def prepare(config: TrainConfig) -> tuple[TrainConfig, DataSets]:
-    """Everything that can be found wrong before Ray starts is found here."""
+def prepare(config: TrainConfig, *, trains: bool = True) -> tuple[TrainConfig, DataSets]:
+    """Everything that can be found wrong before Ray starts is found here. What was filled in, dropped or looks wrong is
+    printed, a line each. A job that does not train (``trains`` false) needs no pool."""
+    config = with_folder(config)
+    for preset in presets(config):
+        print(preset, flush=True)
     config = resolve(config)
     check_can_be_written(config.run.directory)
-    if config.model.path is not None and not config.model.path.is_dir():
-        raise ConfigError(f"model.path: no folder {config.model.path}; give a local Hugging Face folder or null")
-    data = load_data(config.data, config.evaluation.num_probe_prompts)
-    check_data(config, data)
+    data = load_data(config.data, config.evaluation.num_probe_prompts, prompt_limit(config))
+    for note in data.notes:
+        print(note, flush=True)
+    if trains or data.pool:
+        check_data(config, data)
     if config.rollout.engine != "simulated":
-        for line in check_verifier(load_task(config.data.task, config.data.task_options), data.pool, config.rollout):
+        task = load_task(config.data.task, config.data.task_options)
+        for line in check_verifier(task, data.pool or data.evaluation, config.rollout):
             print(line, flush=True)
     return config, data
 
@@ -120,8 +127,10 @@ def open_folder(
     folder.create(config, splits)
     if resume and found is None:
         folder.restart()
-    if found is not None:
-        folder.note(found[1].num_steps_done, notes)
+    num_steps_done = 0 if found is None else found[1].num_steps_done
+    if found is not None or data.notes:
+        # What is known of the data stands with the first step.
+        folder.note(num_steps_done, [*(data.notes if num_steps_done == 0 else ()), *notes])
     for note in notes:
         print(f"{config.run.directory}: {note}", flush=True)
     return folder, store, found

@@ -20,8 +20,10 @@ from gps_ray.config.selection import (
     PpmConfig,
     SelectionConfig,
 )
+from gps_ray.config.sources import COLUMNS, SourceConfig
 
 __all__ = [
+    "COLUMNS",
     "ArithmeticConfig",
     "BetaCountsConfig",
     "CheckpointConfig",
@@ -46,6 +48,7 @@ __all__ = [
     "RunConfig",
     "SelectionConfig",
     "SimulatedConfig",
+    "SourceConfig",
     "TrainConfig",
     "VllmConfig",
     "WarmStartConfig",

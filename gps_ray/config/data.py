@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from gps_ray.config.facts import Fact
 from gps_ray.config.section import ConfigSection
+from gps_ray.config.sources import SourceConfig
 
 __all__ = ["ArithmeticConfig", "CountdownConfig", "DataConfig"]
 
@@ -73,7 +74,7 @@ def _check_hard_numbers(max_number: int, max_hard_number: int) -> None:
 
 
 class DataConfig(ConfigSection):
-    """Which task, and where its prompts come from: files, or the task's own generator where pool_file is null."""
+    """Which task, and where its prompts come from: sources, or the task's own generator where none is named."""
 
     task: str = Field(
         "countdown",
@@ -83,14 +84,29 @@ class DataConfig(ConfigSection):
     task_options: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of data.task; countdown and arithmetic take none."
     )
+    train: Annotated[tuple[SourceConfig, ...], Fact.BY_CONTENT] = Field(
+        (), description="Sources of the pool, joined in this order (docs/data.md)."
+    )
+    evaluation: Annotated[tuple[SourceConfig, ...], Fact.BY_CONTENT] = Field(
+        (), description="Sources of the evaluation set; alone they serve jobs.evaluate."
+    )
     pool_file: Annotated[Path | None, Fact.BY_CONTENT] = Field(
-        None, description="Parquet pool (data_source, prompt, ability, reward_model, extra_info)."
+        None, description="Short for data.train of one file with verl's columns."
     )
     evaluation_file: Annotated[Path | None, Fact.BY_CONTENT] = Field(
-        None, description="Parquet evaluation set; needed with pool_file."
+        None, description="Short for data.evaluation of one file with verl's columns."
     )
     heldout_probe_file: Annotated[Path | None, Fact.BY_CONTENT] = Field(
-        None, description="Parquet held-out probe set; optional with pool_file."
+        None, description="File with verl's columns for the held-out probe; optional, with a pool from sources."
+    )
+    max_prompt_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Longest prompt in tokens, as the chat template writes it; null: what the model takes less the "
+        "response's tokens. Checked where model.path is set.",
+    )
+    overlong_prompts: Literal["drop", "refuse"] = Field(
+        "drop", description="What becomes of longer prompts: dropped and counted, or an error."
     )
     chat_template: Path | None = Field(
         None,
@@ -108,21 +124,89 @@ class DataConfig(ConfigSection):
     )
 
     @property
+    def train_sources(self) -> tuple[tuple[str, SourceConfig], ...]:
+        """(config key, source) of the pool; empty where the task generates it."""
+        return _sources("train", self.train, "pool_file", self.pool_file)
+
+    @property
+    def evaluation_sources(self) -> tuple[tuple[str, SourceConfig], ...]:
+        """(config key, source) of the evaluation set."""
+        return _sources("evaluation", self.evaluation, "evaluation_file", self.evaluation_file)
+
+    @property
+    def heldout_sources(self) -> tuple[tuple[str, SourceConfig], ...]:
+        """(config key, source) of the held-out probe."""
+        return _sources("", (), "heldout_probe_file", self.heldout_probe_file)
+
+    @property
+    def has_sources(self) -> bool:
+        """Do the prompts come from somewhere, or does the task generate them?"""
+        return bool(self.train_sources or self.evaluation_sources)
+
+    @property
     def num_generated_prompts(self) -> int | None:
-        """Size of the pool that the task will generate; None where it comes from a file or from a user's task."""
-        if self.pool_file is not None:
+        """Size of the pool that the task will generate; None where it comes from sources or from a user's task."""
+        if self.has_sources:
             return None
         return {
             "countdown": self.countdown.num_pool_prompts,
             "arithmetic": self.arithmetic.num_pool_prompts,
         }.get(self.task)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named_verifiers(cls, tree: Any) -> Any:
+        """Sources with verifiers of their own are judged by source: the config says so from here on."""
+        if not isinstance(tree, dict):
+            return tree
+        names = _verifiers(tree.get("train")) | _verifiers(tree.get("evaluation"))
+        if not names or tree.get("task", "by_source") != "by_source":
+            return tree
+        options = tree.get("task_options") or {}
+        sources = options.get("sources") or {} if isinstance(options, dict) else {}
+        merged = {name: name for name in sorted(names)} | dict(sources)
+        return {**tree, "task": "by_source", "task_options": {**options, "sources": merged}}
+
     @model_validator(mode="after")
     def _possible(self) -> DataConfig:
-        if self.pool_file is not None and self.evaluation_file is None:
-            raise ValueError("evaluation_file: needed with data.pool_file, got null; set data.evaluation_file")
-        if self.pool_file is None:
-            for key in ("evaluation_file", "heldout_probe_file"):
-                if getattr(self, key) is not None:
-                    raise ValueError(f"{key}: goes with data.pool_file, which is null; set data.pool_file too")
+        for key, short in (("train", "pool_file"), ("evaluation", "evaluation_file")):
+            sources = getattr(self, key)
+            if sources and getattr(self, short) is not None:
+                raise ValueError(f"{short}: is short for data.{key}, and both are set; remove one of the two")
+            if len({source.weight is None for source in sources}) > 1:
+                raise ValueError(f"{key}: some sources have a weight and some have none; give all of them one, or none")
+        if self.train_sources and not self.evaluation_sources:
+            raise ValueError(
+                "evaluation_file: needed with data.pool_file or data.train, got null; set data.evaluation_file or "
+                "data.evaluation"
+            )
+        if self.heldout_probe_file is not None and not self.train_sources:
+            raise ValueError(
+                "heldout_probe_file: goes with data.pool_file or data.train, which are not set; set one of them too"
+            )
+        if self.task != "by_source":
+            for key, source in (*self.train_sources, *self.evaluation_sources):
+                if source.verifier is not None and source.verifier != self.task:
+                    raise ValueError(
+                        f"task: expected by_source, as {key} names a verifier of its own ({source.verifier}), got "
+                        f"{self.task}; leave data.task out, or the verifier"
+                    )
         return self
+
+
+def _sources(
+    key: str, listed: tuple[SourceConfig, ...], short: str, file: Path | None
+) -> tuple[tuple[str, SourceConfig], ...]:
+    if file is not None:
+        return ((f"data.{short}", SourceConfig(path=str(file))),)
+    return tuple((f"data.{key}.{index}", source) for index, source in enumerate(listed))
+
+
+def _verifiers(sources: Any) -> set[str]:
+    """The verifiers that a list of sources names, before anything in it is checked."""
+    found = set()
+    for source in sources if isinstance(sources, (list, tuple)) else ():
+        name = source.get("verifier") if isinstance(source, dict) else getattr(source, "verifier", None)
+        if isinstance(name, str):
+            found.add(name)
+    return found

@@ -71,7 +71,8 @@ def _explain(error: ValidationError, section: type[BaseModel]) -> str:
             return f"{key}: this key is now {RENAMED_KEYS[key]}; write {RENAMED_KEYS[key]}"
         known: Any = section
         for part in first["loc"][:-1]:
-            known = known.model_fields[str(part)].annotation
+            # A number is the place in a list of sections.
+            known = get_args(known)[0] if isinstance(part, int) else known.model_fields[part].annotation
         return f"{key}: unknown key; known here: {', '.join(known.model_fields)}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":  # from a section's own check, which names the key inside the section

@@ -78,15 +78,24 @@ def build_warm_start(
 def _settings(data: DataConfig, embedded: EmbeddedModelConfig, config: WarmStartConfig) -> dict[str, Any]:
     """Everything that determines the trained weights."""
     # Examples avoid the problems of the data sets, so the content of the files counts, not their names.
-    files = [key for key, facts in key_facts(DataConfig).items() if Fact.BY_CONTENT in facts.others]
+    by_content = [key for key, facts in key_facts(DataConfig).items() if Fact.BY_CONTENT in facts.others]
+    files = [key for key in by_content if key not in ("train", "evaluation")]
     free = {key for key, facts in key_facts(WarmStartConfig).items() if facts.resume is Resume.FREE}
     # Empty options leave the name as it was before there were any; the embedded model has no chat template.
-    left_out = {"chat_template", "chat_template_kwargs"} | (set() if data.task_options else {"task_options"})
+    left_out = {"chat_template", "chat_template_kwargs", "max_prompt_tokens", "overlong_prompts"}
+    left_out |= set() if data.task_options else {"task_options"}
+    sources = [source for _, source in (*data.train_sources, *data.evaluation_sources) if data.train or data.evaluation]
+    listed = [
+        source.model_dump(mode="json", exclude={"path"})
+        | {"path": _sha256(Path(source.path)) if source.is_file else source.path}
+        for source in sources
+    ]
     return {
         "code_version": CODE_VERSION,
         "torch": torch.__version__,
-        "data": data.model_dump(mode="json", exclude=set(files) | left_out),
+        "data": data.model_dump(mode="json", exclude={*files, *left_out, "train", "evaluation"}),
         "data_files": [None if (file := getattr(data, key)) is None else _sha256(file) for key in files],
+        **({"data_sources": listed} if listed else {}),
         "embedded": embedded.model_dump(mode="json"),
         "warm_start": config.model_dump(mode="json", exclude=free),
     }

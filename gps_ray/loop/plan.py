@@ -4,29 +4,98 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import yaml
 
 from gps_ray.base.errors import ConfigError, one_line
 from gps_ray.config import DataConfig, TrainConfig
 from gps_ray.learning.algorithms import check_algorithm
+from gps_ray.loop.presets import with_presets
 from gps_ray.loop.resources import resource_needs
 from gps_ray.selection.registry import resolve_selection
 from gps_ray.tasks.chat import ChatFormat
-from gps_ray.tasks.dataset import DataSets
+from gps_ray.tasks.dataset import DataSets, PromptLimit
+from gps_ray.tasks.prompt_lengths import PromptLengths
 from gps_ray.weights.transports import check_transport
 
-__all__ = ["chat_format", "check_data", "describe", "pool_fingerprint", "resolve"]
+__all__ = [
+    "RenderedPrompt",
+    "chat_format",
+    "check_data",
+    "describe",
+    "first_prompt",
+    "pool_fingerprint",
+    "prompt_limit",
+    "resolve",
+    "with_folder",
+]
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """The config with the selector's preset filled in: what the run really uses, and what it writes down.
+    """The config with the presets of model and selector filled in, and the model's folder in place of a hub id: what
+    the run really uses, and what it writes down.
 
-    Raises ConfigError where a name in it stands for nothing, or the transport of weights lacks what it needs.
+    Raises ConfigError where a name in it stands for nothing, there is no such model, or the transport of weights lacks
+    what it needs.
     """
+    config = with_presets(with_folder(config))
     check_algorithm(config.learning, config.rollout.group_size)
     check_transport(config.rollout, config.learning)
     return config.model_copy(update={"selection": resolve_selection(config.selection)})
+
+
+def with_folder(config: TrainConfig) -> TrainConfig:
+    """``model.path`` as a folder that is there. Raises ConfigError where there is none."""
+    if config.model.path is None:
+        return config
+    from gps_ray.model.hub import local_folder  # transformers takes seconds to import, here and below
+
+    folder = local_folder(config.model.path)
+    return config.model_copy(update={"model": config.model.model_copy(update={"path": folder})})
+
+
+def prompt_limit(config: TrainConfig) -> PromptLimit | None:
+    """The longest prompts that a resolved config takes; None for the embedded model, and where nothing limits them.
+
+    Raises ConfigError where the response's tokens leave no room for a prompt.
+    """
+    if config.model.path is None:
+        return None
+    from gps_ray.model.folder import load_tokenizer
+    from gps_ray.model.model_facts import model_facts
+
+    served = config.rollout.vllm.max_model_len if config.rollout.engine == "vllm" else None
+    positions = [limit for limit in (model_facts(config.model.path).max_positions, served) if limit is not None]
+    own = config.data.max_prompt_tokens
+    room = [
+        _room(positions, own, sampling.max_response_tokens)
+        for sampling in (config.rollout_sampling, config.evaluation_sampling)
+    ]
+    if room[0] is None or room[1] is None:
+        return None
+    pool, evaluation = room[0], room[1]
+    if min(pool, evaluation) < 1:
+        raise ConfigError(
+            f"rollout.max_response_tokens: {config.rollout.max_response_tokens} tokens leave no room for a prompt in "
+            f"the {min(positions)} tokens that the model takes; lower it (evaluation.max_response_tokens where that is "
+            "set)"
+        )
+    why = f"data.max_prompt_tokens={own}" if own in room else "what the model takes less the response's tokens"
+    # On any day the same prompts are dropped: a resume must read the same pool.
+    chat = chat_format(config.data, config.run.date or _LONG_DATE)
+    lengths = PromptLengths(load_tokenizer(config.model.path), chat, min(pool, evaluation))
+    return PromptLimit(pool=pool, evaluation=evaluation, lengths=lengths, why=why)
+
+
+# A day that is long in words and digits.
+_LONG_DATE = datetime.date(2028, 9, 27)
+
+
+def _room(positions: Sequence[int], own: int | None, response_tokens: int) -> int | None:
+    limits = [*(limit - response_tokens for limit in positions), *([] if own is None else [own])]
+    return min(limits) if limits else None
 
 
 def chat_format(data: DataConfig, date: datetime.date | None) -> ChatFormat:
@@ -49,6 +118,8 @@ def chat_format(data: DataConfig, date: datetime.date | None) -> ChatFormat:
 def check_data(config: TrainConfig, data: DataSets) -> None:
     """Raise ConfigError where the data cannot feed the config."""
     num_prompts, num_pool = config.selection.num_prompts, len(data.pool)
+    if not num_pool:
+        raise ConfigError("data.train: nothing to train on; set data.train or data.pool_file")
     if num_prompts > num_pool:
         raise ConfigError(
             f"selection.num_prompts: {num_prompts} prompts per step do not fit a pool of {num_pool}; "
@@ -77,12 +148,15 @@ def describe(config: TrainConfig, data: DataSets) -> str:
         "",
         "# batch arithmetic",
         f"pool: {len(data.pool)} prompts; evaluation: {len(data.evaluation)}; probes: {len(data.pool_probe)} of the "
-        f"pool, {len(data.heldout_probe)} held out; duplicates dropped: {data.num_duplicates}",
+        f"pool, {len(data.heldout_probe)} held out; duplicates dropped: {data.num_duplicates}; too long and dropped: "
+        f"{data.num_overlong}",
         f"a step: {selection.num_prompts} prompts x {rollout.group_size} rollouts = {num_rollouts} rollouts, at most "
         f"{num_rollouts * rollout.max_response_tokens} tokens, in {num_chunks} chunks of {rollout.prompts_per_chunk} "
         f"prompts for {rollout.num_workers} workers",
         f"an update: {learning.num_minibatches} mini-batches of at most "
         f"{-(-num_rollouts // learning.num_minibatches)} rollouts",
+        f"an evaluation: {len(data.evaluation)} prompts x {config.evaluation.rollouts_per_prompt} rollouts, every "
+        f"{config.evaluation.every_steps} steps",
         f"the run: {config.run.num_steps} steps, {config.run.num_steps * num_rollouts} rollouts at one round a step, "
         f"{config.run.num_steps * selection.num_prompts / max(len(data.pool), 1):.2f} times the pool",
         "",
@@ -95,16 +169,27 @@ def describe(config: TrainConfig, data: DataSets) -> str:
 
 
 def _first_prompt(config: TrainConfig, data: DataSets) -> list[str]:
-    """What the policy reads of the pool's first prompt, where there is a model folder to ask."""
-    if config.model.path is None:
+    shown = first_prompt(config, data)
+    if shown is None:
         return []
-    from gps_ray.model import load_tokenizer  # transformers takes seconds to import
+    return ["", f"# the first prompt as the policy reads it, {shown.num_tokens} tokens", shown.text]
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPrompt:
+    """A prompt as the policy reads it, and its number of tokens."""
+
+    text: str
+    num_tokens: int
+
+
+def first_prompt(config: TrainConfig, data: DataSets) -> RenderedPrompt | None:
+    """The pool's first prompt, without a pool the evaluation set's; None where there is no model folder to ask."""
+    if config.model.path is None:
+        return None
+    from gps_ray.model.folder import load_tokenizer
 
     tokenizer = load_tokenizer(config.model.path)
     chat = chat_format(config.data, config.run.date)
-    messages = data.pool[0].chat
-    return [
-        "",
-        f"# the first prompt as the policy reads it, {len(chat.encode(tokenizer, messages))} tokens",
-        chat.render(tokenizer, messages),
-    ]
+    messages = (data.pool or data.evaluation)[0].chat
+    return RenderedPrompt(chat.render(tokenizer, messages), len(chat.encode(tokenizer, messages)))

@@ -86,7 +86,7 @@ class Arithmetic:
         return draw_sets(self.name, "data.arithmetic", section.seed, POOL_SHARES, sizes, draw)
 
     def warm_start_examples(self, config: DataConfig, num_examples: int, seed: int) -> list[tuple[str, str]]:
-        sets = self.generate(config) if config.pool_file is None else read_data_files(config, self)
+        sets = read_data_files(config, self) if config.has_sources else self.generate(config)
         excluded = {
             _key(prompt.text, int(prompt.answer))
             for split in (sets.pool, sets.evaluation, sets.heldout_probe)

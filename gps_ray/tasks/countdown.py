@@ -83,7 +83,7 @@ class Countdown:
         return draw_sets(self.name, "data.countdown", section.seed, POOL_SHARES[section.pool], sizes, draw)
 
     def warm_start_examples(self, config: DataConfig, num_examples: int, seed: int) -> list[tuple[str, str]]:
-        sets = self.generate(config) if config.pool_file is None else read_data_files(config, self)
+        sets = read_data_files(config, self) if config.has_sources else self.generate(config)
         excluded = {
             _puzzle_of(prompt.answer).key
             for split in (sets.pool, sets.evaluation, sets.heldout_probe)

@@ -3,22 +3,56 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from gps_ray.base.errors import ConfigError, DataError
 from gps_ray.base.keyed_random import generator
-from gps_ray.base.types import Prompt
-from gps_ray.config import DataConfig
+from gps_ray.base.types import IntArray, Prompt
+from gps_ray.config import DataConfig, SourceConfig
 from gps_ray.tasks.identity import prompt_id
 from gps_ray.tasks.interface import DataSets, Task
-from gps_ray.tasks.prompt_files import read_rows, write_prompts
+from gps_ray.tasks.pool_checks import check_disjoint, contradictions
+from gps_ray.tasks.prompt_files import SourceRow, write_prompts
 from gps_ray.tasks.registry import load_prompt_generator, load_task
+from gps_ray.tasks.sources import read_source
 
-__all__ = ["DataSets", "load_data", "prompt_id", "read_data_files", "read_prompts", "write_prompts"]
+__all__ = ["DataSets", "PromptLimit", "load_data", "prompt_id", "read_data_files", "read_prompts", "write_prompts"]
 
 _LOG = logging.getLogger(__name__)
+
+
+# How many tokens each of some prompts has as the policy reads it, and the most that are taken; see ``PromptLimit``.
+_Lengths = Callable[[Sequence[Prompt]], IntArray]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLimit:
+    """The longest prompt that a run takes, in tokens: of the pool and the probes, and of the evaluation set.
+
+    ``lengths`` gives the tokens [N] of prompts [N]; a value at or below ``pool`` and ``evaluation`` may be a bound.
+    ``why`` says where the limit comes from.
+    """
+
+    pool: int
+    evaluation: int
+    lengths: _Lengths
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Set:
+    rows: tuple[SourceRow, ...] = ()
+    num_duplicates: int = 0
+    num_overlong: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        return tuple(row.prompt for row in self.rows)
 
 
 def read_prompts(path: Path, *, config_key: str) -> tuple[Prompt, ...]:
@@ -27,87 +61,164 @@ def read_prompts(path: Path, *, config_key: str) -> tuple[Prompt, ...]:
     Of rows with the same content the first is kept; how many were dropped is logged. Raises DataError, one line that
     names ``config_key``, for a file that is missing, truncated, empty or has other columns.
     """
-    return _distinct(read_rows(Path(path), config_key), config_key)[0]
+    rows, num_duplicates = _distinct(read_source(SourceConfig(path=str(path)), config_key))
+    for note in _duplicates_note(config_key, num_duplicates, len(rows)):
+        _LOG.warning("%s", note)
+    return tuple(row.prompt for row in rows)
 
 
-def _distinct(rows: Sequence[Prompt], config_key: str) -> tuple[tuple[Prompt, ...], int]:
-    first = {prompt.prompt_id: prompt for prompt in reversed(rows)}
-    prompts = tuple(prompt for prompt in rows if first.pop(prompt.prompt_id, None) is not None)
-    num_duplicates = len(rows) - len(prompts)
-    if num_duplicates:
-        _LOG.warning(
-            "%s: %d of %d rows are duplicates; the first of each is kept", config_key, num_duplicates, len(rows)
-        )
-    return prompts, num_duplicates
+def _distinct(rows: Sequence[SourceRow]) -> tuple[list[SourceRow], int]:
+    first: dict[str, SourceRow] = {}
+    for row in rows:
+        first.setdefault(row.prompt.prompt_id, row)
+    return list(first.values()), len(rows) - len(first)
 
 
-def load_data(data: DataConfig, num_probe_prompts: int) -> DataSets:
-    """The data sets of a run, the same for every run with the same data section.
+def _duplicates_note(config_key: str, num_duplicates: int, num_kept: int) -> list[str]:
+    if not num_duplicates:
+        return []
+    return [
+        f"{config_key}: {num_duplicates} of {num_duplicates + num_kept} rows are duplicates; the first of each is kept"
+    ]
 
-    From ``data.pool_file`` and its companions where it is set, else made by the task. The pool probe is a random part
-    of the pool, drawn without any run's seed, so that all runs of a comparison are measured on the same prompts.
-    ``num_probe_prompts`` = 0 leaves both probes empty.
 
-    Raises DataError for files that cannot be used, or whose sets share prompts; ConfigError for a task that generates
+def load_data(data: DataConfig, num_probe_prompts: int, limit: PromptLimit | None = None) -> DataSets:
+    """The data sets of a run, the same for every run with the same data section and limit.
+
+    From the sources of the data section where it names some, else made by the task; evaluation sources alone leave
+    the pool empty. The pool probe is a random part of the pool, drawn without any run's seed, so that all runs of a
+    comparison are measured on the same prompts. ``num_probe_prompts`` = 0 leaves both probes empty.
+
+    Raises DataError for sources that cannot be used, or whose sets share prompts; ConfigError for a task that generates
     nothing, or a probe larger than the pool.
     """
-    if data.pool_file is None:
-        otherwise = "set data.pool_file and data.evaluation_file"
-        sets = load_prompt_generator(data.task, data.task_options, otherwise).generate(data)
+    if data.has_sources:
+        sets = read_data_files(data, load_task(data.task, data.task_options), limit)
     else:
-        sets = read_data_files(data, load_task(data.task, data.task_options))
+        otherwise = "set data.pool_file and data.evaluation_file, or data.train and data.evaluation"
+        sets = load_prompt_generator(data.task, data.task_options, otherwise).generate(data)
+    if num_probe_prompts == 0 or not sets.pool:
+        return replace(sets, pool_probe=(), heldout_probe=())
     if num_probe_prompts > len(sets.pool):
         raise ConfigError(
             f"evaluation.num_probe_prompts: a pool probe of {num_probe_prompts} does not fit a pool of "
             f"{len(sets.pool)}; lower evaluation.num_probe_prompts"
         )
-    if num_probe_prompts == 0:
-        return replace(sets, pool_probe=(), heldout_probe=())
     rows = generator(0, "data/pool_probe").choice(len(sets.pool), size=num_probe_prompts, replace=False)
     return replace(sets, pool_probe=tuple(sets.pool[row] for row in sorted(rows)))
 
 
-def read_data_files(data: DataConfig, task: Task) -> DataSets:
-    """Pool, evaluation set and held-out probe from the files of the data section, without the pool probe.
+def read_data_files(data: DataConfig, task: Task, limit: PromptLimit | None = None) -> DataSets:
+    """Pool, evaluation set and held-out probe from the sources of the data section, without the pool probe.
 
-    ``task`` must be able to read every answer. Raises DataError as ``load_data`` does.
+    What was dropped or looks wrong is in ``notes``. ``task`` must be able to read every answer. Raises DataError as
+    ``load_data`` does.
     """
-    if data.pool_file is None or data.evaluation_file is None:
-        raise ConfigError("data.evaluation_file: data.pool_file and data.evaluation_file are needed; set both")
-    pool, pool_duplicates = _read_set(data.pool_file, "data.pool_file", task)
-    evaluation, evaluation_duplicates = _read_set(data.evaluation_file, "data.evaluation_file", task)
-    heldout: tuple[Prompt, ...] = ()
-    heldout_duplicates = 0
-    if data.heldout_probe_file is not None:
-        heldout, heldout_duplicates = _read_set(data.heldout_probe_file, "data.heldout_probe_file", task)
-    _check_disjoint(pool, evaluation, "data.evaluation_file")
-    _check_disjoint(pool, heldout, "data.heldout_probe_file")
+    for_pool = None if limit is None else (limit.pool, limit)
+    for_evaluation = None if limit is None else (limit.evaluation, limit)
+    pool = _read_set(data.train_sources, data, task, for_pool)
+    evaluation = _read_set(data.evaluation_sources, data, task, for_evaluation)
+    heldout = _read_set(data.heldout_sources, data, task, for_pool)
+    for other, sources in ((evaluation, data.evaluation_sources), (heldout, data.heldout_sources)):
+        if other.rows and pool.rows:
+            check_disjoint(pool.rows, other.rows, _key_of(data.train_sources), _key_of(sources))
+    sets = (pool, evaluation, heldout)
     return DataSets(
-        pool=pool,
-        evaluation=evaluation,
-        heldout_probe=heldout,
-        num_duplicates=pool_duplicates + evaluation_duplicates + heldout_duplicates,
+        pool=pool.prompts,
+        evaluation=evaluation.prompts,
+        heldout_probe=heldout.prompts,
+        num_duplicates=sum(one.num_duplicates for one in sets),
+        num_overlong=sum(one.num_overlong for one in sets),
+        notes=tuple(note for one in sets for note in one.notes),
     )
 
 
-def _read_set(path: Path, config_key: str, task: Task) -> tuple[tuple[Prompt, ...], int]:
-    prompts, num_duplicates = _distinct(read_rows(path, config_key), config_key)
+def _key_of(sources: Sequence[tuple[str, SourceConfig]]) -> str:
+    """The config key of a whole set: data.train of data.train.0."""
+    return ".".join(sources[0][0].split(".")[:2])
+
+
+def _read_set(
+    sources: Sequence[tuple[str, SourceConfig]], data: DataConfig, task: Task, limit: tuple[int, PromptLimit] | None
+) -> _Set:
+    if not sources:
+        return _Set()
+    default = "" if data.task == "by_source" else data.task
+    parts: list[list[SourceRow]] = []
+    notes: list[str] = []
+    num_duplicates = num_overlong = 0
+    for config_key, source in sources:
+        read = read_source(source, config_key, default)
+        rows, num_same = _distinct(read)
+        _check_answers(rows, source, config_key, task)
+        notes += _duplicates_note(config_key, num_same, len(rows))
+        num_duplicates += num_same
+        if limit is not None:
+            short, overlong = _short_enough(rows, *limit, data, config_key)
+            num_overlong += len(rows) - len(short)
+            rows, notes = short, notes + overlong
+        parts.append(_at_most(rows, source.max_prompts))
+    if sources[0][1].weight is not None:
+        parts = _proportioned(parts, [source.weight or 0.0 for _, source in sources])
+    key = _key_of(sources)
+    rows, num_same = _distinct([row for part in parts for row in part])
+    notes += _duplicates_note(key, num_same, len(rows))
+    if len(sources) > 1:
+        counts = ", ".join(f"{len(part)} of {source.path}" for part, (_, source) in zip(parts, sources, strict=True))
+        notes.append(f"{key}: {len(rows)} prompts, {counts}")
+    notes += contradictions([row.prompt for row in rows], key)
+    for note in notes:
+        _LOG.warning("%s", note)
+    return _Set(
+        rows=tuple(rows), num_duplicates=num_duplicates + num_same, num_overlong=num_overlong, notes=tuple(notes)
+    )
+
+
+def _check_answers(rows: Sequence[SourceRow], source: SourceConfig, config_key: str, task: Task) -> None:
     # Somebody else's verifier never runs in this process: it could hang or end it (rollout.verifier_pool runs it).
-    for prompt in prompts if getattr(task, "bounds_its_own_work", False) else ():
+    for row in rows if getattr(task, "bounds_its_own_work", False) else ():
         try:
             # Judging an empty response finds answers that the task cannot read before any GPU is touched.
-            task.verify(prompt, "")
+            task.verify(row.prompt, "")
         except DataError as error:
-            raise DataError(f"{config_key}: {error}; mend {path}, or change {config_key} or data.task") from error
-    return prompts, num_duplicates
+            raise DataError(
+                f"{config_key}: {error}; mend {source.path}, or change {config_key} or data.task"
+            ) from error
 
 
-def _check_disjoint(pool: Sequence[Prompt], other: Sequence[Prompt], config_key: str) -> None:
-    """By text: another spelling of the answer would not make a prompt that was trained on a fresh one."""
-    texts = {prompt.text for prompt in pool}
-    shared = [prompt.text for prompt in other if prompt.text in texts]
-    if shared:
+def _short_enough(
+    rows: list[SourceRow], longest: int, limit: PromptLimit, data: DataConfig, config_key: str
+) -> tuple[list[SourceRow], list[str]]:
+    """The rows that the model takes, and a line about the others where there are some."""
+    lengths = limit.lengths([row.prompt for row in rows])
+    overlong = np.flatnonzero(lengths > longest)
+    if not len(overlong):
+        return rows, []
+    first = rows[overlong[0]].prompt
+    what = (
+        f"{config_key}: {len(overlong)} of {len(rows)} prompts are longer than {longest} tokens ({limit.why}), the "
+        f"longest {int(lengths.max())} (the first: {first.text[:80]!r}, {int(lengths[overlong[0]])} tokens)"
+    )
+    if data.overlong_prompts == "refuse" or len(overlong) == len(rows):
         raise DataError(
-            f"{config_key}: {len(shared)} of {len(other)} prompts are also in data.pool_file (the first: "
-            f"{shared[0][:80]!r}); remove them from one of the two files"
+            f"{what}; take them out, lower rollout.max_response_tokens, or set data.overlong_prompts=drop where some "
+            "are short enough"
         )
+    kept = [row for row, length in zip(rows, lengths, strict=True) if length <= longest]
+    return kept, [f"{what}; they are dropped (data.overlong_prompts)"]
+
+
+def _at_most(rows: list[SourceRow], num_rows: int | None) -> list[SourceRow]:
+    """So many rows, chosen by their ids, so by content and not by their order, in the order of the source."""
+    if num_rows is None or num_rows >= len(rows):
+        return rows
+    kept = set(sorted(row.prompt.prompt_id for row in rows)[:num_rows])
+    return [row for row in rows if row.prompt.prompt_id in kept]
+
+
+def _proportioned(parts: Sequence[list[SourceRow]], weights: Sequence[float]) -> list[list[SourceRow]]:
+    """The largest parts that stand in these proportions."""
+    unit = min(len(part) / weight for part, weight in zip(parts, weights, strict=True))
+    # 1e-9: a part that gives the unit is whole, whatever the division rounded.
+    sizes = [max(int(unit * weight + 1e-9), 1) for weight in weights]
+    return [_at_most(part, size) for part, size in zip(parts, sizes, strict=True)]

@@ -19,7 +19,8 @@ class DataSets:
     """The prompts of a run.
 
     ``pool`` is what a selector chooses from; ``evaluation`` and ``heldout_probe`` share no prompt with it;
-    ``pool_probe`` is a random subset of the pool. ``num_duplicates`` rows were dropped from the files.
+    ``pool_probe`` is a random subset of the pool. ``num_duplicates`` rows were dropped from the sources, and
+    ``num_overlong`` prompts. ``notes``: what was dropped or looks wrong, a line each.
     """
 
     pool: tuple[Prompt, ...]
@@ -27,6 +28,8 @@ class DataSets:
     heldout_probe: tuple[Prompt, ...] = ()
     pool_probe: tuple[Prompt, ...] = ()
     num_duplicates: int = 0
+    num_overlong: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class Task(Protocol):

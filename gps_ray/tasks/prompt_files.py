@@ -15,18 +15,20 @@ extra_info    struct<index, level, ...>; optional      ``level`` becomes ``Promp
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gps_ray.base.errors import DataError, one_line
+from gps_ray.base.errors import DataError
 from gps_ray.base.types import Message, Prompt
+from gps_ray.config import COLUMNS, SourceConfig
 from gps_ray.tasks.identity import prompt_id
 
-__all__ = ["read_rows", "write_prompts"]
+__all__ = ["SourceRow", "read_prompt", "write_prompts"]
 
 ROLES = ("system", "user", "assistant")
 
@@ -56,111 +58,116 @@ def write_prompts(path: Path, prompts: Iterable[Prompt], split: str = "train") -
     pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), path)
 
 
-def read_rows(path: Path, config_key: str) -> list[Prompt]:
-    """Every row of the file in its order, duplicates and all.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRow:
+    """A prompt as the policy is asked it, and the question in it: what the data set itself asks, without system turn
+    and without what the config adds, so that two sources with other instructions can be compared."""
+
+    prompt: Prompt
+    question: str
+
+
+def read_prompt(row: Mapping[str, Any], where: str, config_key: str, source: SourceConfig, task: str) -> SourceRow:
+    """One row, a mapping of column names to plain values. ``task`` is the data source of rows that name none.
 
     A chat keeps its messages; one that is stored as a JSON string is parsed. A ground truth that is not a string
-    becomes JSON. Raises DataError, one line that names ``config_key``.
+    becomes JSON, whole numbers without a decimal point. Raises DataError, one line that begins with ``where``, for null
+    and NaN, and for chats that nobody can answer.
     """
-    table = _read_table(path, config_key)
-    for column, types, expected in _EXPECTED:
-        if column in table.column_names and not types(table.schema.field(column).type):
-            raise DataError(
-                f"{config_key}: column {column!r} of {path} must be {expected}, got "
-                f"{table.schema.field(column).type}; rewrite the column or change {config_key}"
-            )
-    rows = table.select([name for name in _READ if name in table.column_names]).to_pylist()
-    if not rows:
-        raise DataError(f"{config_key}: {path} holds no prompts; give a file with at least one row as {config_key}")
-    return [_prompt(row, f"{config_key}: row {index} of {path}", config_key) for index, row in enumerate(rows)]
 
-
-def _read_table(path: Path, config_key: str) -> pa.Table:
-    remedy = f"give a Parquet file with columns {', '.join(_REQUIRED)} as {config_key}"
-    if not path.is_file():
-        raise DataError(f"{config_key}: no file {path}; {remedy}")
-    try:
-        names = pq.read_schema(path).names
-        missing = [name for name in _REQUIRED if name not in names]
-        if missing:
-            raise DataError(f"{config_key}: {path} has no column {missing[0]!r}, only {', '.join(names)}; {remedy}")
-        return pq.read_table(path, columns=[name for name in _READ if name in names], partitioning=None)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{config_key}: {path} is not a whole Parquet file ({one_line(error)}); {remedy}") from error
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_dictionary_of_text(kind))
-
-
-def _is_dictionary_of_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_dictionary(kind)) and _is_text(kind.value_type)
-
-
-def _is_prompt(kind: pa.DataType) -> bool:
-    return _is_text(kind) or bool(
-        (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_struct(kind.value_type)
-    )
-
-
-def _is_struct(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_struct(kind))
-
-
-_REQUIRED = ("data_source", "prompt", "reward_model")
-_READ = (*_REQUIRED, "extra_info")
-_EXPECTED = (
-    ("data_source", _is_text, "a string"),
-    ("prompt", _is_prompt, "a string or a list of {role, content}"),
-    ("reward_model", _is_struct, "a struct with ground_truth"),
-)
-
-
-def _prompt(row: dict[str, Any], where: str, config_key: str) -> Prompt:
     def wrong(what: str) -> DataError:
         return DataError(f"{where}: {what}; mend the row or change {config_key}")
 
-    task = row["data_source"]
-    if not task:
+    def value(name: str) -> Any:
+        return _at(row, source.columns.get(name, COLUMNS[name]))
+
+    data_source = source.verifier or value("data_source") or task
+    if not data_source:
         raise wrong("expected a data_source, got none")
-    chat = _chat(row["prompt"])
+    chat = _chat(value("prompt"))
     if chat is None:
         raise wrong(
             f"expected a prompt of text, or of {', '.join(ROLES)} messages with text of which the last is the user's, "
-            f"got {json.dumps(row['prompt'], default=str)[:200]}"
+            f"got {json.dumps(value('prompt'), default=str)[:200]}"
         )
+    answer = _answer(value("answer"))
+    if answer is None:
+        got = "none" if value("answer") is None else repr(value("answer"))[:80]
+        raise wrong(f"expected {source.columns.get('answer', COLUMNS['answer'])} with a ground truth, got {got}")
+    question = "\n\n".join(message.content for message in chat if message.role != "system")
+    chat = _framed(chat, source)
     text = "\n\n".join(message.content for message in chat)
     messages = () if len(chat) == 1 and chat[0].role == "user" else chat
-    ground_truth = (row["reward_model"] or {}).get("ground_truth")
-    if ground_truth is None:
-        raise wrong("expected reward_model.ground_truth, got none")
-    answer = ground_truth if isinstance(ground_truth, str) else json.dumps(ground_truth, sort_keys=True, default=str)
-    extra = row.get("extra_info")
-    level = extra.get("level") if isinstance(extra, dict) else None
-    return Prompt(
-        prompt_id=prompt_id(task, text, answer, messages),
+    extra, level = value("extra_info"), value("level")
+    extra = {**extra} if isinstance(extra, dict) else {}
+    extra |= {column: row.get(column) for column in source.extra_columns}
+    prompt = Prompt(
+        prompt_id=prompt_id(str(data_source), text, answer, messages),
         text=text,
         answer=answer,
-        task=task,
+        task=str(data_source),
         level="" if level is None else str(level),
         messages=messages,
-        extra_info=extra if isinstance(extra, dict) else {},
+        extra_info=extra,
     )
+    return SourceRow(prompt=prompt, question=question)
 
 
-def _chat(prompt: str | Sequence[dict[str, Any]] | None) -> tuple[Message, ...] | None:
+def _at(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a column, or of a part of a struct; None where there is none."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for name in column.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(name)
+    return value
+
+
+def _answer(value: Any) -> str | None:
+    """The ground truth as text; None where there is none, or where it is no number (pandas' way to say none)."""
+    value = _whole(value)
+    if value is None:
+        return None
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str, allow_nan=False)
+    except ValueError:
+        return None
+    return None if not text.strip() or text in ("nan", "NaN") else text
+
+
+def _whole(value: Any) -> Any:
+    """Floats that are whole become integers, in structs and lists too."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {name: _whole(part) for name, part in value.items()}
+    return [_whole(part) for part in value] if isinstance(value, list) else value
+
+
+def _framed(chat: tuple[Message, ...], source: SourceConfig) -> tuple[Message, ...]:
+    """The chat with the system message and the suffix that the config adds."""
+    if source.suffix:
+        chat = (*chat[:-1], Message(role="user", content=chat[-1].content + source.suffix))
+    if source.system and chat[0].role != "system":
+        chat = (Message(role="system", content=source.system), *chat)
+    return chat
+
+
+def _chat(prompt: Any) -> tuple[Message, ...] | None:
     """The messages of a prompt; None where it has no text, a role that nobody knows, or no last word of the user's."""
     if isinstance(prompt, str):
         prompt = _parsed(prompt)
-    if not prompt:
+    if not prompt or not isinstance(prompt, list) or not all(isinstance(turn, dict) for turn in prompt):
         return None
     messages = []
     for turn in prompt:
-        content, role = (turn or {}).get("content"), (turn or {}).get("role")
+        content, role = turn.get("content"), turn.get("role")
         if not isinstance(content, str) or role not in ROLES:
             return None
         messages.append(Message(role=role, content=content))
-    is_asked = messages[-1].role == "user" and any(message.content for message in messages)
+    is_asked = messages[-1].role == "user" and any(message.content.strip() for message in messages)
     return tuple(messages) if is_asked else None
 
 

@@ -1,0 +1,168 @@
+"""Defaults that fit the model: what a config leaves open is the toy's for the toy alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from gps_ray.config import TrainConfig
+
+if TYPE_CHECKING:
+    from gps_ray.model.model_facts import ModelFacts
+
+__all__ = ["Preset", "presets", "with_presets"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SizeClass:
+    """Models of at most so many parameters.
+
+    max_response_tokens: room for worked answers, more where the model can make use of it. learning_rate: of AdamW on
+    all weights; 1e-6 is what published runs of 1 B and more use, smaller models take and need more (135 M: 1e-5).
+    kv_cache_memory_bytes: of a rollout worker without a GPU of its own; on a GPU vLLM takes what it may.
+    """
+
+    most_parameters: float
+    name: str
+    max_response_tokens: int
+    learning_rate: float
+    kv_cache_memory_bytes: int
+
+
+# Smaller models are toys like the embedded one and keep its defaults.
+_TOY_PARAMETERS = 10_000_000
+_CLASSES = (
+    _SizeClass(
+        most_parameters=0.5e9,
+        name="10 M to 0.5 B",
+        max_response_tokens=512,
+        learning_rate=1e-5,
+        kv_cache_memory_bytes=1 << 30,
+    ),
+    _SizeClass(
+        most_parameters=1e9,
+        name="0.5 to 1 B",
+        max_response_tokens=1024,
+        learning_rate=3e-6,
+        kv_cache_memory_bytes=2 << 30,
+    ),
+    _SizeClass(
+        most_parameters=3.5e9,
+        name="1 to 3.5 B",
+        max_response_tokens=1024,
+        learning_rate=1e-6,
+        kv_cache_memory_bytes=4 << 30,
+    ),
+    _SizeClass(
+        most_parameters=float("inf"),
+        name="more than 3.5 B",
+        max_response_tokens=2048,
+        learning_rate=1e-6,
+        kv_cache_memory_bytes=8 << 30,
+    ),
+)
+# A response of a model that thinks first is wrong until it has finished thinking.
+_THINKING_TOKENS = 8192
+# Adapters of low rank need about ten times the learning rate of all weights.
+_LORA_FACTOR = 10.0
+# A probe of the toy is 256 x 16 rollouts, more than a whole step of a real model.
+_NUM_PROBE_PROMPTS, _PROBE_ROLLOUTS = 64, 8
+# Long responses and large models take their time; the toy's deadlines would end a healthy run.
+_DEADLINE_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A dotted key, its value, and the models it is for."""
+
+    key: str
+    value: Any
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.value} (preset for {self.why})"
+
+
+def presets(config: TrainConfig) -> list[Preset]:
+    """What fits the model of ``model.path`` for the keys that the config leaves open; none for the embedded model and
+    for toys of its size. Raises ModelError where the folder describes no model."""
+    if config.model.path is None:
+        return []
+    from gps_ray.model.model_facts import model_facts  # transformers takes seconds to import
+
+    facts = model_facts(config.model.path)
+    if facts.num_parameters < _TOY_PARAMETERS:
+        return []
+    size = next(row for row in _CLASSES if facts.num_parameters <= row.most_parameters)
+    why = f"{size.name} parameters"
+    found = [
+        _response_tokens(config, facts, size),
+        Preset("learning.learning_rate", *_learning_rate(config, size)),
+        Preset("rollout.vllm.kv_cache_memory_bytes", *_kv_cache(config, size)),
+        Preset("evaluation.num_probe_prompts", _NUM_PROBE_PROMPTS, why),
+        Preset("evaluation.probe_rollouts", _PROBE_ROLLOUTS, why),
+        *(
+            Preset(key, _DEADLINE_S, why)
+            for key in (
+                "rollout.chunk_deadline_s",
+                "rollout.start_deadline_s",
+                "learning.start_deadline_s",
+                "learning.update_deadline_s",
+            )
+        ),
+    ]
+    return [preset for preset in found if not _is_set(config, preset.key)]
+
+
+def with_presets(config: TrainConfig) -> TrainConfig:
+    """The config with its presets filled in; what it says itself stays."""
+    for preset in presets(config):
+        config = _with(config, preset.key.split("."), preset.value)
+    return config
+
+
+def _response_tokens(config: TrainConfig, facts: ModelFacts, size: _SizeClass) -> Preset:
+    why, tokens = f"{size.name} parameters", size.max_response_tokens
+    template = facts.chat_template
+    if config.data.chat_template is not None and config.data.chat_template.is_file():
+        template = config.data.chat_template.read_text(errors="replace")
+    if "<think>" in template and config.data.chat_template_kwargs.get("enable_thinking", True):
+        why, tokens = f"{why} whose chat template knows <think>", _THINKING_TOKENS
+    # At least half of what the model, or the engine, takes is left to the prompt.
+    limits = [limit for limit in (facts.max_positions, _served(config)) if limit is not None]
+    return Preset("rollout.max_response_tokens", min([tokens, *(limit // 2 for limit in limits)]), why)
+
+
+def _served(config: TrainConfig) -> int | None:
+    return config.rollout.vllm.max_model_len if config.rollout.engine == "vllm" else None
+
+
+def _learning_rate(config: TrainConfig, size: _SizeClass) -> tuple[float, str]:
+    if config.learning.lora_rank:
+        return _LORA_FACTOR * size.learning_rate, f"{size.name} parameters, LoRA"
+    return size.learning_rate, f"{size.name} parameters"
+
+
+def _kv_cache(config: TrainConfig, size: _SizeClass) -> tuple[int | None, str]:
+    rollout = config.rollout
+    if rollout.num_gpus_per_worker >= 1 and rollout.vllm.weight_transfer != "ipc":
+        return None, "workers with whole GPUs: up to rollout.vllm.gpu_memory_utilization"
+    return size.kv_cache_memory_bytes, f"{size.name} parameters"
+
+
+def _is_set(config: TrainConfig, key: str) -> bool:
+    *parents, last = key.split(".")
+    section: BaseModel = config
+    for name in parents:
+        if name not in section.model_fields_set:
+            return False
+        section = getattr(section, name)
+    return last in section.model_fields_set
+
+
+def _with(section: Any, names: list[str], value: Any) -> Any:
+    first, *rest = names
+    new = _with(getattr(section, first), rest, value) if rest else value
+    return section.model_copy(update={first: new})
