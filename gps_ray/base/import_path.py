@@ -30,6 +30,12 @@ def load_object(path: str, key: str) -> Any:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(f"{key}: cannot import {module_name!r} ({error}); change {key}") from error
+    # The module is somebody else's program: one that ends at import must not end this one without a word.
+    except (Exception, SystemExit) as error:
+        raise ConfigError(
+            f"{key}: {module_name!r} raises {type(error).__name__} at import ({one_line(error)}); mend it, or "
+            f"change {key}"
+        ) from error
     try:
         return getattr(module, name)
     except AttributeError as error:

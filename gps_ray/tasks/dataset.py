@@ -13,6 +13,7 @@ from gps_ray.base.types import Prompt
 from gps_ray.config import DataConfig
 from gps_ray.tasks.identity import prompt_id
 from gps_ray.tasks.interface import DataSets, Task
+from gps_ray.tasks.prompt_check import check_prompts
 from gps_ray.tasks.prompt_files import read_rows, write_prompts
 from gps_ray.tasks.registry import load_generated_task, load_task
 
@@ -92,13 +93,7 @@ def read_data_files(data: DataConfig, task: Task) -> DataSets:
 
 def _read_set(path: Path, config_key: str, task: Task) -> tuple[tuple[Prompt, ...], int]:
     prompts, num_duplicates = _distinct(read_rows(path, config_key), config_key)
-    # Somebody else's verifier never runs in this process: it could hang or end it (rollout.verifier_pool runs it).
-    for prompt in prompts if getattr(task, "bounds_its_own_work", False) else ():
-        try:
-            # Judging an empty response finds answers that the task cannot read before any GPU is touched.
-            task.verify(prompt, "")
-        except DataError as error:
-            raise DataError(f"{config_key}: {error}; mend {path}, or change {config_key} or data.task") from error
+    check_prompts(task, prompts, config_key, path)
     return prompts, num_duplicates
 
 
