@@ -29,7 +29,7 @@ from gps_ray.loop.ports import LearnerPort, ProgressSink, RolloutPool, SelectorP
 from gps_ray.loop.rounds import roll_out
 from gps_ray.loop.sampling import Sampler
 from gps_ray.loop.step_record import StepRecord
-from gps_ray.loop.warnings import TruncationWatch, warn_of_sampling
+from gps_ray.loop.warnings import TruncationWatch, warn_of_no_success, warn_of_sampling
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, SelectionRecord
 from gps_ray.run.folder import RunFolder
 from gps_ray.run.metrics import NUM_TOKENS, VAL_PASS_1, step_metrics
@@ -69,6 +69,7 @@ class TrainingLoop:
         self._ledger = Ledger()
         self._idle = IdleGuard(config.run.max_idle_steps)
         self._truncation = TruncationWatch()
+        self._first_step: int | None = None  # of this process
         sampler = Sampler(parts.pool, self._ledger, config.rollout.max_failed_share)
         selector = parts.selector
         if needs_true_rates(config.selection):
@@ -141,6 +142,9 @@ class TrainingLoop:
             with record.timing("rollout"):
                 await roll_out(record, selection, self._config, self._parts.pool, self._chooser)
             check_verdicts(record.headers, self._config.rollout.max_failed_share, f"step {step}")
+            if self._first_step is None:
+                self._first_step = step
+                warn_of_no_success(step, record.headers)
             self._idle.check(record.headers)
         async with self._learnt.turn(step):
             record.seconds["timing_s/wait_rollouts"] = time.perf_counter() - self._learner_free_since

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from gps_ray.base.types import ChunkHeader
 from gps_ray.config import TrainConfig
 from gps_ray.run.metrics import TRUNCATED_RATIO
 
-__all__ = ["TruncationWatch", "warn_of_sampling"]
+__all__ = ["TruncationWatch", "warn_of_no_success", "warn_of_sampling"]
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,28 @@ def warn_of_sampling(config: TrainConfig) -> None:
         log.warning(
             "rollout.top_p, top_k or min_p takes tokens away that the learner's policy has: sampled log-probs are not "
             "the policy's; set learning.rollout_is=token, which corrects for it, or sample from all tokens"
+        )
+
+
+def warn_of_no_success(step: int, headers: Sequence[ChunkHeader]) -> None:
+    """Say so where the rewards of a step differ and none of its responses is right: a success threshold that no reward
+    reaches looks like that, and predictors count successes."""
+    if any(header.num_right.any() for header in headers):
+        return
+    means = {
+        round(float(total) / int(tried), 9)
+        for header in headers
+        for total, tried in zip(header.reward_sum, header.num_tried, strict=True)
+        if tried
+    }
+    if len(means) > 1:
+        log.warning(
+            "step %d: rewards differ (group means from %g to %g) and no response is a success; a reward function's "
+            "success is a reward of at least data.task_options.success_threshold (1 by default): lower it, or return "
+            "a dict with reward and success",
+            step,
+            min(means),
+            max(means),
         )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+from gps_ray.rollout.response_text import ResponseText
 
 __all__ = ["StopStrings"]
 
@@ -12,10 +13,10 @@ _SPARE_TOKENS = 8
 
 
 class StopStrings:
-    """Looks for the texts in ``stop`` in what a tokenizer makes of tokens."""
+    """Looks for the texts in ``stop`` in what ``texts`` makes of tokens: where a verifier reads a tag, so do these."""
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, texts: ResponseText, stop: Sequence[str]) -> None:
+        self._texts = texts
         self._stop = tuple(stop)
         self._num_tokens = max((len(text.encode()) for text in stop), default=0) + _SPARE_TOKENS
 
@@ -25,8 +26,10 @@ class StopStrings:
         Only the end of each is decoded, the whole where that has a hit: tokens may read otherwise without those
         before them.
         """
-        ends = self._decoded([response[-self._num_tokens :] for response in responses])
-        return [self._has(end) and self._has(self._decoded([r])[0]) for end, r in zip(ends, responses, strict=True)]
+        ends = self._texts.decode([response[-self._num_tokens :] for response in responses])
+        return [
+            self._has(end) and self._has(self._texts.decode([r])[0]) for end, r in zip(ends, responses, strict=True)
+        ]
 
     def cut(self, text: str) -> str:
         """``text`` up to and with the first of the texts in it."""
@@ -35,7 +38,3 @@ class StopStrings:
 
     def _has(self, text: str) -> bool:
         return any(stop in text for stop in self._stop)
-
-    def _decoded(self, responses: Sequence[Sequence[int]]) -> list[str]:
-        texts: list[str] = self._tokenizer.batch_decode([list(r) for r in responses], skip_special_tokens=True)
-        return texts

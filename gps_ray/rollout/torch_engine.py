@@ -22,6 +22,7 @@ from gps_ray.rollout.cpu_decoder.decoder import Decoder
 from gps_ray.rollout.cpu_decoder.llama import LlamaDecoder, LlamaWeights
 from gps_ray.rollout.drawing import draw
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
+from gps_ray.rollout.response_text import ResponseText
 from gps_ray.rollout.stop_strings import StopStrings
 from gps_ray.tasks.chat import DEFAULT_CHAT, ChatFormat
 from gps_ray.weights.interface import WeightPayload, payload_of
@@ -56,6 +57,7 @@ class TorchEngine:
         self._chat = chat
         self.policy_version = 0
         self.stop_tokens = response_stop_tokens(self.model, self.tokenizer)
+        self._texts = ResponseText(self.tokenizer, self.stop_tokens)
         # [V] bool: does the response go on after this token?
         num_logits = self.model.get_output_embeddings().out_features
         self._goes_on = torch.ones(num_logits, dtype=torch.bool, device=device)
@@ -116,7 +118,7 @@ class TorchEngine:
         their lengths [R], T + 1 where the limit ended them."""
         sampling, device = request.sampling, self.model.device
         max_tokens = sampling.max_response_tokens
-        stop_strings = StopStrings(self.tokenizer, sampling.stop)
+        stop_strings = StopStrings(self._texts, sampling.stop)
         decoder = self._decoder(max_tokens)
         logits = decoder.prefill(*left_padded(prompts, device))
         branches = torch.repeat_interleave(torch.as_tensor(np.asarray(request.num_rollouts, dtype=np.int64)))
@@ -172,11 +174,10 @@ class TorchEngine:
         tokens = tokens.astype(np.int32)
         # The stop token ends the response and is no part of its text, whether or not the tokenizer calls it special.
         by_token = np.isin(tokens[np.arange(len(tokens)), lengths - 1], self.stop_tokens)
-        texts = self.tokenizer.batch_decode(
-            [row[: length - stop].tolist() for row, length, stop in zip(tokens, lengths, by_token, strict=True)],
-            skip_special_tokens=True,
+        texts = self._texts.decode(
+            [row[: length - stop].tolist() for row, length, stop in zip(tokens, lengths, by_token, strict=True)]
         )
-        texts = [StopStrings(self.tokenizer, request.sampling.stop).cut(text) for text in texts]
+        texts = [StopStrings(self._texts, request.sampling.stop).cut(text) for text in texts]
         responses = [
             GeneratedResponse(
                 tokens=row[:length],

@@ -18,7 +18,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import Any
@@ -30,11 +30,14 @@ from gps_ray.config import RolloutConfig
 from gps_ray.rollout.verifier_process import checked_verdict, reason_of
 from gps_ray.tasks.interface import Task
 
-__all__ = ["Judgement", "VerifierPool", "bounds_its_own_work"]
+__all__ = ["Judgement", "VerifierNotes", "VerifierPool", "bounds_its_own_work"]
 
 # So many processes lost in a row, with no verdict between, and the rest of the chunk is not tried: the verifier is
 # broken, and the run should say so before the chunk's own deadline does.
 MAX_LOST_IN_A_ROW = 8
+MAX_KEPT_NOTES = 20
+# Awaitables have deadlines of their own within a process; one that blocks its loop is ended after so much more.
+_GRACE_S = 5.0
 # Kills the sessions named on its input when the input ends, that is when the worker is gone, however it went. One that
 # was ended meanwhile is named again, negative: its number may be somebody else's by then.
 _KEEPER = """
@@ -69,6 +72,18 @@ class Judgement:
         return cls(0.0, RolloutStatus.FAILED, reason)
 
 
+@dataclass(slots=True)
+class VerifierNotes:
+    """What verifiers said beside their verdicts (``Task.take_notes``): how much, and the first of it (JSON values)."""
+
+    count: int = 0
+    kept: list[Any] = field(default_factory=list)
+
+    def add(self, notes: Sequence[Any]) -> None:
+        self.count += len(notes)
+        self.kept += notes[: MAX_KEPT_NOTES - len(self.kept)]
+
+
 class VerifierPool:
     """Judges responses in ``num_processes`` processes, or in this one where the task bounds its own work.
 
@@ -83,6 +98,7 @@ class VerifierPool:
         self._processes: list[_Process] = []
         self._keeper: subprocess.Popen[bytes] | None = None
         self._cpu_s = 0.0
+        self._notes = VerifierNotes()
 
     def judge(self, items: Sequence[tuple[Prompt, str]]) -> list[Judgement]:
         """One judgement per (prompt, response), in their order.
@@ -116,6 +132,10 @@ class VerifierPool:
                     continue
                 del busy[connection]
                 answers, loss = self._collect(process, connection in ready, len(rows))
+                if loss and len(rows) > 1:
+                    # One of the batch did that. Alone, the others have their verdicts.
+                    waiting.extendleft(range(row, row + 1) for row in reversed(rows))
+                    continue
                 for row, answer in zip(rows, answers, strict=True):
                     judged[row] = answer
                 num_lost, last_loss = (num_lost + 1, loss) if loss else (0, "")
@@ -124,6 +144,11 @@ class VerifierPool:
     def take_cpu_s(self) -> float:
         """CPU seconds of the verdicts since the last call that were spent outside of this process."""
         taken, self._cpu_s = self._cpu_s, 0.0
+        return taken
+
+    def take_notes(self) -> VerifierNotes:
+        """What the verifiers said since the last call."""
+        taken, self._notes = self._notes, VerifierNotes()
         return taken
 
     def close(self) -> None:
@@ -164,6 +189,7 @@ class VerifierPool:
             with contextlib.suppress(EOFError, OSError):
                 message = json.loads(process.connection.recv_bytes())
                 self._cpu_s += message["cpu_s"]
+                self._notes.add(message["notes"])
                 if message["is_spent"]:
                     self._drop(process)
                 return [Judgement(reward, RolloutStatus(status), why) for reward, status, why in message["answers"]], ""
@@ -190,6 +216,7 @@ class _Process:
 
     def __init__(self, task: Task, config: RolloutConfig) -> None:
         self._name = task.name
+        self._grace_s = _GRACE_S if getattr(task, "is_async", False) else 0.0
         try:
             self._task = pickle.dumps(task)
         except Exception as error:
@@ -230,10 +257,10 @@ class _Process:
             )
 
     def ask(self, items: Sequence[tuple[Prompt, str]], deadline_s: float) -> None:
-        self.deadline = time.monotonic() + deadline_s
+        self.deadline = time.monotonic() + deadline_s + self._grace_s
         # A process that ended meanwhile is found when its answer is read.
         with contextlib.suppress(OSError):
-            self.connection.send(items)
+            self.connection.send((items, deadline_s))
 
     def is_alive(self) -> bool:
         # An idle process has nothing to say: a readable connection is one that ended.

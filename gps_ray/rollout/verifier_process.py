@@ -7,7 +7,9 @@ hostile text.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
+import inspect
 import json
 import math
 import os
@@ -48,28 +50,73 @@ def checked_verdict(verdict: Any) -> tuple[float, RolloutStatus]:
     return reward, status
 
 
-def _answers(task: Any, items: Sequence[tuple[Prompt, str]]) -> list[tuple[float, int, str]]:
-    """(reward, status, reason) for each item; a batch that fails as a whole is tried again one by one."""
-    together = getattr(task, "verify_batch", None)
-    if together is not None and len(items) > 1:
-        try:
-            verdicts = list(together([prompt for prompt, _ in items], [response for _, response in items]))
-            if len(verdicts) != len(items):
-                raise ValueError(f"expected {len(items)} verdicts, got {len(verdicts)}")
-            return [_answer(lambda verdict=verdict: verdict) for verdict in verdicts]
-        except Exception:  # which response it was is found below
-            pass
-    return [_answer(lambda item=item: task.verify(*item)) for item in items]
+def _answers(
+    task: Any, items: Sequence[tuple[Prompt, str]], deadline_s: float, runner: asyncio.Runner
+) -> list[tuple[float, int, str]]:
+    """(reward, status, reason) for each item; a batch that fails as a whole is tried again one by one.
+
+    What a verifier gives to be awaited is awaited side by side, each for at most ``deadline_s``.
+    """
+    made = _together(task, items, deadline_s, runner)
+    if made is None:
+        made = [_tried(task.verify, item) for item in items]
+    if any(inspect.isawaitable(verdict) for verdict in made):
+        made = runner.run(_awaited(made, deadline_s))
+    return [_answer(verdict) for verdict in made]
 
 
-def _answer(make: Any) -> tuple[float, int, str]:
+def _together(
+    task: Any, items: Sequence[tuple[Prompt, str]], deadline_s: float, runner: asyncio.Runner
+) -> list[Any] | None:
+    """What ``verify_batch`` makes of several items; None where there is none, or it fails: which response it was is
+    found one by one."""
+    verify_batch = getattr(task, "verify_batch", None)
+    if verify_batch is None or len(items) < 2:
+        return None
+    made = _tried(verify_batch, ([prompt for prompt, _ in items], [response for _, response in items]))
+    if inspect.isawaitable(made):
+        made = runner.run(_awaited([made], deadline_s))[0]
+    made = _tried(list, (made,))
+    return made if isinstance(made, list) and len(made) == len(items) else None
+
+
+def _tried(function: Any, arguments: tuple[Any, ...]) -> Any:
+    """What it gives or raises. Any of them is the verifier's failure, MemoryError included; SystemExit would end this
+    process quietly."""
     try:
-        verdict = make()
+        return function(*arguments)
+    except BaseException as error:
+        return error
+
+
+async def _awaited(made: Sequence[Any], deadline_s: float) -> list[Any]:
+    async def one(verdict: Any) -> Any:
+        if not inspect.isawaitable(verdict):
+            return verdict
+        try:
+            return await asyncio.wait_for(_guarded(verdict), deadline_s)
+        except TimeoutError:
+            return TimeoutError(f"no verdict within rollout.verify_deadline_s={deadline_s:g} s")
+
+    return list(await asyncio.gather(*(one(verdict) for verdict in made)))
+
+
+async def _guarded(verdict: Any) -> Any:
+    try:
+        return await verdict
+    except asyncio.CancelledError:
+        raise
+    # Within the task that awaits it: SystemExit would leave the loop, and the others with it.
+    except BaseException as error:
+        return error
+
+
+def _answer(verdict: Any) -> tuple[float, int, str]:
+    try:
         if isinstance(verdict, BaseException):
             raise verdict
         reward, status = checked_verdict(verdict)
         return reward, int(status), "" if status != RolloutStatus.FAILED else "the verifier said FAILED"
-    # Any of them is the verifier's failure, MemoryError included; SystemExit would end this process quietly.
     except BaseException as error:
         return 0.0, int(RolloutStatus.FAILED), reason_of(error)
 
@@ -85,15 +132,31 @@ def _serve(connection: Connection, memory_bytes: int) -> None:
         return
     _limit_memory(memory_bytes)
     connection.send_bytes(b"{}")
-    while True:
-        try:
-            items = connection.recv()
-        except EOFError:
-            return
-        begin = _cpu_s()
-        answers = _answers(task, items)
-        message = {"answers": answers, "cpu_s": _cpu_s() - begin, "is_spent": _num_children() > MAX_CHILDREN}
-        connection.send_bytes(json.dumps(message).encode())
+    # One loop for the whole life: what an async verifier keeps open (a session, a pool) belongs to it.
+    with asyncio.Runner() as runner:
+        while True:
+            try:
+                items, deadline_s = connection.recv()
+            except EOFError:
+                return
+            begin = _cpu_s()
+            answers = _answers(task, items, deadline_s, runner)
+            message = {
+                "answers": answers,
+                "cpu_s": _cpu_s() - begin,
+                "is_spent": _num_children() > MAX_CHILDREN,
+                "notes": _notes(task),
+            }
+            connection.send_bytes(json.dumps(message).encode())
+
+
+def _notes(task: Any) -> list[Any]:
+    """What the task has to say beside its verdicts; nothing that it does there costs a verdict."""
+    take_notes = getattr(task, "take_notes", None)
+    try:
+        return [] if take_notes is None else json.loads(json.dumps(list(take_notes())))
+    except Exception as error:
+        return [{"error": f"take_notes: {reason_of(error)}"}]
 
 
 def _cpu_s() -> float:

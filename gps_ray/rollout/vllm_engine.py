@@ -23,6 +23,7 @@ from gps_ray.config import RolloutConfig
 from gps_ray.model import load_tokenizer
 from gps_ray.model.stopping import response_stop_tokens, unknown_token_ids
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
+from gps_ray.rollout.response_text import ResponseText
 from gps_ray.rollout.stop_strings import StopStrings
 from gps_ray.rollout.vllm_setup import VLLM_VERSION, check_installed, check_memory, engine_arguments, environment
 from gps_ray.tasks.chat import DEFAULT_CHAT, ChatFormat
@@ -48,6 +49,7 @@ class VllmEngine:
         self.tokenizer = load_tokenizer(model_directory)
         self._chat = chat
         self.stop_tokens = _stop_tokens(model_directory, self.tokenizer)
+        self._texts = ResponseText(self.tokenizer, self.stop_tokens)
         check_memory(rollout, _free_bytes())
         transport = load_transport(rollout.vllm.weight_transfer)
         self._receiver = transport.receiver(
@@ -133,6 +135,7 @@ class VllmEngine:
                 ignore_eos=True,
                 # Only to find the stop strings; the text is decoded here, as the torch engine does.
                 detokenize=bool(sampling.stop),
+                skip_special_tokens=not self._texts.kept,
             )
             for prompt, num in zip(request.prompts, request.num_rollouts, strict=True)
         ]
@@ -189,11 +192,8 @@ class VllmEngine:
             finish_reason = _FINISH_REASONS.get(completion.finish_reason, FinishReason.ABORTED)
             responses.append((tokens, logprobs, finish_reason))
         # The stop token ends the response and is no part of its text.
-        texts = self.tokenizer.batch_decode(
-            [self._without_stop_token(tokens).tolist() for tokens, _, _ in responses],
-            skip_special_tokens=True,
-        )
-        texts = [StopStrings(self.tokenizer, stop).cut(text) for text in texts]
+        texts = self._texts.decode([self._without_stop_token(tokens).tolist() for tokens, _, _ in responses])
+        texts = [StopStrings(self._texts, stop).cut(text) for text in texts]
         return [
             GeneratedResponse(tokens=tokens, sampled_logprobs=logprobs, text=text, finish_reason=reason)
             for (tokens, logprobs, reason), text in zip(responses, texts, strict=True)

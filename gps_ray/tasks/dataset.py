@@ -16,6 +16,7 @@ from gps_ray.config import DataConfig, SourceConfig
 from gps_ray.tasks.identity import prompt_id
 from gps_ray.tasks.interface import DataSets, Task
 from gps_ray.tasks.pool_checks import check_disjoint, contradictions
+from gps_ray.tasks.prompt_check import check_prompts
 from gps_ray.tasks.prompt_files import SourceRow, write_prompts
 from gps_ray.tasks.registry import load_prompt_generator, load_task
 from gps_ray.tasks.sources import read_source
@@ -150,7 +151,7 @@ def _read_set(
     for config_key, source in sources:
         read = read_source(source, config_key, default)
         rows, num_same = _distinct(read)
-        _check_answers(rows, source, config_key, task)
+        check_prompts(task, [row.prompt for row in rows], config_key, source.path)
         notes += _duplicates_note(config_key, num_same, len(rows))
         num_duplicates += num_same
         if limit is not None:
@@ -172,18 +173,6 @@ def _read_set(
     return _Set(
         rows=tuple(rows), num_duplicates=num_duplicates + num_same, num_overlong=num_overlong, notes=tuple(notes)
     )
-
-
-def _check_answers(rows: Sequence[SourceRow], source: SourceConfig, config_key: str, task: Task) -> None:
-    # Somebody else's verifier never runs in this process: it could hang or end it (rollout.verifier_pool runs it).
-    for row in rows if getattr(task, "bounds_its_own_work", False) else ():
-        try:
-            # Judging an empty response finds answers that the task cannot read before any GPU is touched.
-            task.verify(row.prompt, "")
-        except DataError as error:
-            raise DataError(
-                f"{config_key}: {error}; mend {source.path}, or change {config_key} or data.task"
-            ) from error
 
 
 def _short_enough(

@@ -36,7 +36,13 @@ class Task(Protocol):
     """A verifiable task. Responses are hostile text: ``verify`` never evaluates them as code.
 
     A class of your own is called with ``data.task_options`` as keyword arguments, and is pickled into the process that
-    verifies.
+    verifies. There ``verify`` may be a coroutine function. What else a task may have:
+
+    - ``verify_batch(prompts, responses)``: verdicts (or exceptions) of up to ``batch_size`` responses at once;
+    - ``check_prompt(prompt)``: raise DataError where the prompt's answer cannot be read; quick and safe in the driver;
+    - ``take_notes()``: JSON values about the verdicts since the last call, counted and listed in the run's report;
+    - ``bounds_its_own_work``: no response makes it slow, large or crash, so it runs in the rollout worker itself;
+    - ``is_async``: awaitables have the deadline of a verdict each.
     """
 
     name: str

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gps_ray.base.errors import ConfigError
-from gps_ray.base.import_path import build_from_path, call_with_options
+from gps_ray.base.import_path import build_from_path, call_with_options, load_object
+from gps_ray.tasks.functions import FunctionTask, is_reward_function
 from gps_ray.tasks.interface import GeneratedTask, PromptGenerator, Task
 from gps_ray.tasks.verifiers.shaped import SHAPING_OPTIONS, Shaped
 
@@ -27,14 +28,15 @@ _WITHOUT_OPTIONS = ("arithmetic", "countdown")
 
 
 def load_task(name: str, options: Mapping[str, Any]) -> Task:
-    """The task that ``data.task`` names: a built-in name, or 'package.module:Class' of a class that takes
-    ``data.task_options`` as keyword arguments. The built-in verifiers take those of ``verifiers.shaped`` too.
+    """The task that ``data.task`` names: a built-in name, 'package.module:function' of a reward function
+    (``tasks.functions``), or 'package.module:Class' of a class that takes ``data.task_options`` as keyword arguments.
+    The built-in verifiers take those of ``verifiers.shaped`` too.
 
     Raises ConfigError where there is none, where it refuses its options, or where it is not a task.
     """
     if name not in BUILT_IN_TASKS and ":" not in name:
         raise ConfigError(
-            f"data.task: expected one of {', '.join(BUILT_IN_TASKS)} or 'package.module:Class', got {name!r}; "
+            f"data.task: expected one of {', '.join(BUILT_IN_TASKS)} or 'package.module:function', got {name!r}; "
             "change data.task"
         )
     if name in _WITHOUT_OPTIONS and options:
@@ -42,13 +44,15 @@ def load_task(name: str, options: Mapping[str, Any]) -> Task:
             f"data.task_options: {name} takes none, got {', '.join(options)}; its settings are keys of data.{name}"
         )
     is_built_in = name in BUILT_IN_TASKS
+    if not is_built_in and is_reward_function(load_object(name, "data.task")):
+        return FunctionTask(name, "data.task", options, "data.task_options")
     shaping = {key: value for key, value in options.items() if is_built_in and key in SHAPING_OPTIONS}
     own = {key: value for key, value in options.items() if key not in shaping}
     task = build_from_path(BUILT_IN_TASKS.get(name, name), "data.task", own, "data.task_options")
     if not callable(getattr(task, "verify", None)) or not isinstance(getattr(task, "name", None), str):
         raise ConfigError(
-            f"data.task: {name!r} is not a task, it needs a string 'name' and a method 'verify(prompt, response)'; "
-            "change data.task"
+            f"data.task: {name!r} is not a task, it needs a string 'name' and a method 'verify(prompt, response)', "
+            "or to be a function with a parameter 'response'; change data.task"
         )
     if shaping:
         return call_with_options(Shaped, shaping, "data.task_options", task)  # type: ignore[no-any-return]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.types import Prompt
-from gps_ray.tasks.interface import Task, Verdict
+from gps_ray.tasks.interface import Task
+from gps_ray.tasks.prompt_check import check_prompt
 from gps_ray.tasks.registry import load_task
 
 __all__ = ["KNOWN_SOURCES", "BySource"]
@@ -36,7 +38,7 @@ KNOWN_SOURCES: Mapping[str, str] = MappingProxyType(
 
 class BySource:
     """Judge each prompt by the verifier of its ``data_source``. ``sources`` adds to the known ones or replaces them:
-    data source -> built-in name or 'package.module:Class'."""
+    data source -> built-in name or import path."""
 
     name = "by_source"
 
@@ -47,7 +49,17 @@ class BySource:
         # Those of the user's are made at once, so that a misspelt one is known before anything starts.
         self._tasks: dict[str, Task] = {name: load_task(name, {}) for name in sources.values()}
 
-    def verify(self, prompt: Prompt, response: str) -> Verdict:
+    def verify(self, prompt: Prompt, response: str) -> Any:
+        """As the source's own verifier: an awaitable where that is an async function."""
+        return self._task(prompt).verify(prompt, response)
+
+    def check_prompt(self, prompt: Prompt) -> None:
+        check_prompt(self._task(prompt), prompt)
+
+    def take_notes(self) -> list[Any]:
+        return [note for task in self._tasks.values() for note in getattr(task, "take_notes", list)()]
+
+    def _task(self, prompt: Prompt) -> Task:
         name = self._names.get(prompt.task)
         if name is None:
             raise DataError(
@@ -56,4 +68,4 @@ class BySource:
             )
         if name not in self._tasks:
             self._tasks[name] = load_task(name, {})
-        return self._tasks[name].verify(prompt, response)
+        return self._tasks[name]

@@ -47,10 +47,21 @@ class Math:
         self.__dict__.update(state)
         _same("1", "\\boxed{1}")
 
+    def check_prompt(self, prompt: Prompt) -> None:
+        """Without the algebra system: it is not for the process that reads the data."""
+        _expected(prompt)
+
+    def take_notes(self) -> list[dict[str, Any]]:
+        """The disagreements of the two graders since the last call."""
+        notes = [
+            {"answer": answer, "response_end": response, "math_verify": right, "second_grader": not right}
+            for answer, response, right in self.disagreements
+        ]
+        self.disagreements.clear()
+        return notes
+
     def verify(self, prompt: Prompt, response: str) -> Verdict:
-        answer = prompt.answer.strip()
-        if not answer:
-            raise DataError("expected a maths answer with text, got none")
+        answer = _expected(prompt)
         stated = _stated(response)
         if stated is None:
             return verdict(False)
@@ -59,6 +70,13 @@ class Math:
             self.num_disagreements += 1
             self.disagreements.append((answer[:200], response[-200:], right))
         return verdict(right)
+
+
+def _expected(prompt: Prompt) -> str:
+    answer = prompt.answer.strip()
+    if not answer:
+        raise DataError("expected a maths answer with text, got none")
+    return answer
 
 
 def _stated(response: str) -> str | None:

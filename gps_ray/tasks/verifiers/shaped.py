@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.tasks.interface import Task, Verdict
+from gps_ray.tasks.prompt_check import check_prompt
 from gps_ray.tasks.verifiers.extract import answer_in_tags, last_boxed
 
 __all__ = ["SHAPING_OPTIONS", "Shaped"]
@@ -42,8 +46,23 @@ class Shaped:
         self._format, self._format_reward = format, format_reward
         self._penalty, self._from, self._to = length_penalty, length_from, length_to
 
-    def verify(self, prompt: Prompt, response: str) -> Verdict:
-        reward, status = self.task.verify(prompt, response)
+    def verify(self, prompt: Prompt, response: str) -> Any:
+        """The verdict, or an awaitable of it where the task gives one."""
+        made: Any = self.task.verify(prompt, response)
+        return self._shaped_later(made, response) if inspect.isawaitable(made) else self._shaped(made, response)
+
+    def check_prompt(self, prompt: Prompt) -> None:
+        check_prompt(self.task, prompt)
+
+    def take_notes(self) -> list[Any]:
+        take_notes = getattr(self.task, "take_notes", None)
+        return [] if take_notes is None else list(take_notes())
+
+    async def _shaped_later(self, made: Any, response: str) -> Verdict:
+        return self._shaped(await made, response)
+
+    def _shaped(self, made: Verdict, response: str) -> Verdict:
+        reward, status = made
         if status is RolloutStatus.FAILED:
             return reward, status
         if self._format is not None and _FORMATS[self._format](response):

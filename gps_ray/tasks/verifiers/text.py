@@ -35,12 +35,19 @@ class Gsm8k:
 
     name = "gsm8k"
 
+    def check_prompt(self, prompt: Prompt) -> None:
+        self._expected(prompt)
+
     def verify(self, prompt: Prompt, response: str) -> Verdict:
+        expected = self._expected(prompt)
+        answer = _after_hashes(response) if "####" in response else last_boxed(response) or response
+        return verdict(_number(answer) == expected)
+
+    def _expected(self, prompt: Prompt) -> Decimal:
         expected = _number(_after_hashes(prompt.answer))
         if expected is None:
             raise DataError(f"expected a gsm8k answer that holds a number, got {prompt.answer[:100]!r}")
-        answer = _after_hashes(response) if "####" in response else last_boxed(response) or response
-        return verdict(_number(answer) == expected)
+        return expected
 
 
 def _after_hashes(text: str) -> str:
@@ -65,11 +72,18 @@ class MultipleChoice:
 
     name = "multiple_choice"
 
+    def check_prompt(self, prompt: Prompt) -> None:
+        self._expected(prompt)
+
     def verify(self, prompt: Prompt, response: str) -> Verdict:
+        expected = self._expected(prompt)
+        return verdict(_choice(response) == expected)
+
+    def _expected(self, prompt: Prompt) -> str:
         expected = _ALONE.match(_without_text(prompt.answer))
         if expected is None:
             raise DataError(f"expected a multiple_choice answer from A to E, got {prompt.answer[:100]!r}")
-        return verdict(_choice(response) == expected[1].upper())
+        return expected[1].upper()
 
 
 def _without_text(answer: str) -> str:
@@ -98,14 +112,21 @@ class Exact:
 
     name = "exact"
 
+    def check_prompt(self, prompt: Prompt) -> None:
+        self._expected(prompt)
+
     def verify(self, prompt: Prompt, response: str) -> Verdict:
-        expected = _plain(prompt.answer)
-        if not expected:
-            raise DataError("expected an answer with text, got none")
+        expected = self._expected(prompt)
         stated = answer_in_tags(response)
         if stated is None:
             stated = last_boxed(response)
         return verdict(_plain(response if stated is None else stated) == expected)
+
+    def _expected(self, prompt: Prompt) -> str:
+        expected = _plain(prompt.answer)
+        if not expected:
+            raise DataError("expected an answer with text, got none")
+        return expected
 
 
 def _plain(text: str) -> str:

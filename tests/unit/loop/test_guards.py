@@ -7,6 +7,7 @@ from gps_ray.base.errors import RolloutError
 from gps_ray.base.types import ChunkHeader, Prompt, RolloutStatus
 from gps_ray.config import RolloutConfig
 from gps_ray.loop.guards import IdleGuard, check_verdicts, check_verifier
+from gps_ray.loop.warnings import warn_of_no_success
 from gps_ray.tasks.interface import Verdict
 
 PROMPTS = [Prompt(prompt_id=text, text=text, answer="42", task="own") for text in "abcde"]
@@ -55,7 +56,7 @@ def test_what_is_odd_about_a_verifier_is_said() -> None:
     assert "no response right that states the ground truth" in strange
 
 
-def _header(right: int, wrong: int, failed: int = 0) -> ChunkHeader:
+def _header(right: int, wrong: int, failed: int = 0, reward_sum: float = 0.0) -> ChunkHeader:
     return ChunkHeader(
         chunk_id=0,
         step=1,
@@ -67,7 +68,7 @@ def _header(right: int, wrong: int, failed: int = 0) -> ChunkHeader:
         num_failed=np.array([failed], np.int32),
         num_truncated=np.array([0], np.int32),
         num_response_tokens=np.array([8], np.int32),
-        reward_sum=np.array([0.0]),
+        reward_sum=np.array([reward_sum]),
         cpu_s=0.0,
         wall_s=0.0,
         failure_reason="NameError: x" if failed else "",
@@ -93,3 +94,13 @@ def test_single_responses_are_taken_as_one_group() -> None:
     guard.check([_header(1, 0), _header(0, 1)])
     with pytest.raises(RolloutError, match="nothing was learnt"):
         guard.check([_header(0, 1), _header(0, 1)])
+
+
+def test_rewards_that_differ_without_a_success_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_no_success(1, [_header(0, 8), _header(0, 8)])
+    warn_of_no_success(1, [_header(0, 8, reward_sum=2.0), _header(1, 7, reward_sum=1.0)])
+    assert not caplog.records
+    warn_of_no_success(1, [_header(0, 8, reward_sum=2.0), _header(0, 8), _header(0, 0, 8)])
+    (record,) = caplog.records
+    assert "group means from 0 to 0.25" in record.getMessage()
+    assert "data.task_options.success_threshold" in record.getMessage()

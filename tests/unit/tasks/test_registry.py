@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import pytest
 
 from gps_ray.base.errors import ConfigError
@@ -63,3 +66,22 @@ def test_what_is_no_task_is_refused(name: str, expected: str) -> None:
 def test_built_in_tasks_have_their_own_section_and_no_options() -> None:
     with pytest.raises(ConfigError, match=r"^data\.task_options: countdown takes none, got level; .* data\.countdown$"):
         load_task("countdown", {"level": 3})
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("undefined_name", "raises NameError at import"),
+        ("import sys; sys.exit(0)", "raises SystemExit at import"),
+        ("def reward(response", "raises SyntaxError at import"),
+        ("import no_such_library", "no_such_library"),
+    ],
+)
+def test_a_module_that_fails_at_import_is_one_line(
+    source: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_rewards.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_rewards", raising=False)
+    with pytest.raises(ConfigError, match=rf"^data\.task: [^\n]*{said}[^\n]*$"):
+        load_task("broken_rewards:reward", {})

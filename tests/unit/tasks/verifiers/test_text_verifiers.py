@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from gps_ray.base.errors import ConfigError, DataError
 from gps_ray.base.types import Prompt, RolloutStatus
+from gps_ray.tasks.prompt_check import check_prompts
 from gps_ray.tasks.registry import load_task
 from tests.unit.tasks.verifiers.hostile import ANSWER, hostile_responses
 
@@ -108,3 +111,30 @@ def test_the_verifier_of_a_row_is_its_data_sources() -> None:
         task.verify(_prompt("B", "other/set"), "B")
     with pytest.raises(ConfigError, match="mahts"):
         load_task("by_source", {"sources": {"my/set": "mahts"}})
+
+
+@pytest.mark.parametrize(
+    ("name", "sources_and_answers", "said"),
+    [
+        (
+            "by_source",
+            [("openai/gsm8k", "#### 1"), ("odd", "1"), ("odd", "2"), ("strange", "3"), ("math", " ")],
+            "4 of 5 prompts cannot be judged: 2 x no verifier is known for data_source 'odd'.*; 1 x no verifier is "
+            "known for data_source 'strange'.*; 1 x expected a maths answer with text",
+        ),
+        ("gsm8k", [("s", "#### 7"), ("s", "none"), ("s", "one")], "2 of 3 .*1 x expected a gsm8k .* got 'none'; 1 x"),
+        ("math", [("s", "7"), ("s", "")], "1 of 2 prompts cannot be judged: 1 x expected a maths answer"),
+    ],
+)
+def test_every_prompts_verifier_is_known_before_the_start(
+    name: str, sources_and_answers: list[tuple[str, str]], said: str, tmp_path: Path
+) -> None:
+    prompts = [
+        Prompt(prompt_id=f"p{index}", text=f"? {index}", answer=answer, task=source)
+        for index, (source, answer) in enumerate(sources_and_answers)
+    ]
+    shaping = {"format": "boxed", "format_reward": 0.1}
+    for options in ({}, shaping):
+        check_prompts(load_task(name, options), prompts[:1], "data.pool_file", tmp_path)
+        with pytest.raises(DataError, match=rf"^data\.pool_file: {said}[^\n]*; mend [^\n]*$"):
+            check_prompts(load_task(name, options), prompts, "data.pool_file", tmp_path)
