@@ -56,6 +56,7 @@ SECOND = header(
     [4, 1],
     [0, 2],
     num_truncated=np.array([3, 1], np.int32),
+    num_verifier_notes=3,
     failures=(GroupFailure(prompt_id="e", reason="engine"),),
 )
 SELECTIONS = [
