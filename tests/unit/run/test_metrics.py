@@ -86,6 +86,7 @@ def test_one_step_by_hand() -> None:
             "rollout/num_rollouts": 16,
             "rollout/num_tokens": 80,
             "rollout/num_failed": 2,
+            "rollout/num_verifier_notes": 3,
             "rollout/truncated_ratio": 4 / 16,
             "rollout/num_failed_groups": 1,
         }
