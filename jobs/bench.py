@@ -18,6 +18,7 @@ BENCHMARKS = {
     "selection": "gps_ray.study.benchmarks.selection",
     "step": "actors.benchmarks.step",
     "update": "gps_ray.study.benchmarks.update",
+    "verifier": "gps_ray.study.benchmarks.verifier",
     "weights": "actors.benchmarks.weights",
 }
 

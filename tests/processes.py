@@ -24,6 +24,7 @@ __all__ = [
     "end",
     "free_port",
     "job_command",
+    "job_environment",
     "ray_head",
     "run_job",
     "start_job",
@@ -71,7 +72,7 @@ def job_command(job: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", f"jobs.{job}", *arguments]
 
 
-def _environment() -> dict[str, str]:
+def job_environment() -> dict[str, str]:
     # The test's own Ray settings must not leak into a job that starts its own cluster.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     # Ray Train looks every 2 s whether a worker has ended. The user's own token file is no test's business.
@@ -81,7 +82,7 @@ def _environment() -> dict[str, str]:
 
 def start_job(job: str, *arguments: str, log: Path, head: Head | None = None) -> subprocess.Popen[bytes]:
     """The job in a process of its own, on the head or else on a Ray of its own."""
-    environment = _environment() if head is None else head.environment
+    environment = job_environment() if head is None else head.environment
     with log.open("ab") as file:
         return subprocess.Popen(
             job_command(job, *arguments), cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
@@ -92,12 +93,12 @@ def run_job(
     job: str, *arguments: str, head: Head | None = None, timeout_s: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """``start_job`` to its end."""
-    return _run(job_command(job, *arguments), timeout_s, _environment() if head is None else head.environment)
+    return _run(job_command(job, *arguments), timeout_s, job_environment() if head is None else head.environment)
 
 
 def run_code(code: str, *arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
     """Python code in a process of its own, for what a test may not do to this one."""
-    return _run([sys.executable, "-c", code, *arguments], timeout_s, _environment())
+    return _run([sys.executable, "-c", code, *arguments], timeout_s, job_environment())
 
 
 def _run(command: list[str], timeout_s: float, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -148,7 +149,7 @@ def ray_head(
     """Start ``ray start --head --block`` as a child and end it and its children by their pids. ``start`` is another
     way to begin that command, ``environment`` another one to start it in."""
     token, port, dashboard_port, metrics_port = os.environ["RAY_AUTH_TOKEN"], free_port(), free_port(), free_port()
-    environment = dict(_environment() if environment is None else environment) | {
+    environment = dict(job_environment() if environment is None else environment) | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         # Unix sockets have short names; pytest's folders do not.

@@ -273,7 +273,8 @@ class ChunkHeader:
 
     prompt_ids [K]; num_right, num_wrong, num_failed [K] int32, num_truncated [K] int32 of them cut off at the limit of
     tokens; num_response_tokens [K] int32; ``failures`` are groups that could not be made at all (not among the K);
-    ``failure_reason`` is the most frequent reason for a missing verdict, "" where none is missing. Seconds are the
+    ``failure_reason`` is the most frequent reason for a missing verdict, "" where none is missing; ``verifier_notes``
+    are the first (JSON values) of ``num_verifier_notes`` notes of the verifiers (``Task.take_notes``). Seconds are the
     worker's own.
     """
 
@@ -293,6 +294,8 @@ class ChunkHeader:
     failures: tuple[GroupFailure, ...] = ()
     samples: tuple[RolloutSample, ...] = ()
     failure_reason: str = ""
+    num_verifier_notes: int = 0
+    verifier_notes: tuple[Any, ...] = ()
 
     @property
     def num_tried(self) -> IntArray:

@@ -96,6 +96,7 @@ class TrainingLoop:
         folder = self._parts.folder
         folder.metrics.truncate(manifest.metrics_num_bytes)
         folder.samples.truncate(manifest.samples_num_bytes)
+        folder.drop_verifier_notes(manifest.num_steps_done)
         folder.discard_unlisted(list(manifest.run_files))
         self._ledger.restore(manifest.counters)
         if manifest.next_selection is not None:
@@ -160,6 +161,9 @@ class TrainingLoop:
                 with record.timing("evaluation"):
                     metrics |= await self._evaluate(step)
             self._parts.folder.write_samples(step, [sample for header in record.headers for sample in header.samples])
+            self._parts.folder.write_verifier_notes(
+                step, [note for header in record.headers for note in header.verifier_notes]
+            )
             self._emit({**metrics, **record.seconds, "timing_s/step": self._ledger.seconds_since_start()})
             if self._is_due(self._config.checkpoint.every_steps, step):
                 await self._checkpoint()

@@ -32,7 +32,7 @@ from gps_ray.config import RolloutConfig
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, RolloutEngine
 from gps_ray.rollout.scoring import score
 from gps_ray.rollout.simulated_engine import SimulatedEngine, SimulatedTask
-from gps_ray.rollout.verifier_pool import VerifierPool
+from gps_ray.rollout.verifier_pool import VerifierNotes, VerifierPool
 from gps_ray.tasks.chat import DEFAULT_CHAT, ChatFormat
 from gps_ray.tasks.interface import Task
 from gps_ray.weights.interface import WeightPayload
@@ -173,6 +173,7 @@ class ChunkRunner:
             failures=tuple(group for group in scored if isinstance(group, GroupFailure)),
             samples=_samples(chunk, generated, scored),
             failure_reason=failure_reason,
+            notes=self._verifiers.take_notes(),
             cpu_s=cpu_s,
             wall_s=time.perf_counter() - wall,
         )
@@ -190,6 +191,7 @@ def _header(
     failures: tuple[GroupFailure, ...],
     samples: tuple[RolloutSample, ...],
     failure_reason: str,
+    notes: VerifierNotes,
     cpu_s: float,
     wall_s: float,
 ) -> ChunkHeader:
@@ -219,6 +221,8 @@ def _header(
         failures=failures,
         samples=samples,
         failure_reason=failure_reason,
+        num_verifier_notes=notes.count,
+        verifier_notes=tuple(notes.kept),
     )
 
 

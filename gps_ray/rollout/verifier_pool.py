@@ -156,6 +156,8 @@ class VerifierPool:
         for process in list(self._processes):
             self._drop(process)
         if self._keeper is not None:
+            # It has nothing left to do. Its input need not end with ours: a process that this one forked may hold it.
+            self._keeper.kill()
             self._keeper.communicate()
             self._keeper = None
 

@@ -9,6 +9,7 @@
     final_model/                      Hugging Face folder, there once it is whole
     discarded/                        files that no manifest listed when the run was resumed
     driver.lease.000003               who drives the run, or did last
+    verifier_notes.jsonl              {"step": step, "note": what a verifier noted}; the first 20 of a step
     notes.jsonl                       {"step": steps done, "note": what the run went on with}; mostly not there
 """
 
@@ -34,6 +35,9 @@ from gps_ray.config import ConfigSection
 from gps_ray.run.metrics import read_metrics
 
 __all__ = ["JsonLines", "RunFolder", "check_can_be_written"]
+
+
+MAX_VERIFIER_NOTES = 20
 
 
 class JsonLines:
@@ -89,6 +93,7 @@ class RunFolder:
         self.metrics = JsonLines(root / "metrics.jsonl", fence)
         self.samples = JsonLines(root / "rollouts.jsonl", fence)
         self.notes = root / "notes.jsonl"
+        self.verifier_notes = JsonLines(root / "verifier_notes.jsonl", fence)
         self.config = root / "config.yaml"
         self.checkpoints = root / "checkpoints"
         self.outcomes = root / "outcomes"
@@ -146,6 +151,7 @@ class RunFolder:
         self.metrics.truncate(0)
         self.samples.truncate(0)
         self.note(0, [])
+        self.drop_verifier_notes(0)
         self.discard_unlisted([])
 
     def note(self, num_steps_done: int, notes: Sequence[str]) -> None:
@@ -171,6 +177,21 @@ class RunFolder:
                     "status": sample.status.name.lower(),
                 }
             )
+
+    def write_verifier_notes(self, step: int, notes: Sequence[Any]) -> None:
+        """The first notes of a step (JSON values); how many there were is a metric."""
+        for note in notes[:MAX_VERIFIER_NOTES]:
+            self.verifier_notes.append({"step": step, "note": note})
+
+    def drop_verifier_notes(self, num_steps_done: int) -> None:
+        """Forget those of steps that are made anew, and a line that a kill cut off."""
+        path = self.verifier_notes.path
+        if path.exists():
+            *lines, _unfinished = path.read_text().split("\n")
+            kept = [line for line in lines if json.loads(line)["step"] <= num_steps_done]
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(line + "\n" for line in kept))
+            partial.replace(path)
 
     def write_probe(
         self,

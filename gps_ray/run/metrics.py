@@ -73,6 +73,11 @@ PREDICTION_BIAS = _metric(
 NUM_ROLLOUTS = _metric("rollout/num_rollouts", "rollouts", "rollouts made in the step")
 NUM_TOKENS = _metric("rollout/num_tokens", "tokens", "response tokens generated in the step")
 NUM_FAILED_ROLLOUTS = _metric("rollout/num_failed", "rollouts", "rollouts without a verdict")
+NUM_VERIFIER_NOTES = _metric(
+    "rollout/num_verifier_notes",
+    "notes",
+    "what verifiers noted in the step: for math, responses on which its two graders disagree",
+)
 TRUNCATED_RATIO = _metric(
     "rollout/truncated_ratio", "share", "rollouts of the step cut off at rollout.max_response_tokens"
 )
@@ -191,6 +196,7 @@ def step_metrics(
         NUM_ROLLOUTS: num_rollouts,
         NUM_TOKENS: int(tokens.sum()),
         NUM_FAILED_ROLLOUTS: int(failed.sum()),
+        NUM_VERIFIER_NOTES: sum(header.num_verifier_notes for header in headers),
         NUM_FAILED_GROUPS: sum(len(header.failures) for header in headers),
         ALL_RIGHT: int(np.count_nonzero((tried > 0) & (wrong == 0))),
         ALL_WRONG: int(np.count_nonzero((tried > 0) & (right == 0))),

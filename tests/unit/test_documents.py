@@ -65,7 +65,7 @@ def test_the_readmes_data_and_verifier_are_taken_as_they_stand(tmp_path: Path, m
     monkeypatch.syspath_prepend(tmp_path)
     exec(_block(readme, "import pyarrow as pa"), {})  # noqa: S102
     (tmp_path / "my_tasks").mkdir()
-    (tmp_path / "my_tasks" / "sums.py").write_text(_block(readme, "from gps_ray.base.types"))
+    (tmp_path / "my_tasks" / "sums.py").write_text(_block(readme, "def reward("))
     overrides = re.findall(
         r"data\.\w+=\S+", _block(readme, "python -m jobs.train --config configs/countdown.yaml run.directory")
     )

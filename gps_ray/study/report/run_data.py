@@ -95,6 +95,7 @@ class RunData:
     groups: GroupTable
     probes: ProbeTable
     samples: Sequence[SampleRow]
+    verifier_notes: Sequence[tuple[int, str]]
     notes: Sequence[str]
 
     @property
@@ -156,6 +157,7 @@ def read_run(directory: Path) -> RunData:
         groups=_groups(_read_tables(directory, "outcomes", notes), levels),
         probes=_probes(_read_tables(directory, "probes", notes)),
         samples=_read_samples(directory / "rollouts.jsonl", notes),
+        verifier_notes=_read_verifier_notes(directory / "verifier_notes.jsonl", notes),
         notes=notes,
     )
 
@@ -192,6 +194,21 @@ def _read_tables(directory: Path, kind: str, notes: list[str]) -> pa.Table | Non
     if unreadable:
         notes.append(f"{len(unreadable)} files of {kind}/ are not readable (cut off?), the first {unreadable[0]}")
     return pa.concat_tables(tables, promote_options="default") if tables else None
+
+
+def _read_verifier_notes(path: Path, notes: list[str]) -> list[tuple[int, str]]:
+    """(step, note as JSON)."""
+    rows: list[tuple[int, str]] = []
+    num_bad = 0
+    for line in filter(None, path.read_text().split("\n") if path.is_file() else ()):
+        try:
+            raw = json.loads(line)
+            rows.append((int(raw["step"]), json.dumps(raw["note"], ensure_ascii=False)))
+        except (ValueError, TypeError, KeyError):
+            num_bad += 1
+    if num_bad:
+        notes.append(f"{num_bad} lines of {path.name} are not readable (cut off?)")
+    return rows
 
 
 def _read_samples(path: Path, notes: list[str]) -> list[SampleRow]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gps_ray.run.metrics import NUM_VERIFIER_NOTES
 from gps_ray.study.report import predictor_figures, run_figures
 from gps_ray.study.report.headlines import headlines
 from gps_ray.study.report.render import USEFUL_STEPS, USEFUL_WHAT, ReportSection, Row, render, visible
@@ -15,6 +16,7 @@ __all__ = ["write_report"]
 
 MAX_SAMPLE_STEPS = 12
 MAX_SAMPLES_PER_STEP = 8
+MAX_VERIFIER_NOTES = 100
 
 
 def _samples(rows: Sequence[SampleRow]) -> list[dict[str, Any]]:
@@ -139,6 +141,10 @@ def write_report(run_directory: Path, out: Path | None = None) -> Path:
         "cards": headlines(run),
         "sections": [*_policy_sections(run), *_component_sections(run)],
         "samples": _samples(run.samples),
+        "verifier_notes": [
+            {"step": step, "note": visible(note, 1000)} for step, note in run.verifier_notes[-MAX_VERIFIER_NOTES:]
+        ],
+        "num_verifier_notes": int(run.series(NUM_VERIFIER_NOTES)[1].sum()),
         "config": visible(run.config_text, 200_000),
     }
     return render("run.html", out if out is not None else run_directory / "report.html", values)

@@ -56,6 +56,7 @@ SECOND = header(
     [4, 1],
     [0, 2],
     num_truncated=np.array([3, 1], np.int32),
+    num_verifier_notes=3,
     failures=(GroupFailure(prompt_id="e", reason="engine"),),
 )
 SELECTIONS = [
@@ -85,6 +86,7 @@ def test_one_step_by_hand() -> None:
             "rollout/num_rollouts": 16,
             "rollout/num_tokens": 80,
             "rollout/num_failed": 2,
+            "rollout/num_verifier_notes": 3,
             "rollout/truncated_ratio": 4 / 16,
             "rollout/num_failed_groups": 1,
         }

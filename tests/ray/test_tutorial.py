@@ -1,0 +1,66 @@
+"""docs/tutorial_own_data.md, word by word: its files, its commands on a Ray of their own, and its job submission."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gps_ray.run.metrics import read_metrics
+from tests.own_data import make_own_model, user_environment
+from tests.processes import ROOT, Head, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "tutorial_own_data.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What the tutorial's reader has: an empty folder, and a model in the home folder (here: a tiny one)."""
+    make_own_model(tmp_path / "home" / "models" / "smollm2")
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (python,) = [text for kind, text in BLOCKS if kind == "python"]
+    (yaml,) = [text for kind, text in BLOCKS if kind == "yaml"]
+    (folder / "my_sums.py").write_text(python)
+    (folder / "my_run.yaml").write_text(yaml)
+    assert len(python.strip().splitlines()) <= 20
+    return folder
+
+
+def _bash(folder: Path, commands: str, head: Head | None = None) -> subprocess.CompletedProcess[str]:
+    environment = user_environment(head) | {"HOME": str(folder.parent / "home")}
+    return subprocess.run(
+        ["bash", "-ec", commands], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
+    )
+
+
+def test_the_tutorial_as_it_stands(folder: Path) -> None:
+    *local, submit = [text for kind, text in BLOCKS if kind == "bash"]
+    assert len(local) == 2
+    assert submit.startswith("ray job submit")
+    first, second = (_bash(folder, commands) for commands in local)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "my_sums:reward" in first.stdout
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert read_metrics(folder / "runs" / "my_sums" / "metrics.jsonl")[-1]["step"] == 2
+    assert (folder / "runs" / "my_sums" / "report.html").exists()
+
+
+def test_the_tutorials_submission(folder: Path, head: Head) -> None:
+    commands = [text for kind, text in BLOCKS if kind == "bash"]
+    written = _bash(folder, commands[0].splitlines()[0])
+    assert written.returncode == 0, written.stderr
+    submit = commands[-1].replace("http://127.0.0.1:8265", head.dashboard)
+
+    def submitted() -> subprocess.CompletedProcess[str] | None:
+        job = _bash(folder, submit, head)
+        # The head takes jobs a while after its dashboard answers.
+        return None if "No available agent" in job.stdout + job.stderr else job
+
+    job = wait_for("the job agent", submitted, 900)
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert read_metrics(folder.parent / "home" / "runs" / "my_sums" / "metrics.jsonl")[-1]["step"] == 2
