@@ -121,8 +121,7 @@ class DataConfig(ConfigSection):
     def _possible(self) -> DataConfig:
         if self.pool_file is not None and self.evaluation_file is None:
             raise ValueError("evaluation_file: needed with data.pool_file, got null; set data.evaluation_file")
-        if self.pool_file is None:
-            for key in ("evaluation_file", "heldout_probe_file"):
-                if getattr(self, key) is not None:
-                    raise ValueError(f"{key}: goes with data.pool_file, which is null; set data.pool_file too")
+        # An evaluation file alone is what jobs.evaluate may have.
+        if self.pool_file is None and self.heldout_probe_file is not None:
+            raise ValueError("heldout_probe_file: goes with data.pool_file, which is null; set data.pool_file too")
         return self

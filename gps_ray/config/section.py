@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -48,7 +48,9 @@ def _explain(error: ValidationError, section: type[BaseModel]) -> str:
             return f"{key}: this key is now {RENAMED_KEYS[key]}; write {RENAMED_KEYS[key]}"
         known: Any = section
         for part in first["loc"][:-1]:
-            known = known.model_fields[str(part)].annotation
+            # A mapping of sections by name has the name as a part of its own.
+            of_names = get_args(known) if get_origin(known) is dict else ()
+            known = of_names[1] if of_names else known.model_fields[str(part)].annotation
         return f"{key}: unknown key; known here: {', '.join(known.model_fields)}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":  # from a section's own check, which names the key inside the section

@@ -8,6 +8,7 @@ hostile text.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import math
 import os
@@ -23,9 +24,10 @@ from typing import Any
 
 from gps_ray.base.types import Prompt, RolloutStatus
 
-__all__ = ["MAX_REASON_LENGTH", "MAX_REWARD", "checked_verdict", "reason_of"]
+__all__ = ["MAX_REASON_LENGTH", "MAX_REWARD", "checked_verdict", "reason_of", "stated_answer"]
 
 MAX_REASON_LENGTH = 300
+MAX_ANSWER_LENGTH = 200
 # Advantages square rewards in float32.
 MAX_REWARD = 1e9
 # A verifier may keep helpers, but one that leaves a process behind at every response must not fill the machine.
@@ -48,30 +50,58 @@ def checked_verdict(verdict: Any) -> tuple[float, RolloutStatus]:
     return reward, status
 
 
-def _answers(task: Any, items: Sequence[tuple[Prompt, str]]) -> list[tuple[float, int, str]]:
-    """(reward, status, reason) for each item; a batch that fails as a whole is tried again one by one."""
+def stated_answer(task: Any, prompt: Prompt, response: str) -> str | None:
+    """What the response says the answer is: "" for nothing, None where the task does not say. A longer one than a vote
+    needs is shortened to a hash. Raises TypeError for anything but text."""
+    extract = getattr(task, "stated_answer", None)
+    if extract is None:
+        return None
+    answer = extract(prompt, response)
+    if answer is not None and not isinstance(answer, str):
+        raise TypeError(f"expected stated_answer to give text or None, got {answer!r:.80}")
+    if answer is not None and len(answer) > MAX_ANSWER_LENGTH:
+        return hashlib.sha256(answer.encode(errors="surrogatepass")).hexdigest()
+    return answer
+
+
+def _answers(
+    task: Any, items: Sequence[tuple[Prompt, str]], with_answers: bool
+) -> list[tuple[float, int, str, str | None]]:
+    """(reward, status, reason, stated answer) for each item; a batch that fails as a whole is tried again one by one.
+
+    A task whose ``stated_answer`` raises has come to no verdict either.
+    """
+
+    def stated(row: int) -> str | None:
+        return stated_answer(task, *items[row]) if with_answers else None
+
     together = getattr(task, "verify_batch", None)
     if together is not None and len(items) > 1:
         try:
             verdicts = list(together([prompt for prompt, _ in items], [response for _, response in items]))
             if len(verdicts) != len(items):
                 raise ValueError(f"expected {len(items)} verdicts, got {len(verdicts)}")
-            return [_answer(lambda verdict=verdict: verdict) for verdict in verdicts]
+            return [
+                _answer(lambda verdict=verdict: verdict, lambda row=row: stated(row))
+                for row, verdict in enumerate(verdicts)
+            ]
         except Exception:  # which response it was is found below
             pass
-    return [_answer(lambda item=item: task.verify(*item)) for item in items]
+    return [
+        _answer(lambda item=item: task.verify(*item), lambda row=row: stated(row)) for row, item in enumerate(items)
+    ]
 
 
-def _answer(make: Any) -> tuple[float, int, str]:
+def _answer(make: Any, stated: Any) -> tuple[float, int, str, str | None]:
     try:
         verdict = make()
         if isinstance(verdict, BaseException):
             raise verdict
         reward, status = checked_verdict(verdict)
-        return reward, int(status), "" if status != RolloutStatus.FAILED else "the verifier said FAILED"
+        return reward, int(status), "" if status != RolloutStatus.FAILED else "the verifier said FAILED", stated()
     # Any of them is the verifier's failure, MemoryError included; SystemExit would end this process quietly.
     except BaseException as error:
-        return 0.0, int(RolloutStatus.FAILED), reason_of(error)
+        return 0.0, int(RolloutStatus.FAILED), reason_of(error), ""
 
 
 def _serve(connection: Connection, memory_bytes: int) -> None:
@@ -87,11 +117,11 @@ def _serve(connection: Connection, memory_bytes: int) -> None:
     connection.send_bytes(b"{}")
     while True:
         try:
-            items = connection.recv()
+            items, with_answers = connection.recv()
         except EOFError:
             return
         begin = _cpu_s()
-        answers = _answers(task, items)
+        answers = _answers(task, items, with_answers)
         message = {"answers": answers, "cpu_s": _cpu_s() - begin, "is_spent": _num_children() > MAX_CHILDREN}
         connection.send_bytes(json.dumps(message).encode())
 

@@ -16,7 +16,16 @@ from gps_ray.tasks.interface import DataSets, Task
 from gps_ray.tasks.prompt_files import read_rows, write_prompts
 from gps_ray.tasks.registry import load_generated_task, load_task
 
-__all__ = ["DataSets", "load_data", "prompt_id", "read_data_files", "read_prompts", "write_prompts"]
+__all__ = [
+    "DataSets",
+    "check_answers",
+    "check_disjoint",
+    "load_data",
+    "prompt_id",
+    "read_data_files",
+    "read_prompts",
+    "write_prompts",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,6 +60,11 @@ def load_data(data: DataConfig, num_probe_prompts: int) -> DataSets:
     Raises DataError for files that cannot be used, or whose sets share prompts; ConfigError for a task that generates
     nothing, or a probe larger than the pool.
     """
+    if data.pool_file is None and data.evaluation_file is not None:
+        raise ConfigError(
+            "data.evaluation_file: goes with data.pool_file to train on, which is null; set data.pool_file too "
+            "(jobs.evaluate needs none)"
+        )
     if data.pool_file is None:
         otherwise = "set data.pool_file and data.evaluation_file"
         sets = load_generated_task(data.task, data.task_options, otherwise).generate(data)
@@ -80,8 +94,8 @@ def read_data_files(data: DataConfig, task: Task) -> DataSets:
     heldout_duplicates = 0
     if data.heldout_probe_file is not None:
         heldout, heldout_duplicates = _read_set(data.heldout_probe_file, "data.heldout_probe_file", task)
-    _check_disjoint(pool, evaluation, "data.evaluation_file")
-    _check_disjoint(pool, heldout, "data.heldout_probe_file")
+    check_disjoint(pool, evaluation, "data.evaluation_file")
+    check_disjoint(pool, heldout, "data.heldout_probe_file")
     return DataSets(
         pool=pool,
         evaluation=evaluation,
@@ -92,6 +106,12 @@ def read_data_files(data: DataConfig, task: Task) -> DataSets:
 
 def _read_set(path: Path, config_key: str, task: Task) -> tuple[tuple[Prompt, ...], int]:
     prompts, num_duplicates = _distinct(read_rows(path, config_key), config_key)
+    check_answers(prompts, task, path, config_key)
+    return prompts, num_duplicates
+
+
+def check_answers(prompts: Sequence[Prompt], task: Task, path: Path, config_key: str) -> None:
+    """Raise DataError where the task cannot read a prompt's answer, as far as that can be tried in this process."""
     # Somebody else's verifier never runs in this process: it could hang or end it (rollout.verifier_pool runs it).
     for prompt in prompts if getattr(task, "bounds_its_own_work", False) else ():
         try:
@@ -99,11 +119,13 @@ def _read_set(path: Path, config_key: str, task: Task) -> tuple[tuple[Prompt, ..
             task.verify(prompt, "")
         except DataError as error:
             raise DataError(f"{config_key}: {error}; mend {path}, or change {config_key} or data.task") from error
-    return prompts, num_duplicates
 
 
-def _check_disjoint(pool: Sequence[Prompt], other: Sequence[Prompt], config_key: str) -> None:
-    """By text: another spelling of the answer would not make a prompt that was trained on a fresh one."""
+def check_disjoint(pool: Sequence[Prompt], other: Sequence[Prompt], config_key: str) -> None:
+    """Raise DataError where ``other`` shares prompts with the pool.
+
+    By text: another spelling of the answer would not make a prompt that was trained on a fresh one.
+    """
     texts = {prompt.text for prompt in pool}
     shared = [prompt.text for prompt in other if prompt.text in texts]
     if shared:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.config import DataConfig
 
-__all__ = ["DataSets", "GeneratedTask", "Task", "Verdict"]
+__all__ = ["DataSets", "GeneratedTask", "StatesAnswers", "Task", "Verdict"]
 
 # (reward, status): the reward trains the policy (shaping may change it), the status feeds the predictor.
 Verdict = tuple[float, RolloutStatus]
@@ -19,7 +20,8 @@ class DataSets:
     """The prompts of a run.
 
     ``pool`` is what a selector chooses from; ``evaluation`` and ``heldout_probe`` share no prompt with it;
-    ``pool_probe`` is a random subset of the pool. ``num_duplicates`` rows were dropped from the files.
+    ``pool_probe`` is a random subset of the pool. ``num_duplicates`` rows were dropped from the files. ``suites`` are
+    the evaluation sets by name beside ``evaluation``.
     """
 
     pool: tuple[Prompt, ...]
@@ -27,6 +29,7 @@ class DataSets:
     heldout_probe: tuple[Prompt, ...] = ()
     pool_probe: tuple[Prompt, ...] = ()
     num_duplicates: int = 0
+    suites: Mapping[str, tuple[Prompt, ...]] = field(default_factory=dict)
 
 
 class Task(Protocol):
@@ -44,6 +47,16 @@ class Task(Protocol):
 
         Raises DataError where the prompt's own ``answer`` is not in the task's notation.
         """
+        ...
+
+
+@runtime_checkable
+class StatesAnswers(Task, Protocol):
+    """A task that can say which answer a response states, so that responses can vote (maj@k)."""
+
+    def stated_answer(self, prompt: Prompt, response: str) -> str | None:
+        """One spelling for equal answers; "" where the response states none, None where the task cannot say for this
+        prompt. It never looks at ``prompt.answer``."""
         ...
 
 

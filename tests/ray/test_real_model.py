@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gps_ray.base.errors import ModelError
-from gps_ray.base.types import Prompt
+from gps_ray.base.types import Prompt, Sampling
 from gps_ray.model import load_model, load_tokenizer
 from gps_ray.model.gguf import folder_from_gguf
 from gps_ray.rollout.engine import EngineRequest
@@ -35,8 +35,7 @@ def test_smollm2_is_fetched_and_answers(tmp_path: Path) -> None:
         step=1,
         prompts=(capital,),
         num_rollouts=np.array([8], np.int32),
-        temperature=0.3,
-        max_response_tokens=24,
+        sampling=Sampling(temperature=0.3, max_response_tokens=24),
     )
     (group,) = TorchEngine(folder, num_threads=1).generate(request)
     assert sum("Paris" in response.text for response in group.responses) >= 6

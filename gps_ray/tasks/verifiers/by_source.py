@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.types import Prompt
-from gps_ray.tasks.interface import Task, Verdict
+from gps_ray.tasks.interface import StatesAnswers, Task, Verdict
 from gps_ray.tasks.registry import load_task
 
 __all__ = ["KNOWN_SOURCES", "BySource"]
@@ -45,6 +45,13 @@ class BySource:
         self._tasks: dict[str, Task] = {name: load_task(name, {}) for name in sources.values()}
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
+        return self._task(prompt).verify(prompt, response)
+
+    def stated_answer(self, prompt: Prompt, response: str) -> str | None:
+        task = self._task(prompt)
+        return task.stated_answer(prompt, response) if isinstance(task, StatesAnswers) else None
+
+    def _task(self, prompt: Prompt) -> Task:
         name = self._names.get(prompt.task)
         if name is None:
             raise DataError(
@@ -53,4 +60,4 @@ class BySource:
             )
         if name not in self._tasks:
             self._tasks[name] = load_task(name, {})
-        return self._tasks[name].verify(prompt, response)
+        return self._tasks[name]

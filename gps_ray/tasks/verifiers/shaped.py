@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gps_ray.base.types import Prompt, RolloutStatus
-from gps_ray.tasks.interface import Task, Verdict
+from gps_ray.tasks.interface import StatesAnswers, Task, Verdict
 from gps_ray.tasks.verifiers.extract import answer_in_tags, last_boxed
 
 __all__ = ["SHAPING_OPTIONS", "Shaped"]
@@ -41,6 +41,9 @@ class Shaped:
         self._task = task
         self._format, self._format_reward = format, format_reward
         self._penalty, self._from, self._to = length_penalty, length_from, length_to
+
+    def stated_answer(self, prompt: Prompt, response: str) -> str | None:
+        return self._task.stated_answer(prompt, response) if isinstance(self._task, StatesAnswers) else None
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
         reward, status = self._task.verify(prompt, response)

@@ -39,8 +39,15 @@ class Gsm8k:
         expected = _number(_after_hashes(prompt.answer))
         if expected is None:
             raise DataError(f"expected a gsm8k answer that holds a number, got {prompt.answer[:100]!r}")
-        answer = _after_hashes(response) if "####" in response else last_boxed(response) or response
-        return verdict(_number(answer) == expected)
+        return verdict(_stated_number(response) == expected)
+
+    def stated_answer(self, prompt: Prompt, response: str) -> str:
+        number = _stated_number(response)
+        return "" if number is None else f"{number.normalize():f}"
+
+
+def _stated_number(response: str) -> Decimal | None:
+    return _number(_after_hashes(response) if "####" in response else last_boxed(response) or response)
 
 
 def _after_hashes(text: str) -> str:
@@ -70,6 +77,9 @@ class MultipleChoice:
         if expected is None:
             raise DataError(f"expected a multiple_choice answer from A to E, got {prompt.answer[:100]!r}")
         return verdict(_choice(response) == expected[1].upper())
+
+    def stated_answer(self, prompt: Prompt, response: str) -> str:
+        return _choice(response) or ""
 
 
 def _without_text(answer: str) -> str:
@@ -102,10 +112,13 @@ class Exact:
         expected = _plain(prompt.answer)
         if not expected:
             raise DataError("expected an answer with text, got none")
+        return verdict(self.stated_answer(prompt, response) == expected)
+
+    def stated_answer(self, prompt: Prompt, response: str) -> str:
         stated = answer_in_tags(response)
         if stated is None:
             stated = last_boxed(response)
-        return verdict(_plain(response if stated is None else stated) == expected)
+        return _plain(response if stated is None else stated)
 
 
 def _plain(text: str) -> str:
