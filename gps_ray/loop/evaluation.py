@@ -6,7 +6,7 @@ carries the noise of its own rollouts, so the interval covers both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,6 @@ __all__ = [
     "reported_ks",
     "success_estimate",
     "suite_metrics",
-    "table_rows",
     "vote_estimate",
 ]
 
@@ -210,17 +209,6 @@ def probe_metrics(
         quality = predictor_quality(posterior.mean[part], right[part], tried[part], group_size)
         metrics |= {f"predictor/{probe}_{k}{suffix}": float(v) for k, v in quality.items() if np.isfinite(v)}
     return metrics
-
-
-def table_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    """``evaluation_metrics`` for people: (name, value, interval)."""
-    rows = []
-    for name, value in metrics.items():
-        if name.endswith(("/low", "/high")):
-            continue
-        interval = f"{metrics[f'{name}/low']:.3f} .. {metrics[f'{name}/high']:.3f}" if f"{name}/low" in metrics else ""
-        rows.append((name, f"{value:.3f}" if "@" in name else f"{value:g}", interval))
-    return rows
 
 
 def _check_counts(right: FloatArray, tried: FloatArray) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from gps_ray.base.types import Prompt
+from gps_ray.config import EmbeddedModelConfig
+from gps_ray.model.embedded import make_embedded_model
 from gps_ray.tasks.dataset import write_prompts
-from tests.processes import SMALL_RUN, Head, end, run_job, start_job, wait_for
+from tests.processes import Head, end, run_job, start_job, wait_for
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 MATHS = ("math", "aime", "amc", "minerva", "olympiad_bench")
@@ -27,6 +29,12 @@ def _sums(path: Path, num: int) -> None:
             for i in range(num)
         ],
     )
+
+
+def _model(directory: Path) -> str:
+    """Random weights: what it says matters to nobody here, that it says the same twice does."""
+    make_embedded_model(EmbeddedModelConfig(), ("+", "=", "7", *map(str, range(8, 40))), directory)
+    return f"model.path={directory}"
 
 
 def _figures(out: Path) -> dict[str, Any]:
@@ -44,7 +52,7 @@ def _num_chunks(out: Path) -> int:
 def test_killed_and_started_again_it_gives_the_same_figures(head: Head, tmp_path: Path) -> None:
     _sums(tmp_path / "sums.parquet", 24)
     arguments = (
-        *SMALL_RUN,
+        _model(tmp_path / "model"),
         f"evaluation.suites.sums.file={tmp_path / 'sums.parquet'}",
         "evaluation.suites.sums.task=exact",
         "evaluation.suites.sums.rollouts_per_prompt=64",
@@ -53,7 +61,7 @@ def test_killed_and_started_again_it_gives_the_same_figures(head: Head, tmp_path
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = start_job("evaluate", *arguments, "--out", str(killed), log=tmp_path / "log", head=head)
     try:
-        wait_for("a chunk in the cache", lambda: _num_chunks(killed) or process.poll() is not None)
+        wait_for("a chunk in the cache", lambda: _num_chunks(killed) or process.poll() is not None, 500)
     finally:
         end(process, signal.SIGKILL)
     num_kept = _num_chunks(killed)
@@ -62,10 +70,10 @@ def test_killed_and_started_again_it_gives_the_same_figures(head: Head, tmp_path
     with (killed / "responses.jsonl").open("a") as file:
         file.write('{"key": "cut o')  # as a kill in the midst of a line leaves it
 
-    resumed = run_job("evaluate", *arguments, "--out", str(killed), head=head)
+    resumed = run_job("evaluate", *arguments, "--out", str(killed), head=head, timeout_s=600)
     assert resumed.returncode == 0, resumed.stderr
     assert f"sums: 24 prompts, {24 - num_kept} of 24 chunks to make" in resumed.stdout
-    anew = run_job("evaluate", *arguments, "--out", str(whole), head=head)
+    anew = run_job("evaluate", *arguments, "--out", str(whole), head=head, timeout_s=600)
     assert anew.returncode == 0, anew.stderr
     assert _figures(killed) == _figures(whole)
     assert {"avg@64", "pass@64", "maj@64", "by_level"} <= _figures(whole)["sums"].keys()
@@ -73,7 +81,7 @@ def test_killed_and_started_again_it_gives_the_same_figures(head: Head, tmp_path
     assert "First responses" in page
     assert "0 + 7 =" in page
     # Everything is there: no engine is started for it again.
-    again = run_job("evaluate", *arguments, "--out", str(killed), head=head)
+    again = run_job("evaluate", *arguments, "--out", str(killed), head=head, timeout_s=600)
     assert "0 of 24 chunks to make" in again.stdout
     assert _figures(killed) == _figures(whole)
 
@@ -101,7 +109,6 @@ def test_a_model_against_itself_differs_by_nothing(head: Head, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.skipif(not DATA.is_dir(), reason="the usual maths sets are not part of the repository")
 def test_the_usual_maths_sets_run_through_it(head: Head, tmp_path: Path) -> None:
     """A tiny model of random weights and few tokens: the road, not the score."""
@@ -122,7 +129,7 @@ def test_the_usual_maths_sets_run_through_it(head: Head, tmp_path: Path) -> None
         )
     ]
     out = tmp_path / "out"
-    settings = (*SMALL_RUN, "rollout.prompts_per_chunk=3")
+    settings = (_model(tmp_path / "model"), "evaluation.rollouts_per_prompt=2", "rollout.prompts_per_chunk=3")
     done = run_job("evaluate", *settings, *suites, "--out", str(out), head=head, timeout_s=800)
     assert done.returncode == 0, done.stderr
     figures = _figures(out)
