@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from actors.placement import rank_group, worker_options
 from actors.rollout_worker import RolloutWorker, WorkerSpec
 from gps_ray.base.errors import DeadlineError, RolloutError
 from gps_ray.base.types import Chunk, GenerateRequest, Prompt, PublishedWeights
+from gps_ray.loop.suites import Suite
 from gps_ray.rollout.chunk import ChunkRequest, cut_chunks
 from gps_ray.rollout.dispatch import Dispatcher, WorkerState
 
@@ -33,11 +34,14 @@ class RayRolloutPool:
     replacement serves nothing before it has loaded the current weights.
     """
 
-    def __init__(self, run_name: str, spec: WorkerSpec, prompts: Mapping[str, Prompt]) -> None:
+    def __init__(
+        self, run_name: str, spec: WorkerSpec, prompts: Mapping[str, Prompt], suites: Sequence[Suite] = ()
+    ) -> None:
         self._run_name = run_name
         self._spec = spec
         self._config = spec.rollout
-        self._prompts = prompts
+        # By suite: one id in two sets may have different extra_info, which a verifier reads.
+        self._prompts = {"": prompts, **{s.key: {p.prompt_id: p for p in s.prompts} for s in suites}}
         self._published: PublishedWeights | None = None
         self._num_restarts = 0
         self._max_queue_depth = 0
@@ -134,7 +138,7 @@ class RayRolloutPool:
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         """Chunks as they finish. Every requested prompt comes exactly once, also where workers die on the way."""
-        chunks = cut_chunks(request, self._prompts, self._config.prompts_per_chunk)
+        chunks = cut_chunks(request, self._prompts[request.suite], self._config.prompts_per_chunk)
         self._dispatcher.submit(chunks)
         self._max_queue_depth = self._dispatcher.num_pending
         running: dict[asyncio.Task[Chunk], tuple[int, ChunkRequest]] = {}

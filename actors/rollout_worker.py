@@ -31,6 +31,8 @@ class WorkerSpec:
     run_seed: int
     task_options: Mapping[str, Any] = field(default_factory=dict)
     chat: ChatFormat = DEFAULT_CHAT
+    # Verifiers of the evaluation suites: (task, its options) by name.
+    suite_tasks: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
 
 
 class RolloutWorker:
@@ -41,7 +43,9 @@ class RolloutWorker:
 
         torch.set_num_threads(spec.rollout.num_threads)
         engine = build_engine(spec.rollout, spec.model_directory, spec.dtype, spec.chat)
-        self._runner = ChunkRunner(engine, load_task(spec.task, spec.task_options), spec.rollout, spec.run_seed)
+        own = {name: load_task(*named) for name, named in spec.suite_tasks.items()}
+        task = load_task(spec.task, spec.task_options)
+        self._runner = ChunkRunner(engine, task, spec.rollout, spec.run_seed, own)
 
     def ready(self) -> int:
         """The process id, once the engine is up."""

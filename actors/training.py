@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from actors.learner_actor import spawn_learner
@@ -24,6 +25,7 @@ from gps_ray.loop.guards import check_verifier
 from gps_ray.loop.plan import chat_format, check_data, pool_fingerprint, prompt_limit, resolve, with_folder
 from gps_ray.loop.ports import ProgressSink
 from gps_ray.loop.presets import presets
+from gps_ray.loop.suites import Suite, extra_suites, read_suites
 from gps_ray.loop.training import LoopParts, TrainingLoop
 from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
@@ -32,7 +34,16 @@ from gps_ray.run.lease import Lease
 from gps_ray.tasks.dataset import DataSets, load_data
 from gps_ray.tasks.registry import load_task
 
-__all__ = ["check_run_folder", "dated", "move_aside", "open_folder", "prepare", "run_training", "train"]
+__all__ = [
+    "check_run_folder",
+    "dated",
+    "move_aside",
+    "open_folder",
+    "prepare",
+    "run_training",
+    "train",
+    "try_suites",
+]
 
 
 def prepare(config: TrainConfig, *, trains: bool = True) -> tuple[TrainConfig, DataSets]:
@@ -44,6 +55,7 @@ def prepare(config: TrainConfig, *, trains: bool = True) -> tuple[TrainConfig, D
     config = resolve(config)
     check_can_be_written(config.run.directory)
     data = load_data(config.data, config.evaluation.num_probe_prompts, prompt_limit(config))
+    data = replace(data, suites=read_suites(config, data.pool))
     for note in data.notes:
         print(note, flush=True)
     if trains or data.pool:
@@ -52,7 +64,15 @@ def prepare(config: TrainConfig, *, trains: bool = True) -> tuple[TrainConfig, D
         task = load_task(config.data.task, config.data.task_options)
         for line in check_verifier(task, data.pool or data.evaluation, config.rollout):
             print(line, flush=True)
+    try_suites(config, extra_suites(config, data.suites))
     return config, data
+
+
+def try_suites(config: TrainConfig, suites: Sequence[Suite]) -> None:
+    """Try the verifiers of the suites; prints what is odd. Raises RolloutError where one does not work."""
+    for suite in suites if config.rollout.engine != "simulated" else ():
+        for line in check_verifier(load_task(suite.task, suite.task_options), suite.prompts, config.rollout):
+            print(f"suite {suite.name}: {line}", flush=True)
 
 
 def check_run_folder(config: TrainConfig, resume: bool) -> None:
@@ -189,6 +209,7 @@ async def _train_held(
     folder, store, found = open_folder(config, data, fingerprint, resume, lease.check)
     table = build_prompt_table(data.pool, data.heldout_probe, config.selection.features)
     prompts = {p.prompt_id: p for split in (data.pool, data.evaluation, data.heldout_probe) for p in split}
+    suites = extra_suites(config, data.suites)
     spec = WorkerSpec(
         rollout=config.rollout,
         model_directory=model_directory,
@@ -197,11 +218,12 @@ async def _train_held(
         task_options=config.data.task_options,
         run_seed=config.run.seed,
         chat=chat_format(config.data, config.run.date),
+        suite_tasks={suite.key: (suite.task, suite.task_options) for suite in suites},
     )
     selector = spawn_selector(
         f"{name}/selector", config.selection, table, config.rollout.group_size, config.run.seed, folder.outcomes
     )
-    pool = RayRolloutPool(name, spec, prompts)
+    pool = RayRolloutPool(name, spec, prompts, suites)
     learner = spawn_learner(f"{name}/learner", config, model_directory, folder.root / "ray_train")
     try:
         await gather_or_cancel(pool.start(), learner.start(resume_from=None if found is None else found[0] / "learner"))

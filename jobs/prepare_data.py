@@ -1,7 +1,8 @@
 """Turn a raw data set into prompts: ``python -m jobs.prepare_data --format gsm8k --in FILE [FILE ...] --out DIR``.
 
 Reads Parquet or JSON lines as they are published and writes ``train.parquet`` and ``evaluation.parquet`` in the columns
-of ``data.pool_file``. Train with ``data.task=by_source``, or the verifier that the format's name stands for.
+of ``data.pool_file``; with ``--evaluation-only`` all of it becomes ``evaluation.parquet``. Train with
+``data.task=by_source``, or the verifier that the format's name stands for.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--in", dest="files", type=Path, nargs="+", required=True, metavar="FILE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--evaluation-share", type=float, default=0.05, help="of the prompts, above 0 and below 1")
+    parser.add_argument("--evaluation-only", action="store_true", help="a test set: all prompts, in their order")
     args = parser.parse_args(argv)
     prompts, num_unanswered = read_raw(args.files, args.format)
-    train, evaluation = split_off(prompts, args.evaluation_share)
+    parts = {"evaluation": prompts}
+    if not args.evaluation_only:
+        parts["train"], parts["evaluation"] = split_off(prompts, args.evaluation_share)
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, part in (("train", train), ("evaluation", evaluation)):
+    for name, part in parts.items():
         path = args.out / f"{name}.parquet"
         write_prompts(path, part, split=name)
         print(f"{path}: {len(part):,} prompts")

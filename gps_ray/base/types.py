@@ -49,6 +49,7 @@ __all__ = [
     "SelectionRequest",
     "SlotKind",
     "State",
+    "StatedAnswer",
     "UpdateRequest",
     "UpdateResult",
 ]
@@ -60,6 +61,9 @@ BoolArray = NDArray[np.bool_]
 # What a component needs to go on after a kill: named numeric arrays only (saved as safetensors, never pickled).
 # Scalars are 0-d arrays; prompts are row numbers of the prompt table, whose fingerprint the manifest checks.
 State = dict[str, NDArray[Any]]
+
+# What a response says the answer is, and its RolloutStatus: what a majority vote needs.
+StatedAnswer = tuple[str | None, int]
 
 # Opaque to the loop: an object-store reference on Ray, the value itself in process.
 Handle = Any
@@ -243,7 +247,8 @@ class GenerateRequest:
     """Work for the rollout pool: prompt_ids [B], num_rollouts [B] int32.
 
     ``stream`` keeps draws apart ("rollout", "evaluation", "pool_probe", ...); ``num_samples_kept`` asks for that
-    many readable responses in the headers.
+    many readable responses in the headers. ``suite`` names the evaluation suite whose prompts and verifier are meant,
+    "" the run's own; ``with_answers`` asks for the answer that each response states.
     """
 
     step: int
@@ -254,6 +259,8 @@ class GenerateRequest:
     sampling: Sampling
     first_chunk: int = 0
     num_samples_kept: int = 0
+    suite: str = ""
+    with_answers: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,8 +281,9 @@ class ChunkHeader:
     prompt_ids [K]; num_right, num_wrong, num_failed [K] int32, num_truncated [K] int32 of them cut off at the limit of
     tokens; num_response_tokens [K] int32; ``failures`` are groups that could not be made at all (not among the K);
     ``failure_reason`` is the most frequent reason for a missing verdict, "" where none is missing; ``verifier_notes``
-    are the first (JSON values) of ``num_verifier_notes`` notes of the verifiers (``Task.take_notes``). Seconds are the
-    worker's own.
+    are the first (JSON values) of ``num_verifier_notes`` notes of the verifiers (``Task.take_notes``). ``answers`` [K],
+    where they were asked for: per response the answer that it states ("" for none, None where the verifier does not
+    say) and its ``RolloutStatus``. Seconds are the worker's own.
     """
 
     chunk_id: int
@@ -296,6 +304,7 @@ class ChunkHeader:
     failure_reason: str = ""
     num_verifier_notes: int = 0
     verifier_notes: tuple[Any, ...] = ()
+    answers: tuple[tuple[StatedAnswer, ...], ...] = ()
 
     @property
     def num_tried(self) -> IntArray:

@@ -8,7 +8,7 @@ from gps_ray.config.facts import Fact, KeyFacts, Resume, key_facts
 from gps_ray.config.learning import LearningConfig
 from gps_ray.config.policy import EmbeddedModelConfig, ModelConfig, WarmStartConfig
 from gps_ray.config.rollout import RolloutConfig, SimulatedConfig, VllmConfig
-from gps_ray.config.run import CheckpointConfig, ClusterConfig, EvaluationConfig, RunConfig, TrainConfig
+from gps_ray.config.run import CheckpointConfig, ClusterConfig, EvaluationConfig, RunConfig, SuiteConfig, TrainConfig
 from gps_ray.config.section import ConfigSection, load_config, parse_config, read_mapping
 from gps_ray.config.selection import (
     BetaCountsConfig,
@@ -49,6 +49,7 @@ __all__ = [
     "SelectionConfig",
     "SimulatedConfig",
     "SourceConfig",
+    "SuiteConfig",
     "TrainConfig",
     "VllmConfig",
     "WarmStartConfig",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -18,7 +18,7 @@ from gps_ray.config.rollout import RolloutConfig, StopStrings
 from gps_ray.config.section import ConfigSection
 from gps_ray.config.selection import SelectionConfig
 
-__all__ = ["CheckpointConfig", "ClusterConfig", "EvaluationConfig", "RunConfig", "TrainConfig"]
+__all__ = ["CheckpointConfig", "ClusterConfig", "EvaluationConfig", "RunConfig", "SuiteConfig", "TrainConfig"]
 
 
 class RunConfig(ConfigSection):
@@ -70,6 +70,31 @@ class RunConfig(ConfigSection):
         return self.max_policy_lag + 2
 
 
+class SuiteConfig(ConfigSection):
+    """One more evaluation set; what is null is as in ``evaluation``."""
+
+    file: Path = Field(description="Parquet evaluation set, columns as data.evaluation_file.")
+    task: str | None = Field(None, description="Verifier, as data.task, by_source among them; null: data.task.")
+    task_options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of task.")
+    max_prompts: int | None = Field(None, ge=1, description="Only the first so many prompts of the file.")
+    rollouts_per_prompt: int | None = Field(None, ge=1, description="As evaluation.rollouts_per_prompt.")
+    temperature: float | None = Field(None, ge=0, description="As evaluation.temperature.")
+    top_p: float | None = Field(None, gt=0, le=1, description="As rollout.top_p.")
+    top_k: int | None = Field(None, ge=0, description="As rollout.top_k.")
+    min_p: float | None = Field(None, ge=0, lt=1, description="As rollout.min_p.")
+    stop: StopStrings | None = Field(None, description="As rollout.stop.")
+    max_response_tokens: int | None = Field(None, ge=1, description="As rollout.max_response_tokens.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> SuiteConfig:
+        if self.task_options and self.task is None:
+            raise ValueError("task_options: goes with task, which is null; set task beside it")
+        return self
+
+
+SuiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+
+
 class EvaluationConfig(ConfigSection):
     """Evaluation of the policy and of the predictor; its rollouts enter neither history nor training."""
 
@@ -86,6 +111,10 @@ class EvaluationConfig(ConfigSection):
     stop: StopStrings | None = Field(None, description="As rollout.stop; null: the rollouts' own.")
     max_response_tokens: int | None = Field(
         None, ge=1, description="As rollout.max_response_tokens; null: the rollouts' own."
+    )
+    suites: Annotated[dict[SuiteName, SuiteConfig], Fact.SHARED] = Field(
+        default_factory=dict,
+        description="More evaluation sets by name, measured beside data.evaluation_file as val/<name>/...",
     )
     num_probe_prompts: Annotated[int, Fact.SHARED] = Field(
         256, ge=0, description="Size of the pool probe; 0 switches both probes off."
@@ -125,6 +154,12 @@ class ClusterConfig(ConfigSection):
     object_store_memory_bytes: int = Field(256 << 20, ge=80 << 20, description="Object store of a local cluster.")
 
 
+def _own_sampling(section: EvaluationConfig | SuiteConfig) -> dict[str, Any]:
+    keys = ("temperature", "max_response_tokens", "top_p", "top_k", "min_p", "stop")
+    own = {key: getattr(section, key) for key in keys}
+    return {key: value for key, value in own.items() if value is not None}
+
+
 class TrainConfig(ConfigSection):
     """One training run."""
 
@@ -156,15 +191,26 @@ class TrainConfig(ConfigSection):
     @property
     def evaluation_sampling(self) -> Sampling:
         """Of the evaluation set. A response that is cut off is judged by its text."""
-        keys = ("max_response_tokens", "top_p", "top_k", "min_p", "stop")
-        own = {key: getattr(self.evaluation, key) for key in keys}
-        changes = {key: value for key, value in own.items() if value is not None}
-        return replace(
-            self.rollout_sampling, temperature=self.evaluation.temperature, truncated_is_wrong=False, **changes
-        )
+        return replace(self.rollout_sampling, truncated_is_wrong=False, **_own_sampling(self.evaluation))
+
+    def suite_sampling(self, name: str) -> Sampling:
+        """Of the suite of that name in ``evaluation.suites``."""
+        return replace(self.evaluation_sampling, **_own_sampling(self.evaluation.suites[name]))
 
     @model_validator(mode="after")
     def _possible(self) -> TrainConfig:
+        if "evaluation" in self.evaluation.suites:
+            raise ValueError(
+                "evaluation.suites.evaluation: the set of the data section has that name; choose another name"
+            )
+        for name, suite in self.evaluation.suites.items():
+            num = suite.rollouts_per_prompt or self.evaluation.rollouts_per_prompt
+            if num > 1 and self.suite_sampling(name).is_greedy:
+                key = f"evaluation.suites.{name}"
+                raise ValueError(
+                    f"{key}.rollouts_per_prompt: a greedy response is the same every time ({key}.temperature=0), got "
+                    f"{num} of them; set {key}.rollouts_per_prompt=1"
+                )
         if self.evaluation.temperature == 0 and self.evaluation.rollouts_per_prompt > 1:
             raise ValueError(
                 "evaluation.rollouts_per_prompt: a greedy response is the same every time (evaluation.temperature=0), "

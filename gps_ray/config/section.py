@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -71,8 +71,12 @@ def _explain(error: ValidationError, section: type[BaseModel]) -> str:
             return f"{key}: this key is now {RENAMED_KEYS[key]}; write {RENAMED_KEYS[key]}"
         known: Any = section
         for part in first["loc"][:-1]:
-            # A number is the place in a list of sections.
-            known = get_args(known)[0] if isinstance(part, int) else known.model_fields[part].annotation
+            if isinstance(part, int):  # the place in a list of sections
+                known = get_args(known)[0]
+            elif get_origin(known) is dict:  # the name in a mapping of sections
+                known = get_args(known)[1]
+            else:
+                known = known.model_fields[part].annotation
         return f"{key}: unknown key; known here: {', '.join(known.model_fields)}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":  # from a section's own check, which names the key inside the section

@@ -6,16 +6,17 @@ carries the noise of its own rollouts, so the interval covers both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.intervals import Estimate, mean_estimate
-from gps_ray.base.types import ChunkHeader, FloatArray, IntArray, PosteriorMoments
+from gps_ray.base.types import ChunkHeader, FloatArray, IntArray, PosteriorMoments, StatedAnswer
+from gps_ray.loop.suites import Suite
+from gps_ray.loop.voting import maj_at_k
 from gps_ray.predictor.calibration import predictor_quality
-from gps_ray.run.metrics import VAL_LEVEL
 
 __all__ = [
     "MIN_PROBE_PROMPTS",
@@ -26,8 +27,10 @@ __all__ = [
     "pass_at_k",
     "powers_of_two",
     "probe_metrics",
+    "reported_ks",
     "success_estimate",
-    "table_rows",
+    "suite_metrics",
+    "vote_estimate",
 ]
 
 MIN_PROBE_PROMPTS = 10
@@ -35,7 +38,11 @@ MIN_PROBE_PROMPTS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Verdicts per prompt, num_right, num_tried (with a verdict) and num_failed (without) [N] int32, and their cost."""
+    """Verdicts per prompt, num_right, num_tried (with a verdict) and num_failed (without) [N] int32, and their cost.
+
+    ``answers`` [N] is what the responses state, where that was asked and the verifier says it of all, else (). A group
+    that could not be made states nothing. ``worker_s`` are the rollout workers' wall seconds together.
+    """
 
     num_right: IntArray
     num_tried: IntArray
@@ -43,13 +50,19 @@ class Counts:
     num_rollouts: int
     num_tokens: int
     cpu_s: float
+    worker_s: float = 0.0
+    num_truncated: int = 0
+    answers: tuple[tuple[StatedAnswer, ...], ...] = ()
 
 
 def collect_counts(prompt_ids: Sequence[str], headers: Sequence[ChunkHeader]) -> Counts:
     """Counts in the order of ``prompt_ids`` [N] from the chunks that were asked for them; a failed group tried 0."""
     row = {prompt_id: i for i, prompt_id in enumerate(prompt_ids)}
     num_right, num_tried, num_failed = (np.zeros(len(row), np.int32) for _ in range(3))
+    answers: list[tuple[StatedAnswer, ...]] = [()] * len(row)
     for header in headers:
+        for prompt_id, stated in zip(header.prompt_ids, header.answers, strict=False):
+            answers[row[prompt_id]] = stated
         rows = [row[prompt_id] for prompt_id in header.prompt_ids]
         num_right[rows] = header.num_right
         num_tried[rows] = header.num_tried
@@ -61,7 +74,15 @@ def collect_counts(prompt_ids: Sequence[str], headers: Sequence[ChunkHeader]) ->
         num_rollouts=int(num_tried.sum() + num_failed.sum()),
         num_tokens=sum(int(h.num_response_tokens.sum()) for h in headers),
         cpu_s=sum(h.cpu_s for h in headers),
+        worker_s=sum(h.wall_s for h in headers),
+        num_truncated=sum(int(h.num_truncated.sum()) for h in headers),
+        answers=tuple(answers) if _all_say(answers) else (),
     )
+
+
+def _all_say(answers: Sequence[Sequence[StatedAnswer]]) -> bool:
+    """Did some response come back, and does the verifier say of every one what it states?"""
+    return any(answers) and all(answer is not None for row in answers for answer, _ in row)
 
 
 def pass_at_k(num_right: IntArray, num_tried: IntArray, k: int) -> FloatArray:
@@ -108,33 +129,66 @@ def powers_of_two(largest: int) -> list[int]:
 
 
 def evaluation_metrics(
-    num_right: IntArray, num_tried: IntArray, num_failed: IntArray, levels: Sequence[str]
+    num_right: IntArray, num_tried: IntArray, num_failed: IntArray, levels: Sequence[str], prefix: str = "val/"
 ) -> dict[str, float]:
-    """``val/...`` metrics from counts [N] and levels [N]: pass@k with its interval, pass@1 by level.
+    """Metrics from counts [N] and levels [N], names behind ``prefix``: pass@k with its interval, pass@1 by level.
 
     A response without a verdict counts as not solved, so that fewer verdicts never make a better score.
-    k = 1, 2, 4, ... goes up to the most verdicts that half of the prompts have. Nothing but ``val/num_prompts`` where
+    k = 1, 2, 4, ... goes up to the most verdicts that half of the prompts have. Nothing but the number of prompts where
     no prompt has any.
     """
     judged = np.asarray(num_tried) > 0
-    metrics: dict[str, float] = {"val/num_prompts": int(judged.sum()), "val/num_failed": int(np.sum(num_failed))}
+    metrics: dict[str, float] = {
+        f"{prefix}num_prompts": int(judged.sum()),
+        f"{prefix}num_failed": int(np.sum(num_failed)),
+    }
     tried = np.asarray(num_tried) + np.asarray(num_failed)
     if not judged.any():
         return metrics
-    judged = tried > 0
-    for k in powers_of_two(int(np.median(tried[judged]))):
-        estimate = success_estimate(num_right, tried, k)
-        metrics |= {
-            f"val/pass@{k}": estimate.value,
-            f"val/pass@{k}/low": estimate.low,
-            f"val/pass@{k}/high": estimate.high,
-        }
-    rates, of_level = avg_at_k(num_right, tried), np.asarray(levels, dtype=object)
-    for level in sorted(set(levels) - {""}):
-        at = judged & (of_level == level)
-        if at.any():
-            metrics[VAL_LEVEL + level] = float(rates[at].mean())
+    for k in reported_ks(tried):
+        metrics |= _with_ends(f"{prefix}pass@{k}", success_estimate(num_right, tried, k))
+    return metrics | _by_label(f"{prefix}pass@1/level/", avg_at_k(num_right, tried), levels)
+
+
+def suite_metrics(suite: Suite, counts: Counts) -> dict[str, float]:
+    """``evaluation_metrics`` of a suite, and what else is known of its responses: maj@k where the verifier says what
+    they state, pass@1 by source where there are several, the share cut off, tokens."""
+    levels, sources = ([getattr(p, what) for p in suite.prompts] for what in ("level", "task"))
+    metrics = evaluation_metrics(counts.num_right, counts.num_tried, counts.num_failed, levels, suite.prefix)
+    tried = counts.num_tried + counts.num_failed
+    if not counts.num_tried.any():
+        return metrics
+    for k in reported_ks(tried)[1:]:
+        estimate = vote_estimate(counts, k)
+        metrics |= {} if estimate is None else _with_ends(f"{suite.prefix}maj@{k}", estimate)
+    if len(set(sources)) > 1:
+        metrics |= _by_label(f"{suite.prefix}pass@1/source/", avg_at_k(counts.num_right, tried), sources)
+    metrics[f"{suite.prefix}truncated_ratio"] = counts.num_truncated / counts.num_rollouts
+    metrics[f"{suite.prefix}response_length"] = counts.num_tokens / counts.num_rollouts
     return metrics
+
+
+def reported_ks(tried: IntArray) -> list[int]:
+    """1, 2, 4, ... up to the responses that half of the prompts with any have; tried [N] with those without verdict."""
+    return powers_of_two(int(np.median(tried[tried > 0])))
+
+
+def vote_estimate(counts: Counts, k: int) -> Estimate | None:
+    """maj@k over the prompts with at least k responses; None where the verifier does not say what they state."""
+    values = maj_at_k(counts.answers, k)
+    known = values[np.isfinite(values)]
+    return mean_estimate(known, bounds=(0.0, 1.0)) if len(known) else None
+
+
+def _with_ends(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, f"{name}/low": estimate.low, f"{name}/high": estimate.high}
+
+
+def _by_label(name: str, rates: FloatArray, labels: Sequence[str]) -> dict[str, float]:
+    """Mean of the known rates [N] by label [N]; prompts without a label, and labels without a rate, have none."""
+    of_label = np.asarray(labels, dtype=object)
+    parts = {label: rates[np.isfinite(rates) & (of_label == label)] for label in sorted(set(labels) - {""})}
+    return {name + label: float(part.mean()) for label, part in parts.items() if len(part)}
 
 
 def probe_metrics(
@@ -155,17 +209,6 @@ def probe_metrics(
         quality = predictor_quality(posterior.mean[part], right[part], tried[part], group_size)
         metrics |= {f"predictor/{probe}_{k}{suffix}": float(v) for k, v in quality.items() if np.isfinite(v)}
     return metrics
-
-
-def table_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    """``evaluation_metrics`` for people: (name, value, interval)."""
-    rows = []
-    for name, value in metrics.items():
-        if name.endswith(("/low", "/high")):
-            continue
-        interval = f"{metrics[f'{name}/low']:.3f} .. {metrics[f'{name}/high']:.3f}" if f"{name}/low" in metrics else ""
-        rows.append((name, f"{value:.3f}" if "pass@" in name else f"{value:g}", interval))
-    return rows
 
 
 def _check_counts(right: FloatArray, tried: FloatArray) -> None:

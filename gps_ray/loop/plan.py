@@ -14,6 +14,7 @@ from gps_ray.config import DataConfig, TrainConfig
 from gps_ray.learning.algorithms import check_algorithm
 from gps_ray.loop.presets import with_presets
 from gps_ray.loop.resources import resource_needs
+from gps_ray.loop.suites import extra_suites
 from gps_ray.selection.registry import resolve_selection
 from gps_ray.tasks.chat import ChatFormat
 from gps_ray.tasks.dataset import DataSets, PromptLimit
@@ -132,7 +133,7 @@ def check_data(config: TrainConfig, data: DataSets) -> None:
 def pool_fingerprint(data: DataSets) -> str:
     """A hash of the ids of all prompts, by split and in order: what a checkpoint's row numbers refer to."""
     digest = hashlib.sha256()
-    for split in (data.pool, data.evaluation, data.pool_probe, data.heldout_probe):
+    for split in (data.pool, data.evaluation, data.pool_probe, data.heldout_probe, *data.suites.values()):
         digest.update(b"\n".join(prompt.prompt_id.encode() for prompt in split) + b"\0")
     return digest.hexdigest()[:16]
 
@@ -150,6 +151,11 @@ def describe(config: TrainConfig, data: DataSets) -> str:
         f"pool: {len(data.pool)} prompts; evaluation: {len(data.evaluation)}; probes: {len(data.pool_probe)} of the "
         f"pool, {len(data.heldout_probe)} held out; duplicates dropped: {data.num_duplicates}; too long and dropped: "
         f"{data.num_overlong}",
+        *(
+            f"suite {suite.name}: {len(suite.prompts)} prompts x {suite.rollouts_per_prompt} rollouts, verifier "
+            f"{suite.task}"
+            for suite in extra_suites(config, data.suites)
+        ),
         f"a step: {selection.num_prompts} prompts x {rollout.group_size} rollouts = {num_rollouts} rollouts, at most "
         f"{num_rollouts * rollout.max_response_tokens} tokens, in {num_chunks} chunks of {rollout.prompts_per_chunk} "
         f"prompts for {rollout.num_workers} workers",

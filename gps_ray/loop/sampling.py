@@ -35,8 +35,11 @@ class Sampler:
         num_rollouts: int,
         sampling: Sampling,
         policy_version: int,
+        suite: str = "",
+        with_answers: bool = False,
     ) -> Counts:
-        """``num_rollouts`` per prompt, drawn under the key ``stream`` and charged to ``phase``.
+        """``num_rollouts`` per prompt, drawn under the key ``stream`` and charged to ``phase``; ``suite`` and
+        ``with_answers`` as in the request.
 
         Raises RolloutError where too many of them have no verdict.
         """
@@ -47,6 +50,8 @@ class Sampler:
             num_rollouts=np.full(len(prompt_ids), num_rollouts, dtype=np.int32),
             policy_version=policy_version,
             sampling=sampling,
+            suite=suite,
+            with_answers=with_answers,
         )
         headers = [chunk.header for chunk in await sorted_chunks(self._pool, request)]
         self._ledger.charge_rollouts(phase, headers)

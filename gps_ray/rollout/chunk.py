@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,7 @@ from gps_ray.base.types import (
     RolloutSample,
     RolloutStatus,
     Sampling,
+    StatedAnswer,
 )
 from gps_ray.config import RolloutConfig
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, RolloutEngine
@@ -52,6 +54,8 @@ class ChunkRequest:
     policy_version: int
     sampling: Sampling
     num_samples_kept: int = 0
+    suite: str = ""
+    with_answers: bool = False
 
 
 def cut_chunks(
@@ -79,6 +83,8 @@ def cut_chunks(
                 policy_version=request.policy_version,
                 sampling=request.sampling,
                 num_samples_kept=num_samples,
+                suite=request.suite,
+                with_answers=request.with_answers,
             )
         )
     return chunks
@@ -107,12 +113,23 @@ class ChunkRunner:
     """Generates and scores chunks, and keeps the engine at the policy version it is told.
 
     Responses are judged by a pool of processes (``gps_ray.rollout.verifier_pool``); the simulated engine brings its own
-    task.
+    task. Evaluation suites with a verifier of their own have a pool of their own (``suite_tasks``), whose processes
+    start with its first response.
     """
 
-    def __init__(self, engine: RolloutEngine, task: Task, rollout: RolloutConfig, run_seed: int) -> None:
+    def __init__(
+        self,
+        engine: RolloutEngine,
+        task: Task,
+        rollout: RolloutConfig,
+        run_seed: int,
+        suite_tasks: Mapping[str, Task] = MappingProxyType({}),
+    ) -> None:
         self._engine = engine
-        self._verifiers = VerifierPool(SimulatedTask() if isinstance(engine, SimulatedEngine) else task, rollout)
+        is_simulated = isinstance(engine, SimulatedEngine)
+        self._verifiers = VerifierPool(SimulatedTask() if is_simulated else task, rollout)
+        own_tasks = {} if is_simulated else suite_tasks
+        self._suite_verifiers = {name: VerifierPool(own, rollout) for name, own in own_tasks.items()}
         self._config = rollout
         self._run_seed = run_seed
         self._policy_version = 0
@@ -146,6 +163,7 @@ class ChunkRunner:
                 f"chunk {chunk.chunk_id} of step {chunk.step} asks for policy version {chunk.policy_version}, "
                 f"this worker serves {self._policy_version}"
             )
+        verifiers = self._suite_verifiers.get(chunk.suite, self._verifiers)
         wall, cpu = time.perf_counter(), time.process_time()
         generated = self._engine.generate(
             EngineRequest(
@@ -157,16 +175,17 @@ class ChunkRunner:
                 sampling=chunk.sampling,
             )
         )
-        scored, failure_reason = score(
-            self._verifiers,
+        scored, failure_reason, answers = score(
+            verifiers,
             chunk.prompts,
             generated,
             chunk.policy_version,
             truncated_is_wrong=chunk.sampling.truncated_is_wrong,
+            with_answers=chunk.with_answers,
         )
         groups = [group for group in scored if isinstance(group, RolloutGroup)]
         outcomes, rollouts = outcomes_to_table([group.outcome for group in groups]), rollouts_to_table(groups)
-        cpu_s = time.process_time() - cpu + self._verifiers.take_cpu_s()
+        cpu_s = time.process_time() - cpu + verifiers.take_cpu_s()
         header = _header(
             chunk,
             groups,
@@ -174,6 +193,7 @@ class ChunkRunner:
             samples=_samples(chunk, generated, scored),
             failure_reason=failure_reason,
             notes=self._verifiers.take_notes(),
+            answers=answers,
             cpu_s=cpu_s,
             wall_s=time.perf_counter() - wall,
         )
@@ -181,7 +201,8 @@ class ChunkRunner:
 
     def close(self) -> None:
         """End the verifiers' processes, where there are any."""
-        self._verifiers.close()
+        for verifiers in (self._verifiers, *self._suite_verifiers.values()):
+            verifiers.close()
 
 
 def _header(
@@ -192,6 +213,7 @@ def _header(
     samples: tuple[RolloutSample, ...],
     failure_reason: str,
     notes: VerifierNotes,
+    answers: tuple[tuple[StatedAnswer, ...], ...],
     cpu_s: float,
     wall_s: float,
 ) -> ChunkHeader:
@@ -223,6 +245,7 @@ def _header(
         failure_reason=failure_reason,
         num_verifier_notes=notes.count,
         verifier_notes=tuple(notes.kept),
+        answers=answers,
     )
 
 

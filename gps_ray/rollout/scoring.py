@@ -5,10 +5,20 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
-from gps_ray.base.types import FinishReason, GroupFailure, GroupOutcome, Prompt, Rollout, RolloutGroup, RolloutStatus
+from gps_ray.base.types import (
+    FinishReason,
+    GroupFailure,
+    GroupOutcome,
+    Prompt,
+    Rollout,
+    RolloutGroup,
+    RolloutStatus,
+    StatedAnswer,
+)
 from gps_ray.rollout.engine import GeneratedGroup
 from gps_ray.rollout.verifier_pool import Judgement, VerifierPool
 
@@ -16,7 +26,7 @@ __all__ = ["score"]
 
 log = logging.getLogger(__name__)
 
-_TRUNCATED = Judgement(0.0, RolloutStatus.WRONG)
+_TRUNCATED = Judgement(0.0, RolloutStatus.WRONG, answer="")
 
 
 def score(
@@ -26,8 +36,10 @@ def score(
     policy_version: int,
     *,
     truncated_is_wrong: bool = False,
-) -> tuple[list[RolloutGroup | GroupFailure], str]:
-    """One value per prompt, in the order given, and the most frequent reason for a missing verdict ("" for none).
+    with_answers: bool = False,
+) -> tuple[list[RolloutGroup | GroupFailure], str, tuple[tuple[StatedAnswer, ...], ...]]:
+    """One value per prompt, in the order given; the most frequent reason for a missing verdict ("" for none); and
+    ``with_answers`` what the responses of each group state, else ().
 
     All responses are judged side by side. A verifier that raises, or whose verdict is not a finite reward and a
     status, has come to no verdict: that response is FAILED, never WRONG. With ``truncated_is_wrong`` a response that
@@ -39,20 +51,24 @@ def score(
     responses = [(prompt, response) for prompt, group in rows for response in group.responses]
     is_cut = [truncated_is_wrong and response.finish_reason is FinishReason.LENGTH for _, response in responses]
     judged = verifiers.judge(
-        [(prompt, response.text) for (prompt, response), cut in zip(responses, is_cut, strict=True) if not cut]
+        [(prompt, response.text) for (prompt, response), cut in zip(responses, is_cut, strict=True) if not cut],
+        with_answers,
     )
     reasons = Counter(j.reason or "FAILED" for j in judged if j.status == RolloutStatus.FAILED)
     for reason, count in reasons.most_common(3):
         log.warning("no verdict on %d of %d responses: %s", count, len(judged), reason)
     asked = iter(judged)
-    following = iter([_TRUNCATED if cut else next(asked) for cut in is_cut])
+    judgements = [_TRUNCATED if cut else next(asked) for cut in is_cut]
+    following = iter(judgements)
     scored = [
         _scored(prompt, group, policy_version, following)
         if group.responses
         else GroupFailure(prompt_id=prompt.prompt_id, reason="the engine gave no response")
         for prompt, group in rows
     ]
-    return scored, reasons.most_common(1)[0][0] if reasons else ""
+    stated = iter([(judgement.answer, int(judgement.status)) for judgement in judgements])
+    answers = tuple(tuple(islice(stated, len(group.responses))) for _, group in rows if group.responses)
+    return scored, reasons.most_common(1)[0][0] if reasons else "", answers if with_answers else ()
 
 
 def _scored(prompt: Prompt, group: GeneratedGroup, version: int, judgements: Iterator[Judgement]) -> RolloutGroup:

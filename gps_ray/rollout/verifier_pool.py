@@ -27,7 +27,7 @@ from gps_ray.base.environment import clean_environment
 from gps_ray.base.errors import GpsRayError, RolloutError
 from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.config import RolloutConfig
-from gps_ray.rollout.verifier_process import checked_verdict, reason_of
+from gps_ray.rollout.verifier_process import checked_verdict, reason_of, stated_answer
 from gps_ray.tasks.interface import Task
 
 __all__ = ["Judgement", "VerifierNotes", "VerifierPool", "bounds_its_own_work"]
@@ -61,15 +61,17 @@ def bounds_its_own_work(task: Task) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What became of one response; ``reason`` says why where there is no verdict."""
+    """What became of one response; ``reason`` says why where there is no verdict. ``answer`` is what it states, where
+    that was asked: "" for nothing, None where the task does not say (``tasks.interface.StatesAnswers``)."""
 
     reward: float
     status: RolloutStatus
     reason: str = ""
+    answer: str | None = None
 
     @classmethod
     def failed(cls, reason: str) -> Judgement:
-        return cls(0.0, RolloutStatus.FAILED, reason)
+        return cls(0.0, RolloutStatus.FAILED, reason, "")
 
 
 @dataclass(slots=True)
@@ -100,14 +102,14 @@ class VerifierPool:
         self._cpu_s = 0.0
         self._notes = VerifierNotes()
 
-    def judge(self, items: Sequence[tuple[Prompt, str]]) -> list[Judgement]:
-        """One judgement per (prompt, response), in their order.
+    def judge(self, items: Sequence[tuple[Prompt, str]], with_answers: bool = False) -> list[Judgement]:
+        """One judgement per (prompt, response), in their order; ``with_answers`` with what each response states.
 
         Raises RolloutError where a process cannot be started at all; DataError where a task that runs here cannot read
         the prompt's own answer.
         """
         if self._is_local:
-            return [self._judge_here(*item) for item in items]
+            return [self._judge_here(*item, with_answers) for item in items]
         size = min(getattr(self._task, "batch_size", 1), -(-len(items) // self._size) or 1)
         waiting = deque(range(begin, min(begin + size, len(items))) for begin in range(0, len(items), size))
         judged: list[Judgement | None] = [None] * len(items)
@@ -123,7 +125,7 @@ class VerifierPool:
                 waiting.clear()
             while waiting and len(busy) < self._size:
                 process, rows = self._idle(busy), waiting.popleft()
-                process.ask([items[row] for row in rows], self._config.verify_deadline_s)
+                process.ask([items[row] for row in rows], with_answers, self._config.verify_deadline_s)
                 busy[process.connection] = process, rows
             first = min((process.deadline for process, _ in busy.values()), default=0.0)
             ready = set(wait(list(busy), timeout=max(first - time.monotonic(), 0.0)))
@@ -161,9 +163,10 @@ class VerifierPool:
             self._keeper.communicate()
             self._keeper = None
 
-    def _judge_here(self, prompt: Prompt, response: str) -> Judgement:
+    def _judge_here(self, prompt: Prompt, response: str, with_answers: bool) -> Judgement:
         try:
-            return Judgement(*checked_verdict(self._task.verify(prompt, response)))
+            reward, status = checked_verdict(self._task.verify(prompt, response))
+            return Judgement(reward, status, "", stated_answer(self._task, prompt, response) if with_answers else None)
         except GpsRayError:
             raise
         except Exception as error:
@@ -194,7 +197,10 @@ class VerifierPool:
                 self._notes.add(message["notes"])
                 if message["is_spent"]:
                     self._drop(process)
-                return [Judgement(reward, RolloutStatus(status), why) for reward, status, why in message["answers"]], ""
+                return [
+                    Judgement(reward, RolloutStatus(status), why, answer)
+                    for reward, status, why, answer in message["answers"]
+                ], ""
             loss = f"the verifier ended its process ({process.exit_text()})"
         else:
             loss = f"no verdict within rollout.verify_deadline_s={self._config.verify_deadline_s:g} s"
@@ -258,11 +264,11 @@ class _Process:
                 "imported and pickled where the rollout workers run, or raise rollout.start_deadline_s"
             )
 
-    def ask(self, items: Sequence[tuple[Prompt, str]], deadline_s: float) -> None:
+    def ask(self, items: Sequence[tuple[Prompt, str]], with_answers: bool, deadline_s: float) -> None:
         self.deadline = time.monotonic() + deadline_s + self._grace_s
         # A process that ended meanwhile is found when its answer is read.
         with contextlib.suppress(OSError):
-            self.connection.send((items, deadline_s))
+            self.connection.send((items, with_answers, deadline_s))
 
     def is_alive(self) -> bool:
         # An idle process has nothing to say: a readable connection is one that ended.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import hashlib
 import inspect
 import json
 import math
@@ -19,16 +20,18 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from gps_ray.base.types import Prompt, RolloutStatus
 
-__all__ = ["MAX_REASON_LENGTH", "MAX_REWARD", "checked_verdict", "reason_of"]
+__all__ = ["MAX_REASON_LENGTH", "MAX_REWARD", "checked_verdict", "reason_of", "stated_answer"]
 
 MAX_REASON_LENGTH = 300
+MAX_ANSWER_LENGTH = 200
 # Advantages square rewards in float32.
 MAX_REWARD = 1e9
 # A verifier may keep helpers, but one that leaves a process behind at every response must not fill the machine.
@@ -51,19 +54,37 @@ def checked_verdict(verdict: Any) -> tuple[float, RolloutStatus]:
     return reward, status
 
 
-def _answers(
-    task: Any, items: Sequence[tuple[Prompt, str]], deadline_s: float, runner: asyncio.Runner
-) -> list[tuple[float, int, str]]:
-    """(reward, status, reason) for each item; a batch that fails as a whole is tried again one by one.
+def stated_answer(task: Any, prompt: Prompt, response: str) -> str | None:
+    """What the response says the answer is: "" for nothing, None where the task does not say. A longer one than a vote
+    needs is shortened to a hash. Raises TypeError for anything but text."""
+    extract = getattr(task, "stated_answer", None)
+    if extract is None:
+        return None
+    answer = extract(prompt, response)
+    if answer is not None and not isinstance(answer, str):
+        raise TypeError(f"expected stated_answer to give text or None, got {answer!r:.80}")
+    if answer is not None and len(answer) > MAX_ANSWER_LENGTH:
+        return hashlib.sha256(answer.encode(errors="surrogatepass")).hexdigest()
+    return answer
 
-    What a verifier gives to be awaited is awaited side by side, each for at most ``deadline_s``.
+
+def _answers(
+    task: Any, items: Sequence[tuple[Prompt, str]], with_answers: bool, deadline_s: float, runner: asyncio.Runner
+) -> list[tuple[float, int, str, str | None]]:
+    """(reward, status, reason, stated answer) for each item; a batch that fails as a whole is tried again one by one.
+
+    What a verifier gives to be awaited is awaited side by side, each for at most ``deadline_s``. A task whose
+    ``stated_answer`` raises has come to no verdict either.
     """
     made = _together(task, items, deadline_s, runner)
     if made is None:
         made = [_tried(task.verify, item) for item in items]
     if any(inspect.isawaitable(verdict) for verdict in made):
         made = runner.run(_awaited(made, deadline_s))
-    return [_answer(verdict) for verdict in made]
+    return [
+        _answer(verdict, partial(stated_answer, task, *item) if with_answers else lambda: None)
+        for verdict, item in zip(made, items, strict=True)
+    ]
 
 
 def _together(
@@ -112,14 +133,14 @@ async def _guarded(verdict: Any) -> Any:
         return error
 
 
-def _answer(verdict: Any) -> tuple[float, int, str]:
+def _answer(verdict: Any, stated: Callable[[], str | None]) -> tuple[float, int, str, str | None]:
     try:
         if isinstance(verdict, BaseException):
             raise verdict
         reward, status = checked_verdict(verdict)
-        return reward, int(status), "" if status != RolloutStatus.FAILED else "the verifier said FAILED"
+        return reward, int(status), "" if status != RolloutStatus.FAILED else "the verifier said FAILED", stated()
     except BaseException as error:
-        return 0.0, int(RolloutStatus.FAILED), reason_of(error)
+        return 0.0, int(RolloutStatus.FAILED), reason_of(error), ""
 
 
 def _serve(connection: Connection, memory_bytes: int) -> None:
@@ -137,11 +158,11 @@ def _serve(connection: Connection, memory_bytes: int) -> None:
     with asyncio.Runner() as runner:
         while True:
             try:
-                items, deadline_s = connection.recv()
+                items, with_answers, deadline_s = connection.recv()
             except EOFError:
                 return
             begin = _cpu_s()
-            answers = _answers(task, items, deadline_s, runner)
+            answers = _answers(task, items, with_answers, deadline_s, runner)
             message = {
                 "answers": answers,
                 "cpu_s": _cpu_s() - begin,

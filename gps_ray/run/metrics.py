@@ -122,8 +122,17 @@ VAL_PASS_1_HIGH = _metric("val/pass@1/high", "share", "upper end of its 95 % int
 VAL_LEVEL = "val/pass@1/level/"
 _metric("val/pass@*", "share", "pass@k (unbiased) for k = 1, 2, 4, ... with /low and /high")
 _metric(VAL_LEVEL + "*", "share", "pass@1 by level of the data set")
+_metric("val/pass@1/source/*", "share", "pass@1 by data source, where a set has several")
+_metric(
+    "val/maj@*",
+    "share",
+    "k responses vote by the answer they state: expected share of right votes, over all subsets of k, with /low, /high",
+)
+_metric("val/truncated_ratio", "share", "evaluation responses that were cut off at the limit of tokens")
+_metric("val/response_length", "tokens", "mean length of the evaluation's responses")
 _metric("val/num_failed", "rollouts", "evaluation rollouts without a verdict; they count as not solved")
 _metric("val/num_prompts", "prompts", "evaluation prompts with at least one verdict")
+_metric("val/<suite>/*", "", "the same figures of a set of evaluation.suites, behind its name")
 
 # Families whose members their owners define.
 PROBES = ("pool_probe", "heldout_probe")

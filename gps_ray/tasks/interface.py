@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.config import DataConfig
 
-__all__ = ["DataSets", "GeneratedTask", "PromptGenerator", "Task", "Verdict"]
+__all__ = ["DataSets", "GeneratedTask", "PromptGenerator", "StatesAnswers", "Task", "Verdict"]
 
 # (reward, status): the reward trains the policy (shaping may change it), the status feeds the predictor.
 Verdict = tuple[float, RolloutStatus]
@@ -20,7 +21,8 @@ class DataSets:
 
     ``pool`` is what a selector chooses from; ``evaluation`` and ``heldout_probe`` share no prompt with it;
     ``pool_probe`` is a random subset of the pool. ``num_duplicates`` rows were dropped from the sources, and
-    ``num_overlong`` prompts. ``notes``: what was dropped or looks wrong, a line each.
+    ``num_overlong`` prompts. ``notes``: what was dropped or looks wrong, a line each. ``suites`` are the evaluation
+    sets by name beside ``evaluation``.
     """
 
     pool: tuple[Prompt, ...]
@@ -30,6 +32,7 @@ class DataSets:
     num_duplicates: int = 0
     num_overlong: int = 0
     notes: tuple[str, ...] = ()
+    suites: Mapping[str, tuple[Prompt, ...]] = field(default_factory=dict)
 
 
 class Task(Protocol):
@@ -53,6 +56,16 @@ class Task(Protocol):
 
         Raises DataError where the prompt's own ``answer`` is not in the task's notation.
         """
+        ...
+
+
+@runtime_checkable
+class StatesAnswers(Task, Protocol):
+    """A task that can say which answer a response states, so that responses can vote (maj@k)."""
+
+    def stated_answer(self, prompt: Prompt, response: str) -> str | None:
+        """One spelling for equal answers; "" where the response states none, None where the task cannot say for this
+        prompt. It never looks at ``prompt.answer``."""
         ...
 
 

@@ -102,7 +102,8 @@ class _Pool:
             build_engine(config, None, run.config.model.dtype), SimulatedTask(), config, run.config.run.seed
         )
         data = run.data
-        self._prompts = {p.prompt_id: p for part in (data.pool, data.evaluation, data.heldout_probe) for p in part}
+        own = {p.prompt_id: p for part in (data.pool, data.evaluation, data.heldout_probe) for p in part}
+        self._prompts = {"": own, **{name: {p.prompt_id: p for p in suite} for name, suite in data.suites.items()}}
         self.versions: list[int] = []
         # Every request, and the learner's version when it came.
         self.requests: list[tuple[GenerateRequest, int]] = []
@@ -110,7 +111,7 @@ class _Pool:
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         self._run.point("generate")
         self.requests.append((request, self._run.learner.version))
-        chunks = cut_chunks(request, self._prompts, self._run.config.rollout.prompts_per_chunk)
+        chunks = cut_chunks(request, self._prompts[request.suite], self._run.config.rollout.prompts_per_chunk)
         for i in generator(self._shuffle, "tests/finish", request.step).permutation(len(chunks)):
             await asyncio.sleep(0)
             header, outcomes, rollouts = self._runner.run(chunks[i])
@@ -200,9 +201,10 @@ class Run:
         kill_at: int | None = None,
         shuffle: int = 0,
         change: Callable[[Run], None] = lambda run: None,
+        data: DataSets | None = None,
     ) -> None:
         self.config = config
-        self.data = simulated_data()
+        self.data = simulated_data() if data is None else data
         self.folder = RunFolder(config.run.directory)
         self.selected = asyncio.Event()
         self.points: list[str] = []

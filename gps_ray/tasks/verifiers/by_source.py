@@ -8,7 +8,7 @@ from typing import Any
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.types import Prompt
-from gps_ray.tasks.interface import Task
+from gps_ray.tasks.interface import StatesAnswers, Task
 from gps_ray.tasks.prompt_check import check_prompt
 from gps_ray.tasks.registry import load_task
 
@@ -52,6 +52,10 @@ class BySource:
     def verify(self, prompt: Prompt, response: str) -> Any:
         """As the source's own verifier: an awaitable where that is an async function."""
         return self._task(prompt).verify(prompt, response)
+
+    def stated_answer(self, prompt: Prompt, response: str) -> str | None:
+        task = self._task(prompt)
+        return task.stated_answer(prompt, response) if isinstance(task, StatesAnswers) else None
 
     def check_prompt(self, prompt: Prompt) -> None:
         check_prompt(self._task(prompt), prompt)

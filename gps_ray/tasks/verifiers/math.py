@@ -12,7 +12,7 @@ from gps_ray.base.errors import DataError
 from gps_ray.base.types import Prompt
 from gps_ray.tasks.interface import Verdict
 from gps_ray.tasks.verifiers.extract import answer_in_tags, last_boxed
-from gps_ray.tasks.verifiers.normaliser import agrees
+from gps_ray.tasks.verifiers.normaliser import agrees, stated_answer
 from gps_ray.tasks.verifiers.text import verdict
 
 __all__ = ["Math"]
@@ -70,6 +70,9 @@ class Math:
             self.num_disagreements += 1
             self.disagreements.append((answer[:200], response[-200:], right))
         return verdict(right)
+
+    def stated_answer(self, prompt: Prompt, response: str) -> str:
+        return stated_answer(response)
 
 
 def _expected(prompt: Prompt) -> str:

@@ -7,10 +7,11 @@ from fractions import Fraction
 
 from gps_ray.tasks.verifiers.extract import answer_in_tags, last_boxed, last_number
 
-__all__ = ["agrees", "normalise"]
+__all__ = ["agrees", "normalise", "stated_answer"]
 
 # Longer than any answer of a data set; what is longer is no answer to this grader.
 _MAX_CHARACTERS = 400
+_LONGEST_BARE_ANSWER = 20
 _UNITS = re.compile(
     r"(?<=[\d)}])(?:\\?(?:cm|mm|km|kg|inches|inch|feet|foot|miles|mile|meters|meter|dollars|cents|degrees|degree|hours"
     r"|minutes|seconds|units|unit|square|cubic|mph)){1,3}(?:\^\{?[23]\}?)?$"
@@ -38,11 +39,7 @@ _RATIONAL = re.compile(r"[-+]?(\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(?:/(\d{1,30})
 def agrees(answer: str, response: str) -> bool:
     """Is the response's last ``\\boxed{}`` (else its ``<answer>``, else its last number) the answer, as text or as a
     rational number?"""
-    stated = last_boxed(response)
-    if stated is None:
-        stated = answer_in_tags(response)
-    if stated is None:
-        stated = response if len(response) <= len(answer) + 8 else last_number(response) or ""
+    stated = _stated(response, len(answer) + 8)
     ours, theirs = normalise(answer), normalise(stated)
     if not theirs:
         return False
@@ -50,6 +47,24 @@ def agrees(answer: str, response: str) -> bool:
         return True
     value = _rational(ours)
     return value is not None and value == _rational(theirs)
+
+
+def stated_answer(response: str) -> str:
+    """What the response states, in one spelling: a rational number as a fraction in lowest terms, else normalised text;
+    "" for nothing. Without a box or tag it is the last number, or a response that is short enough to be an answer."""
+    stated = normalise(_stated(response, _LONGEST_BARE_ANSWER))
+    value = _rational(stated)
+    return stated if value is None else str(value)
+
+
+def _stated(response: str, longest: int) -> str:
+    """The last box, else the last tag, else a response of at most ``longest`` characters, else its last number."""
+    stated = last_boxed(response)
+    if stated is None:
+        stated = answer_in_tags(response)
+    if stated is None:
+        stated = response if len(response) <= longest else last_number(response) or ""
+    return stated
 
 
 def normalise(text: str) -> str:

@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from gps_ray.base.types import Prompt, RolloutStatus
-from gps_ray.tasks.interface import Task, Verdict
+from gps_ray.tasks.interface import StatesAnswers, Task, Verdict
 from gps_ray.tasks.prompt_check import check_prompt
 from gps_ray.tasks.verifiers.extract import answer_in_tags, last_boxed
 
@@ -45,6 +45,9 @@ class Shaped:
         self.task = task
         self._format, self._format_reward = format, format_reward
         self._penalty, self._from, self._to = length_penalty, length_from, length_to
+
+    def stated_answer(self, prompt: Prompt, response: str) -> str | None:
+        return self.task.stated_answer(prompt, response) if isinstance(self.task, StatesAnswers) else None
 
     def verify(self, prompt: Prompt, response: str) -> Any:
         """The verdict, or an awaitable of it where the task gives one."""

@@ -49,6 +49,14 @@ class Gsm8k:
             raise DataError(f"expected a gsm8k answer that holds a number, got {prompt.answer[:100]!r}")
         return expected
 
+    def stated_answer(self, prompt: Prompt, response: str) -> str:
+        number = _stated_number(response)
+        return "" if number is None else f"{number.normalize():f}"
+
+
+def _stated_number(response: str) -> Decimal | None:
+    return _number(_after_hashes(response) if "####" in response else last_boxed(response) or response)
+
 
 def _after_hashes(text: str) -> str:
     # The statement ends with its line: what a model rambles on about afterwards is not its answer.
@@ -85,6 +93,9 @@ class MultipleChoice:
             raise DataError(f"expected a multiple_choice answer from A to E, got {prompt.answer[:100]!r}")
         return expected[1].upper()
 
+    def stated_answer(self, prompt: Prompt, response: str) -> str:
+        return _choice(response) or ""
+
 
 def _without_text(answer: str) -> str:
     return re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s{0,3}\{([^{}]{0,20})\}", r"\1", answer[:200])
@@ -116,11 +127,13 @@ class Exact:
         self._expected(prompt)
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
-        expected = self._expected(prompt)
+        return verdict(self.stated_answer(prompt, response) == self._expected(prompt))
+
+    def stated_answer(self, prompt: Prompt, response: str) -> str:
         stated = answer_in_tags(response)
         if stated is None:
             stated = last_boxed(response)
-        return verdict(_plain(response if stated is None else stated) == expected)
+        return _plain(response if stated is None else stated)
 
     def _expected(self, prompt: Prompt) -> str:
         expected = _plain(prompt.answer)

@@ -97,8 +97,16 @@ def test_a_truncated_response_is_judged_or_counts_as_wrong() -> None:
         (False, [0.5, 0.5, 0.0], [RolloutStatus.RIGHT, RolloutStatus.RIGHT, RolloutStatus.FAILED]),
         (True, [0.5, 0.0, 0.0], [RolloutStatus.RIGHT, RolloutStatus.WRONG, RolloutStatus.WRONG]),
     ):
-        pool, cut = VerifierPool(_Task(), RolloutConfig()), replace(group, responses=responses)
-        ((scored,), _) = score(pool, PROMPTS[:1], [cut], 5, truncated_is_wrong=truncated_is_wrong)
+        (scored,), _, answers = score(
+            VerifierPool(_Task(), RolloutConfig()),
+            PROMPTS[:1],
+            [replace(group, responses=responses)],
+            5,
+            truncated_is_wrong=truncated_is_wrong,
+            with_answers=truncated_is_wrong,
+        )
+        # The task does not say what a response states; one that is cut off and wrong states nothing.
+        assert answers == ((((None, 1), ("", 0), ("", 0)),) if truncated_is_wrong else ())
         assert isinstance(scored, RolloutGroup)
         assert scored.outcome.rewards.tolist() == rewards
         assert scored.outcome.status.tolist() == status
