@@ -36,6 +36,8 @@ _EVALUATING = frozenset(
         "simple_integration", "spiral_matrix", "string_insertion",
     )
 )  # fmt: skip
+# Its scorer takes any text at all for "True" (reasoning_gym 0.1.25): here the text must be the same.
+_COMPARED = frozenset(("game_of_life_halting",))
 
 
 class Family(BaseModel):
@@ -91,8 +93,9 @@ class ReasoningGym:
         return {**self.__dict__, "_scorers": {}}
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
-        """Judged by the scorer of ``prompt.extra_info`` (family, settings, entry). What a scorer raises passes through:
-        that is no verdict. Raises DataError for a prompt that this task has not made."""
+        """Judged by the scorer of ``prompt.extra_info`` (generator, settings, entry). A response at which the scorer
+        raises is wrong; where it raises at the entry's own answer too that passes through: it is no verdict. Raises
+        DataError for a prompt that this task has not made."""
         info = prompt.extra_info
         if not {"generator", "settings", "entry"} <= set(info):
             raise DataError(
@@ -102,10 +105,22 @@ class ReasoningGym:
         answer = ANSWER_FORMATS[self._options.answer_format](response)
         if answer is None or (info["generator"] in _EVALUATING and not is_harmless(answer)):
             return 0.0, RolloutStatus.WRONG
-        score = float(self._scorer(info["generator"], info["settings"]).score_answer(answer, info["entry"]))
+        score = self._score(info["generator"], info["settings"], info["entry"], answer)
         is_right = score >= self._options.success_threshold
         reward = score if self._options.partial_credit else float(is_right)
         return reward, RolloutStatus.RIGHT if is_right else RolloutStatus.WRONG
+
+    def _score(self, name: str, settings: Mapping[str, Any], entry: dict[str, Any], answer: str) -> float:
+        if name in _COMPARED:
+            return float(answer.strip().casefold() == str(entry["answer"]).casefold())
+        scorer = self._scorer(name, settings)
+        try:
+            return float(scorer.score_answer(answer, entry))
+        except MemoryError:
+            raise
+        except Exception:  # not in its notation, or the scorer is broken
+            scorer.score_answer(str(entry["answer"]), entry)
+            return 0.0
 
     def _scorer(self, name: str, settings: Mapping[str, Any]) -> Any:
         key = f"{name} {sorted(settings.items())!r}"

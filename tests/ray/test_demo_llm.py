@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 CONFIG = ("--config", str(ROOT / "configs" / "smollm2_mixture.yaml"))
 SMALL = (
     "data.task_options.num_pool_prompts=300",
-    "data.task_options.num_evaluation_prompts=96",
+    "data.task_options.num_evaluation_prompts=48",
     "data.task_options.num_heldout_probe_prompts=0",
     "cluster.local_dashboard=false",
 )

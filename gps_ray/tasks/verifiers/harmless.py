@@ -10,6 +10,8 @@ __all__ = ["is_harmless"]
 _MAX_CHARACTERS = 1000
 # Numbers, one-word names, operators and brackets: no quotes, no underscores, no attribute, no index, no lambda.
 _FORMULA = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+|[A-Za-z]+|\*\*|[-+*/^() \t])*")
+# A board or a word: it can name things, and call or reach into none.
+_BOARD = re.compile(r"[A-Za-z0-9_ \t\r\n]*")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _FUNCTIONS = frozenset(
     ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp", "log", "ln", "sqrt")
@@ -19,8 +21,8 @@ _EXPLOSIVE = re.compile(r"(?:\^|\*\*)[^^*]{0,40}(?:\^|\*\*)|(?:\^|\*\*)\s{0,3}[{
 
 
 def is_harmless(answer: str) -> bool:
-    """A Python literal (a list of numbers or texts), or a formula of numbers, names of one letter, operators and the
-    usual functions: evaluating it can do nothing but compute."""
+    """A Python literal (a list of numbers or texts), words and numbers with white space between, or a formula of
+    numbers, names of one letter, operators and the usual functions: evaluating it can do nothing but compute."""
     if len(answer) > _MAX_CHARACTERS:
         return False
     try:
@@ -28,6 +30,8 @@ def is_harmless(answer: str) -> bool:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass
     else:
+        return True
+    if _BOARD.fullmatch(answer):
         return True
     is_formula = _FORMULA.fullmatch(answer) is not None and _EXPLOSIVE.search(answer) is None
     return is_formula and {*_WORD.findall(answer)} <= _FUNCTIONS

@@ -153,6 +153,8 @@ def test_the_mixture_of_the_demo() -> None:
         ("(3 + 4) * 2 - 1/5", True),
         ("x**2/2 + sin(x) + C", True),
         ("3*x^2 - 4.5*y", True),
+        ("_ Q _ _\nQ _ _ _", True),
+        ("CEADB", True),
         ("__import__('os').system('id')", False),
         ("().__class__", False),
         ("exec(1)", False),
@@ -182,6 +184,23 @@ def test_code_is_not_evaluated(tmp_path: Path) -> None:
         if name in ("countdown", "polynomial_multiplication"):
             assert ReasoningGym().verify(prompt, entry["answer"])[1] == RolloutStatus.RIGHT
     assert not touched.exists()
+
+
+def test_a_response_that_the_scorer_cannot_read_is_wrong_and_a_broken_scorer_is_no_verdict() -> None:
+    import reasoning_gym
+
+    entry = reasoning_gym.create_dataset("prime_factorization", seed=0, size=1)[0]
+    assert ReasoningGym().verify(_prompt("prime_factorization", entry), "no idea") == (0.0, RolloutStatus.WRONG)
+    assert ReasoningGym().verify(_prompt("prime_factorization", entry), entry["answer"])[1] == RolloutStatus.RIGHT
+    unreadable = {"question": "?", "answer": "two × three", "metadata": {}}
+    with pytest.raises(ValueError, match="two"):
+        ReasoningGym().verify(_prompt("prime_factorization", unreadable), "2 × q")
+
+
+def test_a_scorer_that_takes_any_text_for_true_is_not_asked() -> None:
+    prompt = _prompt("game_of_life_halting", {"question": "?", "answer": "True", "metadata": {}})
+    assert ReasoningGym().verify(prompt, "true")[1] == RolloutStatus.RIGHT
+    assert ReasoningGym().verify(prompt, "False")[1] == RolloutStatus.WRONG
 
 
 def test_hostile_responses_in_the_pool() -> None:
