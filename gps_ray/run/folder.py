@@ -72,6 +72,7 @@ class RunFolder:
         self.samples = JsonLines(root / "rollouts.jsonl", fence)
         self.notes = root / "notes.jsonl"
         self.config = root / "config.yaml"
+        self.first_prompt = root / "first_prompt.json"
         self.checkpoints = root / "checkpoints"
         self.outcomes = root / "outcomes"
         self.probes = root / "probes"

@@ -139,6 +139,9 @@ def write_report(run_directory: Path, out: Path | None = None) -> Path:
         "cards": headlines(run),
         "sections": [*_policy_sections(run), *_component_sections(run)],
         "samples": _samples(run.samples),
+        "first_prompt": None
+        if run.first_prompt is None
+        else {"text": visible(run.first_prompt[0], 4000), "num_tokens": run.first_prompt[1]},
         "config": visible(run.config_text, 200_000),
     }
     return render("run.html", out if out is not None else run_directory / "report.html", values)
