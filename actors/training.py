@@ -6,7 +6,7 @@ import asyncio
 import datetime
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from actors.learner_actor import spawn_learner
@@ -18,11 +18,20 @@ from actors.signals import stopping_on_signals
 from actors.warm_start_trainer import ensure_model
 from gps_ray.base.concurrency import gather_or_cancel
 from gps_ray.base.errors import CheckpointError, ConfigError
+from gps_ray.base.json_files import write_json
 from gps_ray.config import TrainConfig
 from gps_ray.learning.schedule import check_same_end
 from gps_ray.loop.breaks import StopRequest
 from gps_ray.loop.guards import check_verifier
-from gps_ray.loop.plan import chat_format, check_data, pool_fingerprint, prompt_limit, resolve, with_folder
+from gps_ray.loop.plan import (
+    chat_format,
+    check_data,
+    first_prompt,
+    pool_fingerprint,
+    prompt_limit,
+    resolve,
+    with_folder,
+)
 from gps_ray.loop.ports import ProgressSink
 from gps_ray.loop.presets import presets
 from gps_ray.loop.suites import Suite, extra_suites, read_suites
@@ -44,6 +53,10 @@ __all__ = [
     "train",
     "try_suites",
 ]
+
+
+# From here on the work on the texts takes long enough to be announced.
+_LARGE_POOL = 10_000
 
 
 def prepare(config: TrainConfig, *, trains: bool = True) -> tuple[TrainConfig, DataSets]:
@@ -207,6 +220,15 @@ async def _train_held(
     fingerprint = pool_fingerprint(data)
     config = dated(config, resume)
     folder, store, found = open_folder(config, data, fingerprint, resume, lease.check)
+    shown = first_prompt(config, data, model_directory)
+    if shown is not None:
+        write_json(folder.first_prompt, asdict(shown))
+    if len(data.pool) >= _LARGE_POOL:
+        print(
+            f"text features of {len(data.pool)} prompts: made once, then kept in "
+            f"{config.selection.features.cache_directory}",
+            flush=True,
+        )
     table = build_prompt_table(data.pool, data.heldout_probe, config.selection.features)
     prompts = {p.prompt_id: p for split in (data.pool, data.evaluation, data.heldout_probe) for p in split}
     suites = extra_suites(config, data.suites)

@@ -16,6 +16,7 @@ BENCHMARKS = {
     "rollout": "actors.benchmarks.rollout",
     "scaling": "actors.benchmarks.scaling",
     "selection": "gps_ray.study.benchmarks.selection",
+    "start": "gps_ray.study.benchmarks.start",
     "step": "actors.benchmarks.step",
     "update": "gps_ray.study.benchmarks.update",
     "verifier": "gps_ray.study.benchmarks.verifier",

@@ -6,6 +6,7 @@ import datetime
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 
@@ -189,13 +190,15 @@ class RenderedPrompt:
     num_tokens: int
 
 
-def first_prompt(config: TrainConfig, data: DataSets) -> RenderedPrompt | None:
-    """The pool's first prompt, without a pool the evaluation set's; None where there is no model folder to ask."""
-    if config.model.path is None:
+def first_prompt(config: TrainConfig, data: DataSets, model_directory: Path | None = None) -> RenderedPrompt | None:
+    """The pool's first prompt, without a pool the evaluation set's, as the model in ``model_directory`` (null:
+    ``model.path``) reads it; None where there is no model folder to ask."""
+    directory = model_directory or config.model.path
+    if directory is None:
         return None
     from gps_ray.model.folder import load_tokenizer
 
-    tokenizer = load_tokenizer(config.model.path)
+    tokenizer = load_tokenizer(directory)
     chat = chat_format(config.data, config.run.date)
     messages = (data.pool or data.evaluation)[0].chat
     return RenderedPrompt(chat.render(tokenizer, messages), len(chat.encode(tokenizer, messages)))

@@ -29,7 +29,9 @@ from gps_ray.predictor.text_statistics import LENGTHS, text_statistics
 
 __all__ = ["FeatureMap", "TextFeatures", "build_text_features", "text_kernels"]
 
-_ROWS_AT_ONCE = 16_384
+# A part of the pool at a time, of 48 MiB per kernel and 1,000 landmarks. Pools up to this size are one part: where a
+# pool is cut shows in the last bits.
+_ROWS_AT_ONCE = 6144
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +145,15 @@ def _nystroem(
 
 
 def _weighed(kernels: list[tuple[float, _Kernel]], rows: IntArray) -> tuple[FloatArray, FloatArray]:
-    blocks = [(variance, *kernel(rows)) for variance, kernel in kernels]
-    against: FloatArray = np.sum([variance * block for variance, block, _ in blocks], axis=0)
-    diagonal: FloatArray = np.sum([variance * diagonal for variance, _, diagonal in blocks], axis=0)
+    """The sum is taken kernel by kernel, in place: all kernels at once, and a stack of them, are what a large pool's
+    memory went to."""
+    (variance, first), *others = kernels
+    against, diagonal = first(rows)
+    against *= variance
+    diagonal *= variance
+    for variance, kernel in others:
+        block, own = kernel(rows)
+        block *= variance
+        against += block
+        diagonal += variance * own
     return against, diagonal

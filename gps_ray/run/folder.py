@@ -95,6 +95,7 @@ class RunFolder:
         self.notes = root / "notes.jsonl"
         self.verifier_notes = JsonLines(root / "verifier_notes.jsonl", fence)
         self.config = root / "config.yaml"
+        self.first_prompt = root / "first_prompt.json"
         self.checkpoints = root / "checkpoints"
         self.outcomes = root / "outcomes"
         self.probes = root / "probes"

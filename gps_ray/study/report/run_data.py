@@ -97,6 +97,8 @@ class RunData:
     samples: Sequence[SampleRow]
     verifier_notes: Sequence[tuple[int, str]]
     notes: Sequence[str]
+    first_prompt: tuple[str, int] | None = None
+    """The first prompt as the policy reads it, and its tokens; None in runs that did not write it down."""
 
     @property
     def num_steps_done(self) -> int:
@@ -159,7 +161,16 @@ def read_run(directory: Path) -> RunData:
         samples=_read_samples(directory / "rollouts.jsonl", notes),
         verifier_notes=_read_verifier_notes(directory / "verifier_notes.jsonl", notes),
         notes=notes,
+        first_prompt=_read_first_prompt(directory / "first_prompt.json"),
     )
+
+
+def _read_first_prompt(path: Path) -> tuple[str, int] | None:
+    try:
+        shown = json.loads(path.read_text())
+        return str(shown["text"]), int(shown["num_tokens"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _read_config(path: Path, notes: list[str]) -> tuple[str, Mapping[str, Any]]:

@@ -145,6 +145,9 @@ def write_report(run_directory: Path, out: Path | None = None) -> Path:
             {"step": step, "note": visible(note, 1000)} for step, note in run.verifier_notes[-MAX_VERIFIER_NOTES:]
         ],
         "num_verifier_notes": int(run.series(NUM_VERIFIER_NOTES)[1].sum()),
+        "first_prompt": None
+        if run.first_prompt is None
+        else {"text": visible(run.first_prompt[0], 4000), "num_tokens": run.first_prompt[1]},
         "config": visible(run.config_text, 200_000),
     }
     return render("run.html", out if out is not None else run_directory / "report.html", values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -167,3 +168,15 @@ def test_a_place_that_cannot_be_written_is_named(bare_run: Callable[..., Path], 
 def test_visible_cuts_and_says_so() -> None:
     assert visible("a\tb\n" + "c" * 10, 8) == "a\tb\ncccc … (6 more characters)"
     assert visible("π 中 é") == "π 中 é"
+
+
+def test_what_the_model_reads_is_shown_as_text(tmp_path: Path) -> None:
+    spec = Synthetic(selector="uniform", num_steps=1, num_planned=1, num_pool=40, num_prompts=8, group_size=4)
+    run = write_synthetic_run(tmp_path / "run", spec)
+    assert "What the model reads" not in write_report(run).read_text()
+    shown = {"text": "<|im_start|>user\n<script>1 + 2</script>", "num_tokens": 7}
+    (run / "first_prompt.json").write_text(json.dumps(shown))
+    html = write_report(run).read_text()
+    assert "&lt;|im_start|&gt;user\n&lt;script&gt;1 + 2" in html
+    assert "7 tokens" in html
+    assert "<script" not in html

@@ -1,0 +1,164 @@
+"""Defaults that fit the model, and the configs of the paper's models on folders without weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gps_ray.base.errors import ConfigError
+from gps_ray.base.types import Prompt
+from gps_ray.config import EmbeddedModelConfig, TrainConfig, load_config
+from gps_ray.loop.plan import check_data, describe, prompt_limit, resolve
+from gps_ray.loop.presets import presets
+from gps_ray.model import make_embedded_model
+from gps_ray.tasks.dataset import load_data, prompt_id, write_prompts
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
+_LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
+_QWEN2 = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "tie_word_embeddings": False}
+_QWEN3 = {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 128}
+
+
+def _shape(
+    hidden: int, layers: int, inner: int, heads: int, kv_heads: int, vocab: int, positions: int
+) -> dict[str, Any]:
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "intermediate_size": inner,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocab,
+        "max_position_embeddings": positions,
+    }
+
+
+# The published config.json of each, as far as shapes go, and billions of parameters.
+MODELS: dict[str, tuple[dict[str, Any], float]] = {
+    "Qwen3-4B": (_QWEN3 | _shape(2560, 36, 9728, 32, 8, 151936, 40960) | {"tie_word_embeddings": True}, 4.02),
+    "Qwen3-8B": (_QWEN3 | _shape(4096, 36, 12288, 32, 8, 151936, 40960) | {"tie_word_embeddings": False}, 8.19),
+    "DeepSeek-R1-Distill-Qwen-1.5B": (_QWEN2 | _shape(1536, 28, 8960, 12, 2, 151936, 131072), 1.78),
+    "DeepSeek-R1-Distill-Qwen-7B": (_QWEN2 | _shape(3584, 28, 18944, 28, 4, 152064, 131072), 7.62),
+    "Llama-3.2-3B-Instruct": (_LLAMA | _shape(3072, 28, 8192, 24, 8, 128256, 131072) | {"head_dim": 128}, 3.21),
+}
+SMALL = _LLAMA | _shape(576, 30, 1536, 9, 3, 49152, 8192)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    small = EmbeddedModelConfig(hidden_size=32, num_layers=1, num_heads=1, intermediate_size=32)
+    make_embedded_model(small, ("What", "is", "one", "two"), folder)
+    return folder
+
+
+def _folder(directory: Path, tokenizer: Path, config: dict[str, Any], template: str = TEMPLATE) -> Path:
+    directory.mkdir(parents=True)
+    for file in tokenizer.glob("tokenizer*"):
+        shutil.copy(file, directory)
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "chat_template.jinja").write_text(template)
+    return directory
+
+
+def _config(model: Path, *overrides: str) -> TrainConfig:
+    return load_config(TrainConfig, None, [f"model.path={model}", *overrides])
+
+
+@pytest.mark.parametrize(
+    "file",
+    [path for path in sorted(CONFIGS.glob("*.yaml")) if (yaml.safe_load(path.read_text()) or {}).get("model", {})],
+    ids=lambda path: path.stem,
+)
+def test_the_configs_of_real_models_pass_a_dry_run(file: Path, tmp_path: Path, tokenizer: Path) -> None:
+    written = yaml.safe_load(file.read_text())
+    name = Path(written["model"]["path"]).name
+    model = _folder(tmp_path / name, tokenizer, MODELS[name][0])
+    answers = {"countdown": '{{"numbers": [1, {}], "target": {}}}', "math": "{1}"}
+    answer = answers[written["data"]["task"]]
+    sets = {"pool": range(2, 300), "evaluation": range(300, 310)}
+    for key, numbers in sets.items():
+        made = [(f"What is one and {i}", answer.format(i, i + 1), written["data"]["task"]) for i in numbers]
+        prompts = [Prompt(prompt_id=prompt_id(task, *it), text=it[0], answer=it[1], task=task) for *it, task in made]
+        write_prompts(tmp_path / f"{key}.parquet", prompts)
+    files = [f"data.{key}_file={tmp_path / key}.parquet" for key in sets]
+    written_config = load_config(TrainConfig, file, [*files, f"model.path={model}"])
+    config = resolve(written_config)
+    data = load_data(config.data, config.evaluation.num_probe_prompts, prompt_limit(config))
+    check_data(config, data)
+    shown = describe(config, data)
+    assert f"max_response_tokens: {written['rollout']['max_response_tokens']}" in shown
+    assert "<|user|>What is one and 2<|assistant|>" in shown
+    assert any("evaluation.num_probe_prompts: 64 (preset for " in str(preset) for preset in presets(written_config))
+    assert (config.learning.learning_rate, config.evaluation.num_probe_prompts) == (1e-6, 64)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_parameters_are_those_of_the_model_cards(name: str, tmp_path: Path, tokenizer: Path) -> None:
+    from gps_ray.model.model_facts import model_facts
+
+    config, billions = MODELS[name]
+    facts = model_facts(_folder(tmp_path / name, tokenizer, config))
+    assert facts.num_parameters / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+def test_nothing_of_the_toy_reaches_a_real_model_and_explicit_keys_win(tmp_path: Path, tokenizer: Path) -> None:
+    model = _folder(tmp_path / "small", tokenizer, SMALL)
+    config = resolve(_config(model))
+    toy = TrainConfig()
+    found = (config.rollout.max_response_tokens, config.learning.learning_rate, config.evaluation.probe_rollouts)
+    assert found == (512, 1e-5, 8)
+    assert config.rollout.vllm.kv_cache_memory_bytes == 1 << 30
+    assert config.rollout.chunk_deadline_s > toy.rollout.chunk_deadline_s
+    own = resolve(_config(model, "rollout.max_response_tokens=16", "learning.learning_rate=2e-4"))
+    assert (own.rollout.max_response_tokens, own.learning.learning_rate) == (16, 2e-4)
+    assert resolve(_config(model, "learning.lora_rank=8")).learning.learning_rate == pytest.approx(1e-4)
+    # A resume reads the values from the run folder, or finds them again: both are the same config.
+    assert resolve(TrainConfig.model_validate(config.model_dump(mode="json"))) == config == resolve(config)
+
+
+def test_a_model_that_thinks_gets_room_to_finish(tmp_path: Path, tokenizer: Path) -> None:
+    model = _folder(tmp_path / "small", tokenizer, SMALL | {"max_position_embeddings": 40960}, TEMPLATE + "<think>")
+    assert resolve(_config(model)).rollout.max_response_tokens == 8192
+    silent = _config(model, "data.chat_template_kwargs={enable_thinking: false}")
+    assert resolve(silent).rollout.max_response_tokens == 512
+    served = _config(model, "rollout.engine=vllm", "rollout.vllm.max_model_len=1024")
+    assert resolve(served).rollout.max_response_tokens == 512
+
+
+def test_the_embedded_model_and_toys_keep_their_defaults(tokenizer: Path) -> None:
+    assert presets(TrainConfig()) == []
+    assert presets(_config(tokenizer)) == []
+
+
+def test_what_the_model_takes_less_the_response_is_the_longest_prompt(tmp_path: Path, tokenizer: Path) -> None:
+    model = _folder(tmp_path / "small", tokenizer, SMALL | {"max_position_embeddings": 64})
+    config = resolve(_config(model, "rollout.max_response_tokens=44", "evaluation.max_response_tokens=54"))
+    limit = prompt_limit(config)
+    assert limit is not None
+    assert (limit.pool, limit.evaluation) == (20, 10)
+    texts = {"short": "one two", "long": "one " * 40}
+    prompts = [Prompt(prompt_id=name, text=text, answer="1", task="t") for name, text in texts.items()]
+    short, long = limit.lengths(prompts)
+    assert short <= 20
+    assert long > 40
+    own = prompt_limit(resolve(_config(model, "rollout.max_response_tokens=44", "data.max_prompt_tokens=7")))
+    assert own is not None
+    assert (own.pool, own.why) == (7, "data.max_prompt_tokens=7")
+    with pytest.raises(ConfigError, match=r"rollout\.max_response_tokens: 64 tokens leave no room"):
+        prompt_limit(resolve(_config(model, "rollout.max_response_tokens=64")))
+
+
+def test_a_hub_id_without_a_network_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"hf download nobody/no-such-model --local-dir FOLDER") as caught:
+        resolve(_config(Path("nobody/no-such-model")))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"model\.path: no folder .*/absent; give a local"):
+        resolve(_config(tmp_path / "absent"))
