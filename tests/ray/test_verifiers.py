@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gps_ray.run.metrics import read_metrics
-from tests.own_data import make_own_model, run_own_job, write_own_data
+from tests.own_data import copy_project, make_own_model, run_own_job, write_own_data
 from tests.processes import Head, wait_for
 
 pytestmark = pytest.mark.ray
@@ -51,6 +51,7 @@ def fails_three_of_eight(response):
 def folder(tmp_path: Path) -> Path:
     make_own_model(tmp_path / "model")
     write_own_data(tmp_path)
+    copy_project(tmp_path)
     (tmp_path / "my_rewards.py").write_text(REWARDS.replace('Path("pids")', f"Path({str(tmp_path / 'pids')!r})"))
     return tmp_path
 
