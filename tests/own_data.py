@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from gps_ray.config import EmbeddedModelConfig
 from gps_ray.model import make_embedded_model
 from tests.processes import ROOT, Head, job_environment
 
-__all__ = ["make_own_model", "run_own_job", "user_environment", "write_own_data"]
+__all__ = ["copy_project", "make_own_model", "run_own_job", "user_environment", "write_own_data"]
 
 
 def make_own_model(directory: Path, max_position_embeddings: int = 128) -> Path:
@@ -23,6 +24,12 @@ def make_own_model(directory: Path, max_position_embeddings: int = 128) -> Path:
     )
     make_embedded_model(config, [str(number) for number in range(20)], directory)
     return directory
+
+
+def copy_project(folder: Path) -> None:
+    """What a user's folder holds of ours: `actors` and `jobs` are found where a job is started, or shipped with it."""
+    for package in ("gps_ray", "actors", "jobs"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def write_own_data(folder: Path, num_pool: int = 16, num_evaluation: int = 8) -> None:
@@ -36,10 +43,10 @@ def write_own_data(folder: Path, num_pool: int = 16, num_evaluation: int = 8) ->
 
 
 def user_environment(head: Head | None = None) -> dict[str, str]:
-    """Of somebody who works in another folder and has gps-ray installed."""
+    """Of somebody with the environment active, in a folder of their own."""
     environment = job_environment() if head is None else head.environment
     path = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
-    return dict(environment) | {"PYTHONPATH": str(ROOT), "PATH": path}
+    return {name: value for name, value in environment.items() if name != "PYTHONPATH"} | {"PATH": path}
 
 
 def run_own_job(folder: Path, *overrides: str, head: Head | None = None) -> subprocess.CompletedProcess[str]:

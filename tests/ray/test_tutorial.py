@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gps_ray.run.metrics import read_metrics
-from tests.own_data import make_own_model, user_environment
+from tests.own_data import copy_project, make_own_model, user_environment
 from tests.processes import ROOT, Head, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -19,10 +19,11 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "tutorial_own_data.m
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What the tutorial's reader has: an empty folder, and a model in the home folder (here: a tiny one)."""
+    """What the tutorial's reader has: the project, and a model in the home folder (here: a tiny one)."""
     make_own_model(tmp_path / "home" / "models" / "smollm2")
     folder = tmp_path / "work"
     folder.mkdir()
+    copy_project(folder)
     (python,) = [text for kind, text in BLOCKS if kind == "python"]
     (yaml,) = [text for kind, text in BLOCKS if kind == "yaml"]
     (folder / "my_sums.py").write_text(python)
