@@ -95,8 +95,8 @@ def read_mapping(option: str, file: Path, entries: str) -> dict[str, Any]:
     tree = read_yaml(option, file)
     if tree is None:
         return {}
-    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        raise ConfigError(f"{option}: {file} must hold {entries} (a mapping with names), got {_shown(tree)}")
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{option}: {file} must hold {entries} (a mapping), got {_shown(tree)}")
     return tree
 
 
@@ -106,6 +106,8 @@ def load_config(section: type[C], file: Path | None, overrides: Sequence[str] = 
     Raises ConfigError with one line that names the key and the remedy.
     """
     tree = {} if file is None else read_mapping("--config", file, "sections")
+    if not all(isinstance(key, str) for key in tree):
+        raise ConfigError(f"--config: {file} must hold sections by name, got {_shown(tree)}")
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign or not key:

@@ -107,6 +107,7 @@ def _header(row: Mapping[str, Any]) -> ChunkHeader:
         "prompt_ids": tuple(row["prompt_ids"]),
         "failures": tuple(GroupFailure(**failure) for failure in row["failures"]),
         "samples": tuple(samples),
+        "verifier_notes": tuple(row["verifier_notes"]),
         "answers": tuple(tuple((answer, status) for answer, status in group) for group in row["answers"]),
     }
     plain |= {name: np.array(row[name], np.float64 if name == "reward_sum" else np.int32) for name in _ARRAYS}

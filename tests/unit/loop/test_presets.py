@@ -73,7 +73,12 @@ def _config(model: Path, *overrides: str) -> TrainConfig:
 
 @pytest.mark.parametrize(
     "file",
-    [path for path in sorted(CONFIGS.glob("*.yaml")) if (yaml.safe_load(path.read_text()) or {}).get("model", {})],
+    # The mixture makes its prompts itself, and the demo's test walks it.
+    [
+        path
+        for path in sorted(CONFIGS.glob("*.yaml"))
+        if (tree := yaml.safe_load(path.read_text()) or {}).get("model") and tree["data"]["task"] != "reasoning_gym"
+    ],
     ids=lambda path: path.stem,
 )
 def test_the_configs_of_real_models_pass_a_dry_run(file: Path, tmp_path: Path, tokenizer: Path) -> None:

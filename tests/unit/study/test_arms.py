@@ -38,7 +38,7 @@ def test_variants_lie_over_the_config_and_under_the_command_line(tmp_path: Path)
     ("text", "message"),
     [
         ("", "holds none"),
-        ("- uniform\n", "got list"),
+        ("- uniform\n", r"got \['uniform'\]"),
         ("a: [\n", "is not YAML"),
         ("a: selection.selector=gps\n", "a must be a list of section.key=value"),
         ("a: [{selection.selector: gps}]\n", "a must be a list of section.key=value"),

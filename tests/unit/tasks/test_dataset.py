@@ -341,11 +341,3 @@ def test_only_the_section_of_the_task_counts() -> None:
     config = load_config(TrainConfig, None, ["data.task=arithmetic", "data.countdown.num_pool_prompts=1"])
     assert config.data.num_generated_prompts == 4000
     assert DataConfig(task="package.module:Task").num_generated_prompts is None
-
-
-def test_an_evaluation_file_alone_is_nothing_to_train_on() -> None:
-    config = load_config(TrainConfig, None, ("data.evaluation_file=e.parquet",))
-    with pytest.raises(
-        ConfigError, match=r"data\.evaluation_file: goes with data\.pool_file .* set data\.pool_file too"
-    ):
-        load_data(config.data, 0)

@@ -71,9 +71,9 @@ def test_built_in_tasks_have_their_own_section_and_no_options() -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("undefined_name", "raises NameError at import"),
-        ("import sys; sys.exit(0)", "raises SystemExit at import"),
-        ("def reward(response", "raises SyntaxError at import"),
+        ("undefined_name", "cannot import .*NameError"),
+        ("import sys; sys.exit(0)", "cannot import .*SystemExit"),
+        ("def reward(response", "cannot import .*SyntaxError"),
         ("import no_such_library", "no_such_library"),
     ],
 )
