@@ -78,7 +78,8 @@ def pass_rate_panels(run: RunData) -> list[Markup]:
 
 def level_curve_panels(run: RunData) -> list[Markup]:
     """pass@1 by level of the data set over steps."""
-    names = run.names(VAL_LEVEL)[:MAX_LEVELS]
+    every = run.names(VAL_LEVEL)
+    names = every[:MAX_LEVELS]
     if len(names) < 2:
         return []
     palette = colours(names)
@@ -88,7 +89,12 @@ def level_curve_panels(run: RunData) -> list[Markup]:
         for x, y in [run.series(n)]
     ]
     title = "pass@1 by level"
-    return [curve_panel(f"{title} over steps", lines, "step", title, x_kind="step", size="medium")]
+    shown = title + _left_out(len(names), len(every))
+    return [curve_panel(f"{title} over steps", lines, "step", shown, x_kind="step", size="medium")]
+
+
+def _left_out(num_shown: int, num_levels: int) -> str:
+    return f" ({num_shown} of {num_levels} levels)" if num_shown < num_levels else ""
 
 
 def useful_ratio_panels(run: RunData) -> list[Markup]:
@@ -185,11 +191,11 @@ def level_maps(run: RunData) -> list[Markup]:
     text, upwards = "groups by level over steps", slice(None, None, -1)  # the first level on top
     labels = [name or "(no level)" for name in levels][upwards]
     top = float(np.nanmax(share, initial=0.1))
+    part = _left_out(len(levels), len(np.unique(run.groups.level.astype(str))))
+    rates, shares = f"success rate of selected groups, in %{part}", f"share of the batch, in %{part}"
     return [
-        heat_map(
-            f"success rate of {text}", rate[upwards], labels, windows, RATE_MAP, "success rate of selected groups, in %"
-        ),
-        heat_map(f"share of {text}", share[upwards], labels, windows, SHARE_MAP, "share of the batch, in %", top),
+        heat_map(f"success rate of {text}", rate[upwards], labels, windows, RATE_MAP, rates),
+        heat_map(f"share of {text}", share[upwards], labels, windows, SHARE_MAP, shares, top),
     ]
 
 

@@ -113,6 +113,12 @@ def test_every_section_has_its_figures(html: str) -> None:
     assert "Nothing to show" not in html
 
 
+def test_levels_that_are_left_out_are_counted(bare_run: Callable[..., Path]) -> None:
+    levels = {f"val/pass@1/level/level-{i:02d}": 0.5 for i in range(17)}
+    run = bare_run("run", [{"step": i, "val/pass@1": 0.5, **levels} for i in range(2)])
+    assert "pass@1 by level (12 of 17 levels)" in Page(write_report(run).read_text()).text
+
+
 def test_the_same_run_gives_the_same_bytes(bare_run: Callable[..., Path]) -> None:
     run = bare_run("run", [{"step": i, "val/pass@1": i / 3, "cost/num_rollouts": i} for i in range(3)])
     assert write_report(run).read_bytes() == write_report(run).read_bytes()
