@@ -97,9 +97,9 @@ def test_a_truncated_response_is_judged_or_counts_as_wrong() -> None:
         (False, [0.5, 0.5, 0.0], [RolloutStatus.RIGHT, RolloutStatus.RIGHT, RolloutStatus.FAILED]),
         (True, [0.5, 0.0, 0.0], [RolloutStatus.RIGHT, RolloutStatus.WRONG, RolloutStatus.WRONG]),
     ):
-        (scored,) = score(
-            _Task(), PROMPTS[:1], [replace(group, responses=responses)], 5, truncated_is_wrong=truncated_is_wrong
-        )
+        pool = VerifierPool(_Task(), RolloutConfig())
+        changed = [replace(group, responses=responses)]
+        (scored,), _ = score(pool, PROMPTS[:1], changed, 5, truncated_is_wrong=truncated_is_wrong)
         assert isinstance(scored, RolloutGroup)
         assert scored.outcome.rewards.tolist() == rewards
         assert scored.outcome.status.tolist() == status
