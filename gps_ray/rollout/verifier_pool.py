@@ -39,9 +39,12 @@ MAX_KEPT_NOTES = 20
 # Awaitables have deadlines of their own within a process; one that blocks its loop is ended after so much more.
 _GRACE_S = 5.0
 # Kills the sessions named on its input when the input ends, that is when the worker is gone, however it went. One that
-# was ended meanwhile is named again, negative: its number may be somebody else's by then.
+# was ended meanwhile is named again, negative: its number may be somebody else's by then. It is no child of the worker:
+# Ray kills those with a worker that ends, and what verifiers forked would stay.
 _KEEPER = """
 import os, sys
+if os.fork():
+    os._exit(0)
 groups = set()
 for line in sys.stdin:
     number = int(line)
@@ -158,9 +161,8 @@ class VerifierPool:
         for process in list(self._processes):
             self._drop(process)
         if self._keeper is not None:
-            # It has nothing left to do. Its input need not end with ours: a process that this one forked may hold it.
-            self._keeper.kill()
-            self._keeper.communicate()
+            assert self._keeper.stdin is not None
+            self._keeper.stdin.close()
             self._keeper = None
 
     def _judge_here(self, prompt: Prompt, response: str, with_answers: bool) -> Judgement:
@@ -182,6 +184,7 @@ class VerifierPool:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-S", "-c", _KEEPER], stdin=subprocess.PIPE, start_new_session=True
             )
+            self._keeper.wait()  # it has forked, and goes on by itself
         process = _Process(self._task, self._config)
         self._processes.append(process)
         self._tell_keeper(process.pid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,10 @@ def test_the_tutorials_submission(folder: Path, head: Head) -> None:
     commands = [text for kind, text in BLOCKS if kind == "bash"]
     written = _bash(folder, commands[0].splitlines()[0])
     assert written.returncode == 0, written.stderr
-    submit = commands[-1].replace("http://127.0.0.1:8265", head.dashboard)
+    # The reader's head has its dashboard elsewhere, and was started with the environment active.
+    submit = (
+        commands[-1].replace("http://127.0.0.1:8265", head.dashboard).replace(" python -m", f" {sys.executable} -m")
+    )
 
     def submitted() -> subprocess.CompletedProcess[str] | None:
         job = _bash(folder, submit, head)
