@@ -10,10 +10,11 @@ from gps_ray.base.errors import RolloutError
 from gps_ray.base.types import ChunkHeader, Prompt, RolloutStatus
 from gps_ray.base.useful import is_useful
 from gps_ray.config import RolloutConfig
+from gps_ray.loop.warnings import warn_of_no_success
 from gps_ray.rollout.verifier_pool import Judgement, VerifierPool, bounds_its_own_work
 from gps_ray.tasks.interface import Task
 
-__all__ = ["IdleGuard", "check_verdicts", "check_verifier"]
+__all__ = ["IdleGuard", "StepGuards", "check_verdicts", "check_verifier"]
 
 # Responses that no verifier may call right: nothing, nonsense, and what breaks careless parsing.
 _HOSTILE = ("", "I do not know.", "\\boxed{" * 50 + "\0")
@@ -86,6 +87,24 @@ def check_verdicts(headers: Sequence[ChunkHeader], max_failed_share: float, what
             f"rollout.max_failed_share={max_failed_share:g}; the verifier's failure: {reason}; mend the verifier that "
             "data.task names"
         )
+
+
+class StepGuards:
+    """Looks at the rollouts of each step before anything is learnt from them."""
+
+    def __init__(self, rollout: RolloutConfig, max_idle_steps: int | None) -> None:
+        self._max_failed_share = rollout.max_failed_share
+        self._idle = IdleGuard(max_idle_steps)
+        self._is_first = True  # of this process
+
+    def check(self, step: int, headers: Sequence[ChunkHeader]) -> None:
+        """Warns of a first step whose rewards differ and that holds no success. Raises RolloutError where too many
+        rollouts have no verdict, or too many steps in a row taught nothing."""
+        check_verdicts(headers, self._max_failed_share, f"step {step}")
+        if self._is_first:
+            warn_of_no_success(step, headers)
+        self._is_first = False
+        self._idle.check(headers)
 
 
 class IdleGuard:

@@ -22,14 +22,14 @@ from gps_ray.config import TrainConfig
 from gps_ray.loop.breaks import Break, Breaks, RunStopped, StopRequest
 from gps_ray.loop.chooser import Chooser
 from gps_ray.loop.evaluator import Evaluator
-from gps_ray.loop.guards import IdleGuard, check_verdicts
+from gps_ray.loop.guards import StepGuards
 from gps_ray.loop.ledger import Ledger
 from gps_ray.loop.oracle import OracleLook
 from gps_ray.loop.ports import LearnerPort, ProgressSink, RolloutPool, SelectorPort
 from gps_ray.loop.rounds import roll_out
 from gps_ray.loop.sampling import Sampler
 from gps_ray.loop.step_record import StepRecord
-from gps_ray.loop.warnings import TruncationWatch, warn_of_no_success, warn_of_sampling
+from gps_ray.loop.warnings import TruncationWatch, warn_of_sampling
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, SelectionRecord
 from gps_ray.run.folder import RunFolder
 from gps_ray.run.metrics import NUM_TOKENS, VAL_PASS_1, step_metrics
@@ -67,9 +67,8 @@ class TrainingLoop:
         self._served = Milestone(self._steps_done)  # the policy version that the pool serves
         self._breaks = Breaks(config, parts.stop)
         self._ledger = Ledger()
-        self._idle = IdleGuard(config.run.max_idle_steps)
+        self._guards = StepGuards(config.rollout, config.run.max_idle_steps)
         self._truncation = TruncationWatch()
-        self._first_step: int | None = None  # of this process
         sampler = Sampler(parts.pool, self._ledger, config.rollout.max_failed_share)
         selector = parts.selector
         if needs_true_rates(config.selection):
@@ -142,11 +141,7 @@ class TrainingLoop:
             self._phase("rollout")
             with record.timing("rollout"):
                 await roll_out(record, selection, self._config, self._parts.pool, self._chooser)
-            check_verdicts(record.headers, self._config.rollout.max_failed_share, f"step {step}")
-            if self._first_step is None:
-                self._first_step = step
-                warn_of_no_success(step, record.headers)
-            self._idle.check(record.headers)
+            self._guards.check(step, record.headers)
         async with self._learnt.turn(step):
             record.seconds["timing_s/wait_rollouts"] = time.perf_counter() - self._learner_free_since
             record.num_steps_ahead = self._rolled_out.at - step
