@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from actors.rollout_pool import RayRolloutPool
-from actors.rollout_worker import WorkerSpec
-from actors.training import try_suites
+from actors.training import try_suites, worker_spec
 from actors.warm_start_trainer import ensure_model
 from gps_ray.base.types import ChunkHeader, GenerateRequest, Prompt, Sampling
 from gps_ray.config import TrainConfig
@@ -59,7 +58,7 @@ def evaluate_model(config: TrainConfig, suites: Sequence[Suite], cache: Evaluati
     directory = ensure_model(config)
     model = model_fingerprint(directory) if directory is not None else "simulated"
     facts = {suite.name: _facts(config, suite, model, cache) for suite in suites}
-    spec = _worker_spec(config, directory, cache, suites)
+    spec = worker_spec(config, directory, suites, cache.date)
     main = {p.prompt_id: p for suite in suites if not suite.key for p in suite.prompts}
     size = config.rollout.prompts_per_chunk
 
@@ -131,26 +130,11 @@ def _facts(config: TrainConfig, suite: Suite, model: str, cache: EvaluationCache
     }
 
 
-def _worker_spec(
-    config: TrainConfig, directory: Path | None, cache: EvaluationCache | None, suites: Sequence[Suite]
-) -> WorkerSpec:
-    return WorkerSpec(
-        rollout=config.rollout,
-        model_directory=directory,
-        dtype=config.model.dtype,
-        task=config.data.task,
-        task_options=config.data.task_options,
-        run_seed=config.run.seed,
-        chat=chat_format(config.data, config.run.date or (cache.date if cache else None)),
-        suite_tasks={suite.key: (suite.task, suite.task_options) for suite in suites if suite.key},
-    )
-
-
 def count_responses(
     config: TrainConfig, prompts: Sequence[Prompt], rollouts_per_prompt: int, stream: str, sampling: Sampling
 ) -> Counts:
     """Verdicts on so many responses of that model to each prompt, drawn under the key ``stream``."""
-    spec = _worker_spec(config, ensure_model(config), None, ())
+    spec = worker_spec(config, ensure_model(config))
     request = GenerateRequest(
         step=0,
         stream=stream,

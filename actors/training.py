@@ -36,6 +36,7 @@ from gps_ray.loop.ports import ProgressSink
 from gps_ray.loop.presets import presets
 from gps_ray.loop.suites import Suite, extra_suites, read_suites
 from gps_ray.loop.training import LoopParts, TrainingLoop
+from gps_ray.predictor.interface import PromptTable
 from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
 from gps_ray.run.folder import RunFolder, check_can_be_written
@@ -52,6 +53,7 @@ __all__ = [
     "run_training",
     "train",
     "try_suites",
+    "worker_spec",
 ]
 
 
@@ -206,6 +208,34 @@ async def train(
         return await _train_held(config, data, model_directory, name, lease, stop, resume=resume, sinks=sinks)
 
 
+def worker_spec(
+    config: TrainConfig,
+    model_directory: Path | None,
+    suites: Sequence[Suite] = (),
+    date: datetime.date | None = None,
+) -> WorkerSpec:
+    """What the config asks of a rollout worker; chat templates are told ``run.date``, else ``date``, else today."""
+    return WorkerSpec(
+        rollout=config.rollout,
+        model_directory=model_directory,
+        dtype=config.model.dtype,
+        task=config.data.task,
+        task_options=config.data.task_options,
+        run_seed=config.run.seed,
+        chat=chat_format(config.data, config.run.date or date),
+        suite_tasks={suite.key: (suite.task, suite.task_options) for suite in suites if suite.key},
+    )
+
+
+def _prompt_table(config: TrainConfig, data: DataSets) -> PromptTable:
+    features = config.selection.features
+    if len(data.pool) >= _LARGE_POOL:
+        print(
+            f"text features of {len(data.pool)} prompts: made once, then kept in {features.cache_directory}", flush=True
+        )
+    return build_prompt_table(data.pool, data.heldout_probe, features)
+
+
 async def _train_held(
     config: TrainConfig,
     data: DataSets,
@@ -223,25 +253,10 @@ async def _train_held(
     shown = first_prompt(config, data, model_directory)
     if shown is not None:
         write_json(folder.first_prompt, asdict(shown))
-    if len(data.pool) >= _LARGE_POOL:
-        print(
-            f"text features of {len(data.pool)} prompts: made once, then kept in "
-            f"{config.selection.features.cache_directory}",
-            flush=True,
-        )
-    table = build_prompt_table(data.pool, data.heldout_probe, config.selection.features)
+    table = _prompt_table(config, data)
     prompts = {p.prompt_id: p for split in (data.pool, data.evaluation, data.heldout_probe) for p in split}
     suites = extra_suites(config, data.suites)
-    spec = WorkerSpec(
-        rollout=config.rollout,
-        model_directory=model_directory,
-        dtype=config.model.dtype,
-        task=config.data.task,
-        task_options=config.data.task_options,
-        run_seed=config.run.seed,
-        chat=chat_format(config.data, config.run.date),
-        suite_tasks={suite.key: (suite.task, suite.task_options) for suite in suites},
-    )
+    spec = worker_spec(config, model_directory, suites)
     selector = spawn_selector(
         f"{name}/selector", config.selection, table, config.rollout.group_size, config.run.seed, folder.outcomes
     )
