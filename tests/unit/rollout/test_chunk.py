@@ -31,7 +31,7 @@ from gps_ray.selection.admission import build_admission
 from gps_ray.tasks.interface import Verdict
 from gps_ray.weights.interface import WeightPayload, payload_of
 from gps_ray.weights.object_store import ObjectStorePayload
-from tests.unit.rollout.test_verifier_pool import OwnTask
+from tests.unit.rollout.own_task import OwnTask
 
 PROMPTS = {f"p{i}": Prompt(prompt_id=f"p{i}", text=f"{i} + 1", answer=f"{i + 1}", task="t") for i in range(7)}
 

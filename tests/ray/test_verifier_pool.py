@@ -12,50 +12,11 @@ from gps_ray.base.errors import RolloutError
 from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.config import RolloutConfig
 from gps_ray.rollout.verifier_pool import Judgement, VerifierPool
-from gps_ray.tasks.interface import Verdict
+from tests.unit.rollout.own_task import OwnTask
+
+pytestmark = pytest.mark.ray
 
 PROMPT = Prompt(prompt_id="p", text="2 + 2", answer="4", task="own")
-
-
-class OwnTask:
-    """A user's verifier with every way to go wrong."""
-
-    name = "own"
-
-    def verify(self, prompt: Prompt, response: str) -> Verdict:
-        if response == "hang":
-            while True:
-                pass
-        if response == "hang in C":
-            9**9**8
-        if response == "allocate":
-            hoard = []
-            while True:
-                hoard.append(bytearray(1 << 20))
-        if response == "exit":
-            os._exit(3)
-        if response == "quit":
-            sys.exit()
-        if response == "raise":
-            raise ValueError("no\nverdict " + "!" * 10_000)
-        if response == "print":
-            print("!" * (1 << 20))
-        if response == "fork":
-            child = subprocess.Popen(["sleep", "600"])
-            return float(child.pid), RolloutStatus.WRONG
-        nonsense = {"none": None, "string": "right", "nan": (float("nan"), 0), "large": (1e30, 1), "status": (1.0, 7)}
-        if response in nonsense:
-            return nonsense[response]  # type: ignore[return-value]
-        if response == "slow pid":
-            time.sleep(0.3)
-            return float(os.getpid()), RolloutStatus.WRONG
-        if response == "work":
-            until = time.process_time() + 0.05
-            while time.process_time() < until:
-                pass
-        if response == "pid":
-            return float(os.getpid()), RolloutStatus.WRONG
-        return (1.0, RolloutStatus.RIGHT) if response == prompt.answer else (0.0, RolloutStatus.WRONG)
 
 
 class TaskThatCannotBeLoaded(OwnTask):
@@ -172,12 +133,12 @@ def test_a_task_that_cannot_start_says_what_the_import_said() -> None:
 def test_a_killed_worker_leaves_nothing_behind(tmp_path: Path) -> None:
     script = tmp_path / "worker.py"
     script.write_text(
-        "from tests.unit.rollout.test_verifier_pool import judge, make_pool\n"
+        "from tests.ray.test_verifier_pool import judge, make_pool\n"
         "pool = make_pool(deadline_s=60.0)\n"
         "print(*[int(judged.reward) for judged in judge(pool, 'pid', 'fork')], flush=True)\n"
         "judge(pool, 'hang in C')\n"
     )
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[2]
     worker = subprocess.Popen([sys.executable, script], env={"PYTHONPATH": str(root)}, stdout=subprocess.PIPE)
     assert worker.stdout is not None
     pids = [int(pid) for pid in worker.stdout.readline().split()]

@@ -1,0 +1,52 @@
+"""A user's verifier with every way to go wrong, at the top of an importable module."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+from gps_ray.base.types import Prompt, RolloutStatus
+from gps_ray.tasks.interface import Verdict
+
+
+class OwnTask:
+    """A user's verifier with every way to go wrong."""
+
+    name = "own"
+
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        if response == "hang":
+            while True:
+                pass
+        if response == "hang in C":
+            9**9**8
+        if response == "allocate":
+            hoard = []
+            while True:
+                hoard.append(bytearray(1 << 20))
+        if response == "exit":
+            os._exit(3)
+        if response == "quit":
+            sys.exit()
+        if response == "raise":
+            raise ValueError("no\nverdict " + "!" * 10_000)
+        if response == "print":
+            print("!" * (1 << 20))
+        if response == "fork":
+            child = subprocess.Popen(["sleep", "600"])
+            return float(child.pid), RolloutStatus.WRONG
+        nonsense = {"none": None, "string": "right", "nan": (float("nan"), 0), "large": (1e30, 1), "status": (1.0, 7)}
+        if response in nonsense:
+            return nonsense[response]  # type: ignore[return-value]
+        if response == "slow pid":
+            time.sleep(0.3)
+            return float(os.getpid()), RolloutStatus.WRONG
+        if response == "work":
+            until = time.process_time() + 0.05
+            while time.process_time() < until:
+                pass
+        if response == "pid":
+            return float(os.getpid()), RolloutStatus.WRONG
+        return (1.0, RolloutStatus.RIGHT) if response == prompt.answer else (0.0, RolloutStatus.WRONG)
