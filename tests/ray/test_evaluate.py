@@ -89,7 +89,7 @@ def test_killed_and_started_again_it_gives_the_same_figures(head: Head, tmp_path
 def test_a_model_against_itself_differs_by_nothing(head: Head, tmp_path: Path) -> None:
     """The simulated engine draws by seed alone, so both sides are the same responses."""
     _sums(tmp_path / "sums.parquet", 10)
-    (tmp_path / "other").mkdir()
+    _model(tmp_path / "other")
     done = run_job(
         "evaluate",
         "rollout.engine=simulated",

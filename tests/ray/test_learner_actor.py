@@ -137,6 +137,7 @@ def test_the_actors_death_ends_its_train_workers(model_directory: Path, tmp_path
     _run(test())
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
     async def test() -> None:
         learner = spawn_learner("absent/learner", _config(), tmp_path / "no_model", tmp_path / "ray_train")
@@ -161,6 +162,7 @@ def test_without_a_model_folder_the_policy_is_simulated(tmp_path: Path) -> None:
     _run(test())
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_come_up_in_time_is_a_deadline(model_directory: Path, tmp_path: Path) -> None:
     async def test() -> None:
         config = _config(start_deadline_s=0.5)

@@ -109,6 +109,7 @@ def test_a_group_that_nobody_enters_is_given_up_at_its_deadline(process: Process
     assert "1/2 clients joined" in reason
 
 
+@pytest.mark.slow
 def test_updates_by_the_nccl_backend_are_served_over_a_store(tmp_path: Path) -> None:
     """All of the way but NCCL itself: vLLM's backend, the learner's sender, a group per engine, over a TCP store."""
     folder = make_folder(tmp_path / "model", tie_embeddings=False)
@@ -125,6 +126,7 @@ def test_updates_by_the_nccl_backend_are_served_over_a_store(tmp_path: Path) -> 
                     assert_serves(call, reference, version)
 
 
+@pytest.mark.slow
 def test_updates_by_a_transport_from_outside_are_served(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "model", tie_embeddings=False)
     reference = TorchEngine(folder)
@@ -304,6 +306,7 @@ def test_a_training_run_on_vllm(head: Head, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "final_model" / "config.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_too_small_ends_the_run_with_one_line(head: Head, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "model", max_position_embeddings=4096, num_layers=3, hidden_size=128)
     done = _run(head, tmp_path, f"model.path={folder}", f"rollout.vllm.kv_cache_memory_bytes={1 << 20}")

@@ -101,6 +101,7 @@ run_job(main)
 """
 
 
+@pytest.mark.slow
 def test_a_local_ray_that_does_not_come_up_is_said_in_one_line(tmp_path: Path) -> None:
     settings = (*SMALL_RUN, f"run.directory={tmp_path / 'run'}", "cluster.local_dashboard=false")
     done = run_code(NODE_THAT_NEVER_COMES, *settings)
