@@ -35,9 +35,9 @@ def main(argv: Sequence[str]) -> int:
     parser.set_defaults(config=Path("configs/demo.yaml"))
     args = parser.parse_intermixed_args(argv)
     config = load_config(TrainConfig, args.config, args.overrides)
-    arms = by_selector(config, args.selectors)
     if args.fetch is not None:
-        _fetch(args.fetch, config)
+        _fetch(args.fetch, config)  # what the arms are resolved to depends on the model
+    arms = by_selector(config, args.selectors)
     prepare(config)  # what is wrong is said before the folder of an earlier demo goes
     shutil.rmtree(config.run.directory, ignore_errors=True)
     with cluster_for(config):
