@@ -11,8 +11,8 @@ from gps_ray.base.types import ChunkHeader, Prompt, RolloutStatus
 from gps_ray.base.useful import is_useful
 from gps_ray.config import RolloutConfig
 from gps_ray.loop.warnings import warn_of_no_success
-from gps_ray.rollout.verifier_pool import Judgement, VerifierPool, bounds_its_own_work
-from gps_ray.tasks.interface import Task
+from gps_ray.rollout.verifier_pool import Judgement, VerifierPool
+from gps_ray.tasks.interface import Task, bounds_its_own_work
 
 __all__ = ["IdleGuard", "StepGuards", "check_verdicts", "check_verifier"]
 

@@ -28,9 +28,9 @@ from gps_ray.base.errors import GpsRayError, RolloutError
 from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.config import RolloutConfig
 from gps_ray.rollout.verifier_process import checked_verdict, reason_of, stated_answer
-from gps_ray.tasks.interface import Task
+from gps_ray.tasks.interface import Task, bounds_its_own_work
 
-__all__ = ["Judgement", "VerifierNotes", "VerifierPool", "bounds_its_own_work"]
+__all__ = ["Judgement", "VerifierNotes", "VerifierPool"]
 
 # So many processes lost in a row, with no verdict between, and the rest of the chunk is not tried: the verifier is
 # broken, and the run should say so before the chunk's own deadline does.
@@ -55,11 +55,6 @@ for group in groups:
     except OSError:
         pass
 """
-
-
-def bounds_its_own_work(task: Task) -> bool:
-    """Does the task promise that no response makes it slow, large or crash?"""
-    return bool(getattr(task, "bounds_its_own_work", False))
 
 
 @dataclass(frozen=True, slots=True)

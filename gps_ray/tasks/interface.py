@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.config import DataConfig
 
-__all__ = ["DataSets", "GeneratedTask", "PromptGenerator", "StatesAnswers", "Task", "Verdict"]
+__all__ = ["DataSets", "GeneratedTask", "PromptGenerator", "StatesAnswers", "Task", "Verdict", "bounds_its_own_work"]
 
 # (reward, status): the reward trains the policy (shaping may change it), the status feeds the predictor.
 Verdict = tuple[float, RolloutStatus]
@@ -57,6 +57,11 @@ class Task(Protocol):
         Raises DataError where the prompt's own ``answer`` is not in the task's notation.
         """
         ...
+
+
+def bounds_its_own_work(task: Task) -> bool:
+    """Does the task promise that no response makes it slow, large or crash?"""
+    return bool(getattr(task, "bounds_its_own_work", False))
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.types import Prompt
-from gps_ray.tasks.interface import Task
+from gps_ray.tasks.interface import Task, bounds_its_own_work
 
 __all__ = ["check_prompt", "check_prompts"]
 
@@ -24,7 +24,7 @@ def check_prompt(task: Task, prompt: Prompt) -> None:
     check = getattr(task, "check_prompt", None)
     if check is not None:
         check(prompt)
-    elif getattr(task, "bounds_its_own_work", False):
+    elif bounds_its_own_work(task):
         task.verify(prompt, "")
 
 

@@ -30,19 +30,23 @@ def _config(directory: Path, num_steps: int, **learning: object) -> TrainConfig:
     )
 
 
-def test_a_run_with_a_schedule_is_extended_at_its_lowest_rate_or_not_at_all(tmp_path: Path) -> None:
-    first = _config(tmp_path, 20)
-    _, store, _ = open_folder(first, DATA, FINGERPRINT, resume=False)
+def _begin_with_20_steps_done(config: TrainConfig) -> None:
+    _, store, _ = open_folder(config, DATA, FINGERPRINT, resume=False)
     manifest = Manifest(
         num_steps_done=20,
         counters={},
         next_selection=None,
-        config=first.model_dump(mode="json"),
+        config=config.model_dump(mode="json"),
         pool_fingerprint=FINGERPRINT,
         metrics_num_bytes=0,
         samples_num_bytes=0,
     )
     store.commit(store.begin(20), manifest, [])
+
+
+def test_a_run_with_a_schedule_is_extended_at_its_lowest_rate_or_not_at_all(tmp_path: Path) -> None:
+    first = _config(tmp_path, 20)
+    _begin_with_20_steps_done(first)
     with pytest.raises(CheckpointError, match=r"learning\.total_training_steps: the cosine schedule .* update 20"):
         open_folder(_config(tmp_path, 40), DATA, FINGERPRINT, resume=True)
     _, _, found = open_folder(_config(tmp_path, 40, total_training_steps=20), DATA, FINGERPRINT, resume=True)
@@ -93,16 +97,6 @@ def test_a_restart_moves_the_old_run_aside_unless_it_is_driven(tmp_path: Path) -
 
 def test_a_resume_with_fewer_steps_than_done_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = _config(tmp_path, 20, total_training_steps=20)
-    _, store, _ = open_folder(first, DATA, FINGERPRINT, resume=False)
-    manifest = Manifest(
-        num_steps_done=20,
-        counters={},
-        next_selection=None,
-        config=first.model_dump(mode="json"),
-        pool_fingerprint=FINGERPRINT,
-        metrics_num_bytes=0,
-        samples_num_bytes=0,
-    )
-    store.commit(store.begin(20), manifest, [])
+    _begin_with_20_steps_done(first)
     open_folder(_config(tmp_path, 10, total_training_steps=20), DATA, FINGERPRINT, resume=True)
     assert "20 steps are done, run.num_steps asks for 10" in capsys.readouterr().out
