@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,7 +17,7 @@ def deterministic(num_threads: int) -> Iterator[None]:
 
     Restored at the end: learner, predictor and engine may share a process and each has its own number of threads.
     The promise is bit-for-bit equality on CPUs of one kind; on a GPU the library may lack a deterministic kernel, so
-    there it only warns.
+    there nothing is refused, and torch's warnings of it are left out.
     """
     threads = torch.get_num_threads()
     enabled = torch.are_deterministic_algorithms_enabled()
@@ -24,7 +25,10 @@ def deterministic(num_threads: int) -> Iterator[None]:
     torch.set_num_threads(num_threads)
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
+            warnings.filterwarnings("ignore", message="Deterministic behavior was enabled", category=UserWarning)
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)

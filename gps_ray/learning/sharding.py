@@ -18,7 +18,7 @@ from gps_ray.config import LearningConfig
 from gps_ray.learning.train_workers import TrainWorkers
 from gps_ray.model import tied_names, weights_from_state_dict, weights_of
 
-__all__ = ["clip_gradients", "device_weights", "full_weights", "move_to_workers", "train_device"]
+__all__ = ["clip_gradients", "device_weights", "full_weights", "move_to_workers", "shard", "train_device"]
 
 
 def train_device(config: LearningConfig) -> torch.device:
@@ -54,10 +54,15 @@ def move_to_workers(model: nn.Module, config: LearningConfig, workers: TrainWork
         apply_activation_checkpointing(model, check_fn=lambda module: any(module is layer for layer in layers))
     if workers.size == 1:
         model.to(workers.device)
-        return
+    else:
+        shard(model, workers, dtype)
+
+
+def shard(model: nn.Module, workers: TrainWorkers, dtype: torch.dtype) -> None:
+    """Give each worker its share of every parameter (FSDP2), on its device, in place. All of them call it."""
     precision = MixedPrecisionPolicy(param_dtype=None if dtype == torch.float32 else dtype, reduce_dtype=torch.float32)
     mesh = init_device_mesh(workers.device.type, (workers.size,))
-    for layer in layers:
+    for layer in _layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=precision)
     fully_shard(model, mesh=mesh, mp_policy=precision)
 

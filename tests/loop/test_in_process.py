@@ -1,0 +1,67 @@
+"""A run without Ray, with the real engine, verifiers, selector and learner on a small model."""
+
+from pathlib import Path
+
+import pytest
+
+from gps_ray.base.errors import ConfigError
+from gps_ray.config import TrainConfig, load_config
+from gps_ray.loop.in_process import run_in_process
+from gps_ray.loop.plan import resolve
+from gps_ray.model import make_embedded_model
+from gps_ray.run.folder import RunFolder
+from gps_ray.run.metrics import read_metrics
+from gps_ray.tasks.countdown import Countdown
+from gps_ray.tasks.dataset import load_data
+
+pytestmark = pytest.mark.loop
+
+MEASURED = ("timing_s/", "cost/wall", "cost/cpu", "rollout/tokens_per_s")
+
+
+def _run(folder: Path, model: Path, *overrides: str) -> Path:
+    config = load_config(
+        TrainConfig,
+        None,
+        (
+            f"run.directory={folder}",
+            "run.num_steps=2",
+            "data.countdown.num_pool_prompts=64",
+            "data.countdown.num_evaluation_prompts=8",
+            "data.countdown.num_heldout_probe_prompts=8",
+            f"selection.features.cache_directory={folder.parent / 'features'}",
+            "selection.selector=gps_fused",
+            "selection.num_prompts=8",
+            "evaluation.every_steps=2",
+            "evaluation.num_probe_prompts=8",
+            "evaluation.probe_rollouts=2",
+            *overrides,
+        ),
+    )
+    run_in_process(resolve(config), load_data(config.data, config.evaluation.num_probe_prompts), model)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    config = load_config(TrainConfig, None, ()).model.embedded
+    make_embedded_model(config, Countdown().vocabulary(), folder)
+    return folder
+
+
+def test_a_run_in_one_process_is_a_run_and_the_same_again(tmp_path: Path, model: Path) -> None:
+    rows = [read_metrics(_run(tmp_path / name, model) / "metrics.jsonl") for name in ("a", "b")]
+    assert [row["step"] for row in rows[0]] == [0, 1, 2]
+    assert rows[0][-1]["cost/num_rollouts"] == 2 * 8 * 8
+    assert RunFolder(tmp_path / "a").is_finished(2)
+    kept = [[{key: value for key, value in row.items() if not key.startswith(MEASURED)} for row in run] for run in rows]
+    assert kept[0] == kept[1]
+
+
+def test_a_folder_that_is_there_and_several_processes_are_refused(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ConfigError, match=r"run\.directory: .* is there already"):
+        _run(tmp_path / "there", model)
+    with pytest.raises(ConfigError, match=r"learning\.num_workers=1"):
+        _run(tmp_path / "two", model, "learning.num_workers=2")
