@@ -104,6 +104,10 @@ class Learner:
             return TokenScorer(model, self._unknown, max_tokens=self._config.microbatch_tokens)
 
     @property
+    def takes_logits_in_pieces(self) -> bool:
+        return self._policy.in_pieces
+
+    @property
     def notes(self) -> list[str]:
         """What the user should know of how this model is trained."""
         return [] if self._policy.note is None else [self._policy.note]

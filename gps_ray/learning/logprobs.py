@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from gps_ray.learning.packing import PackedBatch
 from gps_ray.learning.pieces import Head, logprobs_in_pieces, piece_entries
@@ -137,6 +138,9 @@ def _finish_of(model: Any, vocabulary: int, device: torch.device) -> Finish | No
     own = model(input_ids=tokens, use_cache=False).logits.float()
     head = model.get_output_embeddings()
     raw = model(input_ids=tokens, use_cache=False, on_hidden=lambda hidden: head(hidden))
+    if isinstance(model, FSDPModule):
+        # FSDP2 leaves the root's parameters gathered: an optimizer made now would hold these and train nothing.
+        model.reshard()
     largest = own.abs().max()
     for finish in _finishes(model.config.get_text_config()):
         difference = (finish(raw).float() - own).abs().max()
