@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ from gps_ray.weights.interface import Publisher, PublisherSettings
 from gps_ray.weights.transports import load_transport
 
 __all__ = ["LearnerActor", "LearnerSpec", "LearnerStatus", "RayLearner", "spawn_learner"]
+
+log = logging.getLogger(__name__)
 
 POLL_S = 20.0  # how long a train worker waits for a message before it asks again
 ANSWER_S = 60.0  # how long the mailbox itself may take: longer means that it is gone
@@ -57,11 +60,13 @@ class LearnerSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerStatus:
-    """What train worker 0 says once all are up. ``placement_group`` is what Ray Train reserved for them."""
+    """What train worker 0 says once all are up. ``placement_group`` is what Ray Train reserved for them; ``notes`` are
+    for the user."""
 
     policy_version: int
     worker_pid: int
     placement_group: PlacementGroup | None
+    notes: tuple[str, ...] = ()
 
 
 def train_loop(settings: dict[str, Any]) -> None:
@@ -85,6 +90,7 @@ def train_loop(settings: dict[str, Any]) -> None:
                 policy_version=learner.policy_version,
                 worker_pid=os.getpid(),
                 placement_group=get_current_placement_group(),
+                notes=tuple(learner.notes),
             )
             complete(START, status)
             while True:
@@ -271,6 +277,8 @@ class RayLearner:
             "learning.start_deadline_s",
         )
         self._placement_group = status.placement_group
+        for note in status.notes:
+            log.warning(note)
         return status
 
     async def update(self, request: UpdateRequest) -> UpdateResult:

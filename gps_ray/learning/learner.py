@@ -27,13 +27,13 @@ from gps_ray.learning.dcp import load_shards, save_shards
 from gps_ray.learning.determinism import deterministic
 from gps_ray.learning.groups import TrainGroup, count_metrics, number_rows, train_groups
 from gps_ray.learning.importance import importance_weights
-from gps_ray.learning.logprobs import can_share_prompts, token_logprobs
+from gps_ray.learning.logprobs import TokenScorer, can_share_prompts
 from gps_ray.learning.lora import adapters_off, load_policy, merged_weights, trained_state
 from gps_ray.learning.losses.interface import PolicyTokens
 from gps_ray.learning.losses.kl import kl_estimate
 from gps_ray.learning.losses.value import value_loss
 from gps_ray.learning.minibatch import MicroBatch, MiniBatch, RewardKl, fill_advantages, make_minibatch
-from gps_ray.learning.packing import PackedBatch, TrainRow, pack
+from gps_ray.learning.packing import TrainRow, pack
 from gps_ray.learning.schedule import learning_rate_factor
 from gps_ray.learning.sharding import device_weights, full_weights, move_to_workers, train_device
 from gps_ray.learning.stepping import GuardedOptimizer, SkipCounter
@@ -80,11 +80,12 @@ class Learner:
         self._unknown = torch.from_numpy(unknown).to(self._workers.device)
         self._max_shared_tokens = config.max_shared_prompt_tokens if can_share_prompts(policy) else 0
         self._model = self._placed(policy)
-        self._reference = None
+        self._policy = self._scorer(self._model)
+        self._reference: TokenScorer | None = None
         if config.kl_coefficient and config.lora_rank:
-            self._reference = self._model  # with its adapters off
+            self._reference = self._policy  # with its adapters off
         elif config.kl_coefficient:
-            self._reference = self._placed(load_model(model_directory).requires_grad_(False))
+            self._reference = self._scorer(self._placed(load_model(model_directory).requires_grad_(False)))
         skips = SkipCounter(config.max_skipped_updates)
         self._optimizer = GuardedOptimizer(self._model, config.learning_rate, config, skips)
         self._critic: Any = None
@@ -97,6 +98,19 @@ class Learner:
         # Evaluation mode throughout: dropout would make the policy another than the one that sampled.
         move_to_workers(model.eval(), self._config, self._workers, self._dtype)
         return model
+
+    def _scorer(self, model: Any) -> TokenScorer:
+        with self._autocast():
+            return TokenScorer(model, self._unknown, max_tokens=self._config.microbatch_tokens)
+
+    @property
+    def takes_logits_in_pieces(self) -> bool:
+        return self._policy.in_pieces
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of how this model is trained."""
+        return [] if self._policy.note is None else [self._policy.note]
 
     @property
     def policy_version(self) -> int:
@@ -143,6 +157,7 @@ class Learner:
                 max_response_tokens=self._max_response_tokens,
                 max_tokens=self._config.microbatch_tokens,
                 max_shared_tokens=self._max_shared_tokens,
+                by_prompt=not self._policy.in_pieces,
                 workers=self._workers,
             )
             if mini_batch is not None:
@@ -165,18 +180,15 @@ class Learner:
     def _score(self, micro: MicroBatch) -> None:
         batch, config = micro.batch, self._config
         if config.rollout_is is not None:
-            micro.old, _ = self._logprobs(self._model, batch)
+            micro.old, _ = self._policy(batch, self._temperature)
             micro.importance = importance_weights(
                 micro.old, batch.sampled_logprobs, batch.mask, config.rollout_is, config.rollout_is_threshold
             )
         if self._reference is not None:
-            with adapters_off(self._reference):
-                micro.reference, _ = self._logprobs(self._reference, batch)
+            with adapters_off(self._reference.model):
+                micro.reference, _ = self._reference(batch, self._temperature)
         if self._critic is not None:
             micro.old_values = token_values(self._critic, batch)
-
-    def _logprobs(self, model: Any, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        return token_logprobs(model, batch, self._temperature, self._unknown)
 
     def _policy_step(self, mini_batch: MiniBatch, factor: float, totals: Totals) -> None:
         self._optimizer.zero_grad()
@@ -189,7 +201,7 @@ class Learner:
         """Add one micro-batch's gradient; returns its share of the mini-batch's loss."""
         batch, mask = micro.batch, micro.batch.mask
         with self._autocast():
-            policy, logprobs = self._logprobs(self._model, batch)
+            policy, entropy = self._policy(batch, self._temperature)
         tokens = PolicyTokens(policy=policy, old=micro.old, advantages=micro.advantages, mask=mask)
         token_loss = self._algorithm.policy_loss(tokens, self._algorithm.clip)
         per_token = token_loss.per_token
@@ -203,7 +215,7 @@ class Learner:
         share = (per_token * mask * micro.row_weights).sum() / denominator
         # FSDP2 averages gradients over workers; the shares are to be added.
         (share * self._workers.size).backward()  # type: ignore[no-untyped-call]
-        totals.add_tokens(tokens, token_loss, logprobs, kl, micro.importance)
+        totals.add_tokens(tokens, token_loss, entropy, kl, micro.importance)
         return float(share.detach())
 
     def _value_step(self, mini_batch: MiniBatch, factor: float, totals: Totals) -> None:
@@ -248,7 +260,7 @@ class Learner:
         row = TrainRow(prompt_tokens=tokens[:1], response_tokens=tokens[1:])
         with torch.no_grad(), deterministic(self._config.num_threads), self._autocast():
             (batch,) = pack([(row,)], PROBE_TOKENS)
-            logprobs, _ = token_logprobs(self._model, batch.to(self._workers.device), 1.0, self._unknown)
+            logprobs, _ = self._policy(batch.to(self._workers.device), 1.0)
         return tokens, logprobs.cpu()[batch.mask].numpy()
 
     def save(self, directory: Path) -> None:

@@ -56,16 +56,17 @@ def make_minibatch(
     max_response_tokens: int,
     max_tokens: int,
     max_shared_tokens: int,
+    by_prompt: bool,
     workers: TrainWorkers,
 ) -> MiniBatch | None:
     """Of ``groups``, all of which count in the divisor, those ``trained`` are packed into micro-batches of at most
-    ``max_tokens`` tokens, their prompts shared in lines of at most ``max_shared_tokens``. Every worker computes all
-    shares, so nothing is sent. None where there is nothing to train."""
+    ``max_tokens`` tokens (``pack``), their prompts shared in lines of at most ``max_shared_tokens``. Every worker
+    computes all shares, so nothing is sent. None where there is nothing to train."""
     rows = [row for group in trained for row in group.rows if len(row.response_tokens)]
     if not rows:
         return None
     lines = lines_of(rows, max_shared_tokens)
-    shares = [pack(share, max_tokens) for share in split_lines(lines, workers.size)]
+    shares = [pack(share, max_tokens, by_prompt=by_prompt) for share in split_lines(lines, workers.size)]
     own = shares[workers.rank]
     own += [blank_batch(lines[0])] * (max(map(len, shares)) - len(own))
     return MiniBatch(

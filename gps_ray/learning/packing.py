@@ -5,9 +5,9 @@ so a line that holds several computes it once: G * (P + T) tokens become P + G *
 itself, and stands at the positions it had alone (the shared prefix of Liu et al., "Prefix Grouper", arXiv 2506.05433,
 with a mask in place of split attention calls).
 
-Lines are ordered by length, so that a micro-batch pads little and computes few logits that nobody reads. Padding goes
-to the right. Where every line holds one response, a causal mask says all there is to say: no attention mask is needed
-and the backbone may use its fast causal kernel.
+Lines are ordered by length, so that a micro-batch pads little. Padding goes to the right. Where every line holds one
+response, a causal mask says all there is to say: no attention mask is needed and the backbone may use its fast causal
+kernel.
 """
 
 from __future__ import annotations
@@ -78,6 +78,13 @@ class PackedBatch:
     def at_targets(self, outputs: Tensor) -> Tensor:
         """Outputs [R, K, ...] of the last K places of each line -> [M, T, ...] where the targets are predicted."""
         return outputs.flatten(0, 1)[self.sources]
+
+    def of_responses(self, hidden: Tensor) -> Tensor:
+        """Hidden states [R, L, H] -> [N, H] of the places that predict a response token, in the order of
+        ``targets[mask]``. A copy of those alone."""
+        places = self.sources[self.mask]
+        first = self.tokens.shape[1] - self.num_logits
+        return hidden[places // self.num_logits, first + places % self.num_logits]
 
     def to(self, device: torch.device) -> PackedBatch:
         tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
@@ -159,23 +166,61 @@ def _attention(segments: Tensor) -> Tensor:
     return ((key == 0) | (key == query)) & torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool).tril()
 
 
-def pack(lines: Sequence[PackedLine], max_tokens: int) -> list[PackedBatch]:
-    """Micro-batches of at most ``max_tokens`` tokens each, padding counted; a longer line stands alone.
+def pack(lines: Sequence[PackedLine], max_tokens: int, *, by_prompt: bool = False) -> list[PackedBatch]:
+    """Micro-batches of at most ``max_tokens`` tokens each, padding counted, what the model reads and what the loss
+    sees; a longer line stands alone.
 
-    The result depends on the lines and their order only: equal lengths keep their order.
+    Lines are ordered by their length, those that share a prompt apart from the others: these need no mask. With
+    ``by_prompt`` the prompt's length goes first: that pads more, and computes fewer logits that nobody reads where the
+    model gives them from the shortest prompt of a micro-batch on. The result depends on the lines and their order only:
+    equal lengths keep their order.
     """
-    batches: list[PackedBatch] = []
-    current: list[PackedLine] = []
-    longest = 0
-    for line in sorted(lines, key=lambda line: (len(line[0].prompt_tokens), _length(line))):
-        longest = max(longest, _length(line))
-        if current and longest * (len(current) + 1) > max_tokens:
-            batches.append(_assemble(current))
-            current, longest = [], _length(line)
-        current.append(line)
-    if current:
-        batches.append(_assemble(current))
-    return batches
+    parts: list[list[PackedLine]] = []
+    size = _Size()
+    for line in sorted(lines, key=_by_prompt if by_prompt else _by_length):
+        apart = not by_prompt and parts and _is_shared(parts[-1][-1]) != _is_shared(line)
+        if not parts or apart or size.with_line(line).padded > max_tokens:
+            parts.append([])
+            size = _Size()
+        parts[-1].append(line)
+        size = size.with_line(line)
+    return [_assemble(part) for part in parts]
+
+
+def _is_shared(line: PackedLine) -> bool:
+    return len(line) > 1
+
+
+def _by_prompt(line: PackedLine) -> tuple[int, int]:
+    return len(line[0].prompt_tokens), _length(line)
+
+
+def _by_length(line: PackedLine) -> tuple[bool, int]:
+    return not _is_shared(line), _length(line)
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """Of a micro-batch: its lines and rows, and the longest of each."""
+
+    num_lines: int = 0
+    num_rows: int = 0
+    line: int = 0
+    response: int = 0
+
+    def with_line(self, line: PackedLine) -> _Size:
+        response = max(len(row.response_tokens) for row in line)
+        return _Size(
+            self.num_lines + 1,
+            self.num_rows + len(line),
+            max(self.line, _length(line)),
+            max(self.response, response),
+        )
+
+    @property
+    def padded(self) -> int:
+        """Tokens with their padding: of the lines, or of the responses in rows of their own."""
+        return max(self.num_lines * self.line, self.num_rows * self.response)
 
 
 def split_lines(lines: Sequence[PackedLine], num_parts: int) -> list[list[PackedLine]]:

@@ -29,6 +29,10 @@ class SimulatedLearner:
         self._policy_version = 0
 
     @property
+    def notes(self) -> list[str]:
+        return []
+
+    @property
     def policy_version(self) -> int:
         return self._policy_version
 

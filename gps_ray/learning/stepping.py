@@ -46,11 +46,16 @@ class GuardedOptimizer:
         self._max_grad_norm = config.max_grad_norm
         self._skips = skips
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.adamw = torch.optim.AdamW(self._parameters, lr=learning_rate, weight_decay=config.weight_decay)
+        # One kernel over all parameters, and no wait for the device at each one's step counter. On a CPU torch's own
+        # choice stays: its last bits are part of a run's result.
+        fused = all(parameter.is_cuda for parameter in self._parameters)
+        self.adamw = torch.optim.AdamW(
+            self._parameters, lr=learning_rate, weight_decay=config.weight_decay, fused=fused or None
+        )
         # The state is made at once: DCP would make a missing one by a step of its own and count that step.
         for parameter in self._parameters:
             self.adamw.state[parameter] = {
-                "step": torch.tensor(0.0),
+                "step": torch.tensor(0.0, device=parameter.device if fused else "cpu"),
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }

@@ -139,7 +139,7 @@ def _step(
 ) -> float:
     model.zero_grad(set_to_none=True)
     loss = 0.0
-    for part in pack(lines_of(batch), max_tokens):
+    for part in pack(lines_of(batch), max_tokens, by_prompt=True):
         logprobs, _ = token_logprobs(model, part, temperature=1.0)
         share = -(logprobs * part.mask).sum() / num_tokens
         share.backward()  # type: ignore[no-untyped-call]

@@ -49,14 +49,14 @@ class Totals:
         self,
         tokens: PolicyTokens,
         loss: TokenLoss,
-        logprobs: Tensor,
+        entropy: Tensor,
         kl: Tensor | None,
         importance: ImportanceWeights | None,
     ) -> None:
-        """One micro-batch; logprobs [M, T, vocabulary]."""
+        """One micro-batch; entropy [M, T] of the policy."""
         mask = tokens.mask
         self._add("num_tokens", mask.sum())
-        self._add("train/entropy", (-(logprobs.exp() * logprobs).sum(-1) * mask).sum())
+        self._add("train/entropy", (entropy * mask).sum())
         self._add("train/clip_ratio", (loss.is_clipped & mask).sum())
         log_ratio = tokens.log_ratio()
         # k3 with the roles swapped: never negative.
