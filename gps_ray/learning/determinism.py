@@ -27,6 +27,7 @@ def deterministic(num_threads: int) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
+            warnings.filterwarnings("ignore", message=".*defaults to a non-deterministic algorithm")
             warnings.filterwarnings("ignore", message="Deterministic behavior was enabled", category=UserWarning)
             yield
     finally:

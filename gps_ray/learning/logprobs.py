@@ -8,6 +8,7 @@ seen to give the model's own logits, the first where they are small.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -118,12 +119,14 @@ class _TwoWays:
     hidden states [R, L, H]."""
 
     def __init__(self, model: Any) -> None:
-        self._model, self._own = model, model.forward
+        # The model holds this: a reference back would keep its memory until the next garbage collection.
+        self._model, self._own = weakref.ref(model), type(model).forward
 
     def __call__(self, *args: Any, on_hidden: Callable[[Tensor], Any] | None = None, **inputs: Any) -> Any:
+        model: Any = self._model()
         if on_hidden is None:
-            return self._own(*args, **inputs)
-        return on_hidden(self._model.base_model(*args, **inputs).last_hidden_state)
+            return self._own(model, *args, **inputs)
+        return on_hidden(model.base_model(*args, **inputs).last_hidden_state)
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ from gps_ray.tasks.dataset import DataSets
 from gps_ray.tasks.registry import load_task
 from gps_ray.weights.object_store import ObjectStorePayload
 
-__all__ = ["run_in_process"]
+__all__ = ["learner_of_run", "run_in_process"]
 
 
 def run_in_process(
@@ -57,7 +57,7 @@ def run_in_process(
     if config.run.directory.exists():
         raise ConfigError(f"run.directory: {config.run.directory} is there already; choose another")
     folder = RunFolder(config.run.directory.absolute())
-    folder.create(config, {"pool": data.pool, "evaluation": data.evaluation, "heldout_probe": data.heldout_probe})
+    folder.create(config, data.splits)
     with contextlib.closing(_Pool(config, data, model_directory)) as pool:
         parts = LoopParts(
             selector=_Selector(config, data, folder),
@@ -119,16 +119,21 @@ class _Selector:
         self._service.load(directory)
 
 
+def learner_of_run(config: TrainConfig, model_directory: Path) -> Learner:
+    """The learner that a run of this config has."""
+    return Learner(
+        model_directory,
+        config.learning,
+        dtype=config.model.dtype,
+        temperature=config.rollout.temperature,
+        max_response_tokens=config.rollout.max_response_tokens,
+        num_steps=config.run.num_steps,
+    )
+
+
 class _Learner:
     def __init__(self, config: TrainConfig, model_directory: Path) -> None:
-        self._learner = Learner(
-            model_directory,
-            config.learning,
-            dtype=config.model.dtype,
-            temperature=config.rollout.temperature,
-            max_response_tokens=config.rollout.max_response_tokens,
-            num_steps=config.run.num_steps,
-        )
+        self._learner = learner_of_run(config, model_directory)
 
     async def update(self, request: UpdateRequest) -> UpdateResult:
         return self._learner.update(request.rollouts, request.admitted)

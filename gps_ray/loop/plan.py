@@ -134,7 +134,7 @@ def check_data(config: TrainConfig, data: DataSets) -> None:
 def pool_fingerprint(data: DataSets) -> str:
     """A hash of the ids of all prompts, by split and in order: what a checkpoint's row numbers refer to."""
     digest = hashlib.sha256()
-    for split in (data.pool, data.evaluation, data.pool_probe, data.heldout_probe, *data.suites.values()):
+    for split in (*data.splits.values(), *data.suites.values()):
         digest.update(b"\n".join(prompt.prompt_id.encode() for prompt in split) + b"\0")
     return digest.hexdigest()[:16]
 

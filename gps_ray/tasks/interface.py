@@ -34,6 +34,16 @@ class DataSets:
     notes: tuple[str, ...] = ()
     suites: Mapping[str, tuple[Prompt, ...]] = field(default_factory=dict)
 
+    @property
+    def splits(self) -> dict[str, tuple[Prompt, ...]]:
+        """All but the suites, by name."""
+        return {
+            "pool": self.pool,
+            "evaluation": self.evaluation,
+            "pool_probe": self.pool_probe,
+            "heldout_probe": self.heldout_probe,
+        }
+
 
 class Task(Protocol):
     """A verifiable task. Responses are hostile text: ``verify`` never evaluates them as code.

@@ -15,8 +15,9 @@ from actors.learner_actor import RayLearner, spawn_learner
 from gps_ray.base.errors import LearnerError
 from gps_ray.base.types import RolloutGroup, UpdateRequest
 from gps_ray.config import TrainConfig
+from gps_ray.loop.in_process import learner_of_run
 from gps_ray.model import load_model, load_tokenizer
-from tests.learners import learner_of_run, update_request
+from tests.learners import update_request
 from tests.unit.learning.rollouts import ALL_RIGHT, ALL_WRONG, MIXED, ids, make_groups, make_model, make_tables
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
@@ -47,7 +48,7 @@ def _assert_close(one: dict[str, float], other: dict[str, float]) -> None:
 @pytest.mark.timeout(900)
 def test_two_workers_give_the_losses_of_one_and_resume_bit_for_bit(tmp_path: Path) -> None:
     directory, config = make_model(tmp_path / "model"), _config()
-    alone = learner_of_run(directory, config)
+    alone = learner_of_run(config, directory)
 
     async def test() -> None:
         learner = spawn_learner("fsdp/whole", config, directory, tmp_path / "ray_train")
@@ -95,7 +96,7 @@ def test_two_workers_share_value_model_and_reference_policy(tmp_path: Path) -> N
         lr_scheduler_type="linear",
         lr_warmup_steps=2,
     )
-    alone = learner_of_run(directory, config)
+    alone = learner_of_run(config, directory)
 
     async def test() -> None:
         learner = spawn_learner("fsdp/ppo", config, directory, tmp_path / "ray_train")

@@ -18,7 +18,8 @@ from gps_ray.base.errors import DeadlineError, LearnerError
 from gps_ray.base.types import UpdateRequest
 from gps_ray.config import TrainConfig
 from gps_ray.learning.learner import Learner
-from tests.learners import learner_of_run, update_request
+from gps_ray.loop.in_process import learner_of_run
+from tests.learners import update_request
 from tests.processes import wait_for
 from tests.unit.learning.rollouts import ALL_WRONG, MIXED, ids, make_groups, make_model, make_tables
 
@@ -57,7 +58,7 @@ def _is_gone(pid: int) -> bool:
 
 def test_updates_equal_those_in_process_and_resume_goes_on_bit_for_bit(model_directory: Path, tmp_path: Path) -> None:
     config = _config()
-    expected = learner_of_run(model_directory, config)
+    expected = learner_of_run(config, model_directory)
 
     async def test() -> None:
         learner = spawn_learner("equal/learner", config, model_directory, tmp_path / "ray_train")

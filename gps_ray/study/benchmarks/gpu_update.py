@@ -26,12 +26,13 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.tables import rollouts_to_table
-from gps_ray.base.types import FinishReason, GroupOutcome, IntArray, Rollout, RolloutGroup, RolloutStatus, Sampling
+from gps_ray.base.types import Sampling
 from gps_ray.config import LearningConfig
 from gps_ray.learning.algorithms import ALGORITHMS
 from gps_ray.learning.learner import Learner
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup
 from gps_ray.rollout.torch_engine import TorchEngine
+from gps_ray.study.benchmarks.groups import half_right
 from gps_ray.study.benchmarks.one_process import device_name
 from gps_ray.study.benchmarks.rollout import bench_prompts
 
@@ -222,7 +223,7 @@ def _groups_of_one_length(args: argparse.Namespace, vocabulary: int) -> tuple[pa
     rng = generator(0, "bench/gpu_update")
     chance = np.full(args.response_tokens, -np.log(vocabulary), dtype=np.float32)
     groups = [
-        _group(
+        half_right(
             f"p{i}",
             rng.integers(0, vocabulary, args.prompt_tokens).astype(np.int32),
             [(rng.integers(0, vocabulary, args.response_tokens).astype(np.int32), chance) for _ in range(GROUP_SIZE)],
@@ -244,7 +245,7 @@ def _sampled_groups(args: argparse.Namespace) -> tuple[pa.Table, tuple[str, ...]
     )
     sampled: list[GeneratedGroup] = engine.generate(request)
     groups = [
-        _group(
+        half_right(
             prompt.prompt_id,
             group.prompt_tokens,
             [(response.tokens, response.sampled_logprobs) for response in group.responses],
@@ -252,28 +253,3 @@ def _sampled_groups(args: argparse.Namespace) -> tuple[pa.Table, tuple[str, ...]
         for prompt, group in zip(request.prompts, sampled, strict=True)
     ]
     return rollouts_to_table(groups), tuple(group.outcome.prompt_id for group in groups)
-
-
-def _group(prompt_id: str, prompt: IntArray, responses: Sequence[tuple[IntArray, Any]]) -> RolloutGroup:
-    """Every other response is right."""
-    status = (np.arange(len(responses)) % 2).astype(np.int8)
-    rollouts = tuple(
-        Rollout(
-            prompt_tokens=prompt,
-            response_tokens=tokens,
-            sampled_logprobs=logprobs,
-            reward=float(right),
-            status=RolloutStatus(right),
-            finish_reason=FinishReason.STOP,
-            policy_version=0,
-        )
-        for (tokens, logprobs), right in zip(responses, status.tolist(), strict=True)
-    )
-    outcome = GroupOutcome(
-        prompt_id=prompt_id,
-        policy_version=0,
-        rewards=status.astype(np.float32),
-        status=status,
-        response_lengths=np.array([len(tokens) for tokens, _ in responses], dtype=np.int32),
-    )
-    return RolloutGroup(outcome=outcome, rollouts=rollouts)

@@ -38,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", default="0", help="with commas between")
     parser.add_argument(
-        "--time-limit-s", type=float, default=float("inf"), help="no seed is begun that would not end by then"
+        "--time-limit-s",
+        type=float,
+        default=float("inf"),
+        help="but for the first, no seed is begun that would not end by then",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
 
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         for seed in (int(text) for text in args.seeds.split(",")):
             seed_began = time.monotonic()
-            if seed_began - began + longest > args.time_limit_s:
+            if rows and seed_began - began + longest > args.time_limit_s:
                 print(f"seed {seed} and those after it are left out: --time-limit-s={args.time_limit_s:g}", flush=True)
                 break
             for name in names:

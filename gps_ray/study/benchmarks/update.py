@@ -19,10 +19,11 @@ import pyarrow as pa
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.tables import rollouts_to_table
-from gps_ray.base.types import FinishReason, FloatArray, GroupOutcome, Rollout, RolloutGroup, RolloutStatus
+from gps_ray.base.types import FloatArray
 from gps_ray.config import LearningConfig
 from gps_ray.learning.learner import Learner
 from gps_ray.model import load_model
+from gps_ray.study.benchmarks.groups import half_right
 from gps_ray.study.benchmarks.rollout import model_folder
 
 __all__ = ["add_arguments", "run"]
@@ -116,26 +117,13 @@ def _groups(
     groups = []
     for i in range(args.num_prompts):
         prompt = rng.integers(0, vocabulary, num_prompt).astype(np.int32)
-        lengths = rng.integers(1, num_response, args.group_size, endpoint=True).astype(np.int32)
-        status = (np.arange(args.group_size) % 2).astype(np.int8)
-        rollouts = tuple(
-            Rollout(
-                prompt_tokens=prompt,
-                response_tokens=rng.integers(0, vocabulary, length).astype(np.int32),
-                sampled_logprobs=np.full(length, -np.log(vocabulary), dtype=np.float32),
-                reward=float(right),
-                status=RolloutStatus(right),
-                finish_reason=FinishReason.STOP,
-                policy_version=0,
+        lengths = rng.integers(1, num_response, args.group_size, endpoint=True)
+        responses = [
+            (
+                rng.integers(0, vocabulary, length).astype(np.int32),
+                np.full(length, -np.log(vocabulary), dtype=np.float32),
             )
-            for length, right in zip(lengths.tolist(), status.tolist(), strict=True)
-        )
-        outcome = GroupOutcome(
-            prompt_id=f"p{i}",
-            policy_version=0,
-            rewards=status.astype(np.float32),
-            status=status,
-            response_lengths=lengths,
-        )
-        groups.append(RolloutGroup(outcome=outcome, rollouts=rollouts))
+            for length in lengths.tolist()
+        ]
+        groups.append(half_right(f"p{i}", prompt, responses))
     return rollouts_to_table(groups), tuple(group.outcome.prompt_id for group in groups)

@@ -1,5 +1,7 @@
 """Log-probs in pieces against the model's own forward: the same numbers and gradients from less memory."""
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +162,16 @@ def test_an_update_in_pieces_is_the_update(
         for name, value in metrics[0].items():
             assert metrics[1][name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
     np.testing.assert_allclose(pieces.probe()[1], whole.probe()[1], atol=1e-4)
+
+
+def test_a_model_is_freed_with_its_scorer() -> None:
+    """On a GPU what waits for the garbage collector is the memory of a whole model."""
+    scorer = _scorer(_model("tied"), max_entries=1)
+    assert scorer.in_pieces
+    model = weakref.ref(scorer.model)
+    gc.disable()
+    try:
+        del scorer
+        assert model() is None
+    finally:
+        gc.enable()
