@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError("model.path: expected a model's folder, got null; set model.path")
     names = [name.strip() for name in args.selectors.split(",")]
     arms = by_selector(config, names)
-    began, longest, rows = time.monotonic(), 0.0, []
+    began, longest = time.monotonic(), 0.0
+    rows: list[dict[str, Any]] = []
     folders: dict[str, dict[int, Path]] = {name: {} for name in names}
     with tempfile.TemporaryDirectory() as scratch:
         for seed in (int(text) for text in args.seeds.split(",")):
