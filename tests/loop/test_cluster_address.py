@@ -16,13 +16,20 @@ from tests.processes import run_code
 pytestmark = pytest.mark.loop
 
 
+def _answer_one(listening: socket.socket, answer: bytes) -> None:
+    connection, _ = listening.accept()
+    with connection:
+        connection.sendall(answer)
+        connection.recv(100)  # to close with something unread would reset the connection
+
+
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
 def test_a_listener_that_is_no_ray_head(answer: bytes) -> None:
     with socket.socket() as listening:  # the system accepts; nobody, or another server, speaks
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         if answer:
-            Thread(target=lambda: listening.accept()[0].sendall(answer), daemon=True).start()
+            Thread(target=_answer_one, args=(listening, answer), daemon=True).start()
         address = f"127.0.0.1:{listening.getsockname()[1]}"
         run = load_config(TrainConfig, None, [f"cluster.address={address}"])
         said = "what answers is no Ray head" if answer else "no answer within 4 s"
@@ -35,13 +42,13 @@ def test_a_head_that_answers_in_time_or_not() -> None:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         settings = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-        Thread(target=lambda: listening.accept()[0].sendall(settings), daemon=True).start()
+        Thread(target=_answer_one, args=(listening, settings), daemon=True).start()
         assert ask_head(f"127.0.0.1:{listening.getsockname()[1]}") == ""
         assert ask_head(f"127.0.0.1:{listening.getsockname()[1]}", 0.2) == "no answer within 0.2 s"
 
 
 def test_joining_that_hangs_ends_the_process_in_one_line() -> None:
-    code = "import time\nfrom actors.lost_head import bounded\nwith bounded(0.2, 'cluster.address: no Ray'): time.sleep(60)"
+    code = "import time, actors.lost_head as head\nwith head.bounded(0.2, 'cluster.address: no Ray'): time.sleep(60)"
     ended = run_code(code, timeout_s=50)
     assert (ended.returncode, ended.stderr) == (
         2,
