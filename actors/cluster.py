@@ -101,8 +101,10 @@ def cluster_for(config: TrainConfig) -> Iterator[str]:
 
 
 def _head_watched(config: ClusterConfig) -> Any:
-    address = "" if ray.util.client.ray.is_connected() else ray.get_runtime_context().gcs_address
-    return head_watched(address, config.head_deadline_s) if address else nullcontext()
+    node = ray._private.worker._global_node  # a Ray client (ray://) has none
+    if node is None:
+        return nullcontext()
+    return head_watched(node.gcs_address, node.raylet_socket_name, config.head_deadline_s)
 
 
 @contextmanager
@@ -118,10 +120,6 @@ def _one_line_ends() -> Iterator[None]:
     ray._private.worker.print_to_stdstream = first_lines
     try:
         yield
-    except LostError as error:
-        if _own_node_is_lost():
-            raise LostError(f"this machine's Ray node (raylet) was lost; {error}") from error
-        raise
     except RayError as error:
         cause = error.cause if isinstance(error, RayTaskError) else error
         if not isinstance(cause, RayError):
@@ -132,14 +130,6 @@ def _one_line_ends() -> Iterator[None]:
         ) from error
     finally:
         ray._private.worker.print_to_stdstream = shown
-
-
-def _own_node_is_lost() -> bool:
-    try:
-        own = ray.get_runtime_context().get_node_id()
-        return any(node["NodeID"] == own and not node["Alive"] for node in ray.nodes())
-    except Exception:  # whatever Ray says now: the reason for asking is the better one
-        return False
 
 
 def check_local_resources(config: TrainConfig) -> None:

@@ -1,4 +1,4 @@
-"""Ray's head: does it answer, and what becomes of a job when it does so no longer.
+"""Ray's head and this machine's raylet: do they answer, and what becomes of a job when they do so no longer.
 
 Ray would wait for minutes, then end the process from native code without a line. Nothing that is asked of Ray can be
 relied on without a head, so the head is asked by a plain socket, and a job that lost it ends at once.
@@ -61,14 +61,20 @@ def bounded(deadline_s: float, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def head_watched(address: str, deadline_s: float) -> Iterator[None]:
+def head_watched(address: str, raylet_socket: str, deadline_s: float) -> Iterator[None]:
     """Within the block the process ends, with one line and LostError's exit code, once the head at ``address`` has not
-    answered for ``deadline_s``."""
+    answered for ``deadline_s``, or nobody listens on the raylet's Unix socket any more: Ray may hang then."""
     ended = threading.Event()
 
     def watch() -> None:
         answered = time.monotonic()
         while not ended.wait(_PERIOD_S):
+            if not _listens(raylet_socket) and not ended.wait(_PERIOD_S):
+                _end(
+                    "this machine's Ray node (raylet) was lost; where it is not the job's own start it again, then "
+                    "--resume goes on from the last checkpoint",
+                    LostError.exit_code,
+                )
             reason = ask_head(address)
             if not reason:
                 answered = time.monotonic()
@@ -85,6 +91,19 @@ def head_watched(address: str, deadline_s: float) -> Iterator[None]:
         yield
     finally:
         ended.set()
+
+
+def _listens(path: str) -> bool:
+    """Does a process listen on this Unix socket? One that is only busy does."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(ANSWER_DEADLINE_S)
+        try:
+            connection.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            pass
+    return True
 
 
 def _end(line: str, code: int) -> None:
