@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
+import ray._private.worker
+from ray.exceptions import RayError, RayTaskError
 
+from actors.lost_head import ask_head, bounded, head_watched
 from actors.signals import handlers_kept
 from actors.token import ensure_private_token
-from gps_ray.base.errors import ResourceError, one_line
+from gps_ray.base.errors import LostError, ResourceError, one_line
 from gps_ray.config import ClusterConfig, TrainConfig
 from gps_ray.loop.resources import check_resources
 
 __all__ = ["check_local_resources", "cluster_for", "in_cluster"]
-
-_ANSWER_DEADLINE_S = 4.0
 
 
 def in_cluster(config: ClusterConfig) -> bool:
@@ -31,7 +31,7 @@ def _start_local(config: ClusterConfig) -> Any:
     # the token is turned away, and `ray get-auth-token` prints it for the dashboard.
     ensure_private_token()
     try:
-        with handlers_kept():
+        with handlers_kept(), bounded(config.connect_deadline_s, "cluster.address: no local Ray came up"):
             return ray.init(
                 address="local",
                 num_cpus=config.local_num_cpus or os.cpu_count(),
@@ -50,10 +50,10 @@ def _start_local(config: ClusterConfig) -> Any:
         ) from error
 
 
-def _join(address: str) -> Any:
+def _join(address: str, deadline_s: float) -> Any:
     _check_answers(address)
     try:
-        with handlers_kept():
+        with handlers_kept(), bounded(deadline_s, f"cluster.address: the Ray at {address} did not let this job join"):
             return ray.init(address=address, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ResourceError(f"cluster.address: cannot join {address}: {one_line(error)}") from error
@@ -63,16 +63,15 @@ def _check_answers(address: str) -> None:
     """Ray waits for minutes for a head that is not there. Raises ResourceError within seconds instead."""
     if address == "auto":
         return
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    _, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
         raise ResourceError(f"cluster.address: expected host:port, ray://host:port or auto, got {address!r:.200}")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_DEADLINE_S).close()
-    except (OSError, OverflowError, UnicodeError) as error:
+    reason = ask_head(address)
+    if reason:
         raise ResourceError(
-            f"cluster.address: nobody answers at {address} ({one_line(error)}); start a head there, or set "
-            "cluster.address to one that runs"
-        ) from error
+            f"cluster.address: nobody answers at {address} ({reason}); start a head there, or set cluster.address to "
+            "one that runs"
+        )
 
 
 @contextmanager
@@ -87,17 +86,50 @@ def cluster_for(config: TrainConfig) -> Iterator[str]:
         yield ""
         return
     if in_cluster(cluster):
-        context = _join(cluster.address or os.environ.get("RAY_ADDRESS", "auto"))
+        context = _join(cluster.address or os.environ.get("RAY_ADDRESS", "auto"), cluster.connect_deadline_s)
         where = "the cluster"
     else:
         check_local_resources(config)
         context = _start_local(cluster)
         where = "the local cluster"
     try:
-        check_resources(config, ray.cluster_resources(), where)
-        yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
+        with _head_watched(cluster), _one_line_ends():
+            check_resources(config, ray.cluster_resources(), where)
+            yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     finally:
         ray.shutdown()
+
+
+def _head_watched(config: ClusterConfig) -> Any:
+    node = ray._private.worker._global_node  # a Ray client (ray://) has none
+    if node is None:
+        return nullcontext()
+    return head_watched(node.gcs_address, node.raylet_socket_name, config.head_deadline_s)
+
+
+@contextmanager
+def _one_line_ends() -> Iterator[None]:
+    """What Ray raises when it loses a part of itself as one line, and the first lines of what it tells meanwhile: a
+    lost raylet is 45 lines of its state. Errors of our own code keep their traceback."""
+    shown = ray._private.worker.print_to_stdstream
+
+    def first_lines(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+        lines = [text.partition("\n")[0][:200] for text in data["lines"]]
+        shown({**data, "lines": lines}, ignore_prefix=ignore_prefix)
+
+    ray._private.worker.print_to_stdstream = first_lines
+    try:
+        yield
+    except RayError as error:
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if not isinstance(cause, RayError):
+            raise
+        raise LostError(
+            f"Ray lost a part of the run ({type(cause).__name__}: {one_line(cause)}); --resume goes on from the last "
+            "checkpoint"
+        ) from error
+    finally:
+        ray._private.worker.print_to_stdstream = shown
 
 
 def check_local_resources(config: TrainConfig) -> None:

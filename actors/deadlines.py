@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from gps_ray.base.errors import DeadlineError, GpsRayError
 
-__all__ = ["within"]
+__all__ = ["death", "within"]
 
 
 async def within(deadline_s: float, reference: Any, what: str, key: str) -> Any:
@@ -29,3 +29,12 @@ async def within(deadline_s: float, reference: Any, what: str, key: str) -> Any:
         if isinstance(cause, GpsRayError):
             raise cause from None
         raise
+
+
+def death(error: RayActorError) -> str:
+    """Of what Ray says about an actor's death the sentence that says why, without the ids around it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[-1] if lines else type(error).__name__
+    for start in ("Worker exit detail: ", "The actor is dead because "):
+        text = text.partition(start)[2] or text
+    return text.partition(" Some common causes")[0].partition(" Owner Id")[0].rstrip(".")[:200]

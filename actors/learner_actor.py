@@ -20,9 +20,9 @@ from ray.exceptions import RayActorError, RayError
 from ray.util import get_node_ip_address
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
-from actors.deadlines import within
+from actors.deadlines import death, within
 from actors.ray_train import first_failure, one_line, select_gpu, torch_trainer
-from gps_ray.base.errors import GpsRayError, LearnerError
+from gps_ray.base.errors import GpsRayError, LearnerError, LostError
 from gps_ray.base.types import PublishedWeights, UpdateRequest, UpdateResult
 from gps_ray.config import LearningConfig, TrainConfig
 from gps_ray.learning.mailbox import START, Kind, Mailbox, Message
@@ -205,7 +205,8 @@ class LearnerActor:
             trainer.fit()
         except Exception as error:
             reason = one_line(first_failure(error))
-        loop.call_soon_threadsafe(self._mailbox.fail, attempt, f"the train worker was lost ({reason})")
+        reason = f"the train worker was lost ({reason}); --resume goes on from the last checkpoint"
+        loop.call_soon_threadsafe(self._mailbox.fail, attempt, reason, LostError)
 
     async def _ask(self, kind: Kind, payload: Any = None) -> Any:
         return await self._mailbox.ask(
@@ -260,7 +261,9 @@ class RayLearner:
         try:
             return await within(deadline_s + ANSWER_S, reference, what, key)
         except RayActorError as error:
-            raise LearnerError(f"{what}: the learner actor died ({one_line(error)})") from error
+            raise LostError(
+                f"{what}: the learner actor died ({death(error)}); --resume goes on from the last checkpoint"
+            ) from error
 
     async def _call(self, method: str, *args: Any) -> Any:
         reference = getattr(self._actor, method).remote(*args)

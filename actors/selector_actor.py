@@ -8,8 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayActorError
 
-from actors.deadlines import within
+from actors.deadlines import death, within
+from gps_ray.base.errors import LostError
 from gps_ray.base.types import Chunk, ObserveResult, PosteriorMoments, Selection, SelectionRequest
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.interface import PromptTable
@@ -60,7 +62,13 @@ class RaySelector:
 
     async def _call(self, method: str, *args: Any) -> Any:
         reference = getattr(self._actor, method).remote(*args)
-        return await within(self._deadline_s, reference, f"selector.{method}", "selection.deadline_s")
+        try:
+            return await within(self._deadline_s, reference, f"selector.{method}", "selection.deadline_s")
+        except RayActorError as error:
+            raise LostError(
+                f"selector.{method}: the selector actor died ({death(error)}); --resume goes on from the last "
+                "checkpoint"
+            ) from error
 
     async def select(self, request: SelectionRequest) -> Selection:
         selection: Selection = await self._call("select", request)

@@ -37,8 +37,8 @@ def number_list(text: str) -> tuple[int, ...]:
 
 
 def run_job(main: Callable[[Sequence[str]], int]) -> None:
-    """Run a job's ``main`` and leave with its exit code; an expected error is one line on stderr and exit code 2, a
-    signal one line and what a shell makes of it."""
+    """Run a job's ``main`` and leave with its exit code; an expected error is one line on stderr and the code of its
+    kind (2, or 3 where something was lost), a signal one line and what a shell makes of it."""
     end_on_signals()
     try:
         code = main(sys.argv[1:])
@@ -47,7 +47,7 @@ def run_job(main: Callable[[Sequence[str]], int]) -> None:
         code = stopped.exit_code
     except GpsRayError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = 2
+        code = error.exit_code
     sys.exit(code)
 
 

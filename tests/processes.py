@@ -25,6 +25,7 @@ __all__ = [
     "free_port",
     "job_command",
     "job_environment",
+    "process_tree",
     "ray_head",
     "run_job",
     "start_job",
@@ -174,19 +175,19 @@ def ray_head(
 
 def _kill_tree(process: subprocess.Popen[Any]) -> None:
     """At once: asked to end, a head waits half a minute for its own agents."""
-    for pid in _tree(process.pid):
+    for pid in process_tree(process.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.wait()
 
 
-def _tree(pid: int) -> list[int]:
+def process_tree(pid: int) -> list[int]:
     """A process and all below it."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:  # it has just ended
         children = []
-    return [pid, *(each for child in children for each in _tree(int(child)))]
+    return [pid, *(each for child in children for each in process_tree(int(child)))]
 
 
 def _answers(head: Head) -> bool:

@@ -1,14 +1,16 @@
 """Every error that gps-ray raises on purpose.
 
 Each message says what was expected, what came, and which config key to change. The entry points turn a
-``GpsRayError`` into one line on stderr and exit code 2; anything else is a bug and keeps its traceback.
+``GpsRayError`` into one line on stderr and its exit code; anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
 
 class GpsRayError(Exception):
-    """Base of all expected errors."""
+    """Base of all expected errors. ``exit_code`` 2: something has to be changed first."""
+
+    exit_code = 2
 
 
 class ConfigError(GpsRayError):
@@ -41,6 +43,21 @@ class RolloutError(GpsRayError):
 
 class LearnerError(GpsRayError):
     """The learner's attempt ended, or its update is not usable (for instance a non-finite loss)."""
+
+
+class LostError(GpsRayError):
+    """What the run needs was lost from outside: a process, a node, its folder, the room on a disk. It goes on by
+    ``--resume`` once that is there again."""
+
+    exit_code = 3
+
+
+class StallError(LostError):
+    """Nothing moved for too long, and the config says that the run ends then."""
+
+
+class StorageError(LostError):
+    """A file of the run cannot be written: no room, not there any more, read-only."""
 
 
 def one_line(error: BaseException) -> str:

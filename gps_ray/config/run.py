@@ -147,6 +147,15 @@ class ClusterConfig(ConfigSection):
     address: str | None = Field(
         None, description="Ray address; null joins the job's cluster if there is one, else starts a local one."
     )
+    connect_deadline_s: float = Field(
+        120.0, gt=0, description="To join, or start, a Ray may take so long; then the job ends with one line."
+    )
+    head_deadline_s: float = Field(
+        20.0,
+        gt=0,
+        description="A job ends, with one line, when Ray's head has not answered for so long. From 60 on Ray is "
+        "quicker, and says less (RAY_gcs_rpc_server_reconnect_timeout_s).",
+    )
     local_num_cpus: int | None = Field(
         None, ge=1, description="CPUs a local cluster offers; null: as many as the machine has."
     )

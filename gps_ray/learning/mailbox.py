@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from gps_ray.base.errors import DeadlineError, LearnerError
+from gps_ray.base.errors import DeadlineError, GpsRayError, LearnerError
 
 __all__ = ["START", "Kind", "Mailbox", "Message"]
 
@@ -50,6 +50,7 @@ class Mailbox:
         self._attempt = 0
         self._is_open = False
         self._reason = "it was not started"
+        self._kind: type[GpsRayError] = LearnerError
         self._sequence = START
         self._queues: list[deque[Message]] = []
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -129,12 +130,12 @@ class Mailbox:
         future.set_result(result)
         return True
 
-    def fail(self, attempt: int, reason: str) -> bool:
-        """End the attempt: everyone who waits, or asks later, gets a LearnerError with ``reason``. The first reason
-        stands; False from an attempt that is over."""
+    def fail(self, attempt: int, reason: str, kind: type[GpsRayError] = LearnerError) -> bool:
+        """End the attempt: everyone who waits, or asks later, gets an error of this kind with ``reason``. The first
+        reason stands; False from an attempt that is over."""
         if not self._is_current(attempt):
             return False
-        self._end(reason)
+        self._end(reason, kind)
         return True
 
     def close(self) -> None:
@@ -142,14 +143,14 @@ class Mailbox:
         if self._is_open:
             self._end("it was closed")
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, kind: type[GpsRayError] = LearnerError) -> None:
         self._is_open = False
-        self._reason = reason
+        self._reason, self._kind = reason, kind
         for queue in self._queues:
             queue.clear()
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(LearnerError(f"the learner's attempt {self._attempt} ended: {reason}"))
+                future.set_exception(kind(f"the learner's attempt {self._attempt} ended: {reason}"))
         self._changed.set()
 
     def _is_current(self, attempt: int) -> bool:
@@ -157,4 +158,4 @@ class Mailbox:
 
     def _check_open(self) -> None:
         if not self._is_open:
-            raise LearnerError(f"the learner takes no messages: {self._reason}")
+            raise self._kind(f"the learner takes no messages: {self._reason}")

@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from actors.learner_actor import spawn_learner
-from gps_ray.base.errors import DeadlineError, LearnerError
+from gps_ray.base.errors import DeadlineError, LearnerError, LostError
 from gps_ray.base.types import UpdateRequest
 from gps_ray.config import TrainConfig
 from gps_ray.learning.learner import Learner
@@ -105,9 +105,9 @@ def test_a_lost_or_failing_train_worker_is_an_error_and_the_actor_can_begin_anew
         learner = spawn_learner("lost/learner", _config(), model_directory, tmp_path / "ray_train")
         status = await learner.start()
         os.kill(status.worker_pid, signal.SIGKILL)
-        with pytest.raises(LearnerError, match=r"attempt 1 ended: the train worker was lost"):
+        with pytest.raises(LostError, match=r"attempt 1 ended: the train worker was lost"):
             await asyncio.wait_for(learner.update(update_request(BATCHES[0])), 60)
-        with pytest.raises(LearnerError, match="the train worker was lost"):
+        with pytest.raises(LostError, match="the train worker was lost"):
             await learner.publish()
 
         again = await learner.start()
@@ -129,7 +129,7 @@ def test_the_actors_death_ends_its_train_workers(model_directory: Path, tmp_path
         asked = asyncio.ensure_future(learner.update(update_request(BATCHES[0])))
         await asyncio.sleep(0)
         ray.kill(ray.get_actor("dead/learner"))
-        with pytest.raises(LearnerError, match="the learner actor died"):
+        with pytest.raises(LostError, match="the learner actor died"):
             await asyncio.wait_for(asked, 60)
         wait_for("the train worker to end", lambda: _is_gone(status.worker_pid))
         await learner.close()
