@@ -25,6 +25,7 @@ __all__ = [
     "free_port",
     "job_command",
     "job_environment",
+    "kill_tree",
     "ray_head",
     "run_job",
     "start_job",
@@ -169,10 +170,10 @@ def ray_head(
         wait_for("the Ray head's dashboard", lambda: _answers(head))
         yield head
     finally:
-        _kill_tree(process)
+        kill_tree(process)
 
 
-def _kill_tree(process: subprocess.Popen[Any]) -> None:
+def kill_tree(process: subprocess.Popen[Any]) -> None:
     """At once: asked to end, a head waits half a minute for its own agents."""
     for pid in _tree(process.pid):
         with contextlib.suppress(ProcessLookupError):
