@@ -27,6 +27,8 @@ fi
 command -v ray >/dev/null || fail "no ray on PATH; run 'make' in $project, or activate the environment that has it"
 
 export RAY_AUTH_MODE=token
+# Ray kills a stopped job after three seconds; a run wants to end its step and write a checkpoint.
+export RAY_JOB_STOP_WAIT_TIME_S=${RAY_JOB_STOP_WAIT_TIME_S:-90}
 token=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
 if [[ -z ${RAY_AUTH_TOKEN:-} && ! -s $token ]]; then
   fail "no token in $token; make one on one host with 'ray get-auth-token --generate' and copy the file to the others"

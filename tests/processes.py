@@ -150,7 +150,10 @@ def ray_head(
     """Start ``ray start --head --block`` as a child and end it and its children by their pids. ``start`` is another
     way to begin that command, ``environment`` another one to start it in."""
     token, port, dashboard_port, metrics_port = os.environ["RAY_AUTH_TOKEN"], free_port(), free_port(), free_port()
-    environment = dict(job_environment() if environment is None else environment) | {
+    if environment is None:  # a job's `python` is looked up on the PATH that the head was started with
+        environment = job_environment()
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    environment = dict(environment) | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         # Unix sockets have short names; pytest's folders do not.

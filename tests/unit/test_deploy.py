@@ -1,7 +1,7 @@
 """deploy/: what its files name is there, and its pins are the project's.
 
-KubeRay's own schema is no part of this project: with KUBERAY_CRDS=<folder of
-ray.io_rayclusters.yaml and ray.io_rayjobs.yaml> (ray-operator/config/crd/bases of its repository) the manifests are held to it, down to unknown fields.
+KubeRay's own schema is no part of this project. With KUBERAY_CRDS set to a folder that holds it, its repository's
+ray-operator/config/crd/bases, the manifests are held to it, down to fields that it does not know.
 """
 
 from __future__ import annotations
