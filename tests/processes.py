@@ -25,6 +25,7 @@ __all__ = [
     "free_port",
     "job_command",
     "job_environment",
+    "kill_tree",
     "process_tree",
     "ray_head",
     "run_job",
@@ -150,7 +151,10 @@ def ray_head(
     """Start ``ray start --head --block`` as a child and end it and its children by their pids. ``start`` is another
     way to begin that command, ``environment`` another one to start it in."""
     token, port, dashboard_port, metrics_port = os.environ["RAY_AUTH_TOKEN"], free_port(), free_port(), free_port()
-    environment = dict(job_environment() if environment is None else environment) | {
+    if environment is None:  # a job's `python` is looked up on the PATH that the head was started with
+        environment = job_environment()
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    environment = dict(environment) | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         # Unix sockets have short names; pytest's folders do not.
@@ -170,10 +174,10 @@ def ray_head(
         wait_for("the Ray head's dashboard", lambda: _answers(head))
         yield head
     finally:
-        _kill_tree(process)
+        kill_tree(process)
 
 
-def _kill_tree(process: subprocess.Popen[Any]) -> None:
+def kill_tree(process: subprocess.Popen[Any]) -> None:
     """At once: asked to end, a head waits half a minute for its own agents."""
     for pid in process_tree(process.pid):
         with contextlib.suppress(ProcessLookupError):

@@ -22,7 +22,7 @@ class CountdownConfig(ConfigSection):
         description="heterogeneous: CD-2, CD-3, CD-4 and CD-4 with numbers out of the warm start's range; "
         "homogeneous: CD-3 only.",
     )
-    num_pool_prompts: int = Field(4000, ge=1)
+    num_pool_prompts: int = Field(4000, ge=1, description="Size of the pool, the prompts that are trained on.")
     num_evaluation_prompts: int = Field(256, ge=1, description="Held-out evaluation set, drawn like the pool.")
     num_heldout_probe_prompts: int = Field(256, ge=1, description="Probe set disjoint from the pool.")
     seed: int = Field(0, ge=0, description="Seed of the data, apart from run.seed: all runs of a comparison share it.")
@@ -31,7 +31,7 @@ class CountdownConfig(ConfigSection):
     max_hard_number: int = Field(
         60, ge=3, le=100, description="Largest number of the hard level, whose numbers begin above max_number."
     )
-    max_target: int = Field(100, ge=1, le=100)
+    max_target: int = Field(100, ge=1, le=100, description="Largest number to be reached.")
 
     @model_validator(mode="after")
     def _possible(self) -> CountdownConfig:
@@ -45,7 +45,7 @@ ArithmeticLevel = Literal["chain-1", "chain-2", "chain-3", "chain-4", "linear-1"
 class ArithmeticConfig(ConfigSection):
     """The generated arithmetic data: chains of operations and equations with one unknown, levels mixed."""
 
-    num_pool_prompts: int = Field(4000, ge=1)
+    num_pool_prompts: int = Field(4000, ge=1, description="Size of the pool, the prompts that are trained on.")
     num_evaluation_prompts: int = Field(256, ge=1, description="Held-out evaluation set, drawn like the pool.")
     num_heldout_probe_prompts: int = Field(256, ge=1, description="Probe set disjoint from the pool.")
     seed: int = Field(0, ge=0, description="Seed of the data, apart from run.seed: all runs of a comparison share it.")

@@ -19,14 +19,14 @@ class EmbeddedModelConfig(ConfigSection):
     family: Literal["llama", "qwen3"] = Field(
         "llama", description="Architecture; qwen3 adds a norm on queries and keys."
     )
-    hidden_size: int = Field(128, ge=32)
-    num_layers: int = Field(3, ge=1)
+    hidden_size: int = Field(128, ge=32, description="Width of the residual stream.")
+    num_layers: int = Field(3, ge=1, description="Transformer layers.")
     num_heads: int = Field(
         4, ge=1, description="hidden_size / num_heads is the head dimension; vLLM on CPU takes 32, 48, 64."
     )
-    intermediate_size: int = Field(384, ge=1)
+    intermediate_size: int = Field(384, ge=1, description="Width inside the feed-forward layers.")
     max_position_embeddings: int = Field(512, ge=1, description="Longest prompt + response, in tokens.")
-    tie_embeddings: bool = True
+    tie_embeddings: bool = Field(True, description="Input and output embeddings are one matrix.")
     seed: int = Field(0, ge=0, description="Seed of the initial weights.")
 
     @model_validator(mode="after")
@@ -45,7 +45,10 @@ class ModelConfig(ConfigSection):
     path: Path | None = Field(
         None, description="A local Hugging Face folder; null makes and warm-starts the embedded model."
     )
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="What forward and backward passes are computed in, and the engines' weights; AdamW's are float32.",
+    )
     embedded: EmbeddedModelConfig = Field(default_factory=EmbeddedModelConfig)
 
 
@@ -64,7 +67,7 @@ class WarmStartConfig(ConfigSection):
     matrix_learning_rate: float = Field(
         2e-2, gt=0, description="Muon's peak, for the matrices inside the layers; the same course."
     )
-    num_warmup_steps: int = Field(10, ge=0)
+    num_warmup_steps: int = Field(10, ge=0, description="Steps over which the learning rates rise linearly.")
     microbatch_tokens: int = Field(2048, ge=1, description="Tokens (with padding) per forward pass.")
     seed: int = Field(0, ge=0, description="Seed of the examples and their order.")
     num_threads: int = Field(

@@ -22,8 +22,8 @@ class SimulatedConfig(ConfigSection):
     """
 
     seed: int = Field(0, ge=0, description="Seed of the success rates, apart from run.seed: all runs share them.")
-    initial_logit_mean: float = -1.0
-    initial_logit_std: float = Field(2.0, ge=0)
+    initial_logit_mean: float = Field(-1.0, description="Mean of the prompts' logits of success at the start.")
+    initial_logit_std: float = Field(2.0, ge=0, description="Their standard deviation.")
     text_share: float = Field(
         0.5, ge=0, le=1, description="Share of the logit's variance that the words of the prompt decide."
     )

@@ -26,7 +26,7 @@ class FeaturesConfig(ConfigSection):
     """Prompt features for predictor and diversity."""
 
     provider: str = Field("wordllama", description="'wordllama', or an import path 'package.module:Class'.")
-    dimension: Literal[64, 128, 256] = 256
+    dimension: Literal[64, 128, 256] = Field(256, description="Numbers per prompt.")
     cache_directory: Annotated[Path, Resume.FREE] = Field(
         Path("runs/features"), description="Features by hash of provider and texts."
     )
@@ -35,11 +35,11 @@ class FeaturesConfig(ConfigSection):
 class PpmConfig(ConfigSection):
     """The prompt predictive model (GPS, arXiv 2602.01970). The paper gives few of these values; the others are ours."""
 
-    model_dim: int = Field(64, ge=8)
-    num_layers: int = Field(1, ge=1, description="Transformer layers of each of the two encoders")
-    num_heads: int = Field(4, ge=1)
-    decoder_hidden: int = Field(128, ge=8)
-    latent_dim: int = Field(16, ge=1, description="Z")
+    model_dim: int = Field(64, ge=8, description="Width of the encoders.")
+    num_layers: int = Field(1, ge=1, description="Transformer layers of each of the two encoders.")
+    num_heads: int = Field(4, ge=1, description="Attention heads of each encoder.")
+    decoder_hidden: int = Field(128, ge=8, description="Width of the decoder's hidden layer.")
+    latent_dim: int = Field(16, ge=1, description="Z: size of the latent context z.")
     min_latent_std: float = Field(0.1, gt=0, lt=1, description="Smallest standard deviation of z")
     rate_scale: float | None = Field(
         None,
@@ -48,8 +48,8 @@ class PpmConfig(ConfigSection):
         "weighs as much as they do together. At 1 the latent carried almost nothing (swap test).",
     )
     num_latent_draws: int = Field(16, ge=1, description="M: draws of z per prediction")
-    learning_rate: float = Field(1.5e-3, gt=0)
-    kl_weight: float = Field(1.0, ge=0, description="beta")
+    learning_rate: float = Field(1.5e-3, gt=0, description="Adam's learning rate.")
+    kl_weight: float = Field(1.0, ge=0, description="beta: weight of the KL between posterior and prior of z.")
     replay_steps: int = Field(32, ge=1, description="Steps replayed per update; 1 is the paper's newest batch only.")
     updates_per_step: int = Field(1, ge=1, description="K: passes over the replay per step")
     pairs_per_update: int = Field(2, ge=1, description="Replayed pairs per gradient step of Adam")
@@ -65,8 +65,8 @@ class BetaCountsConfig(ConfigSection):
     discount: float = Field(
         0.9, ge=0, le=1, description="lam: what a visit keeps of the counts; mopps 0.5 Countdown, 1.0 maths."
     )
-    prior_right: float = Field(1.0, gt=0, description="a0")
-    prior_wrong: float = Field(1.0, gt=0, description="b0")
+    prior_right: float = Field(1.0, gt=0, description="a0: right rollouts that a prompt begins with.")
+    prior_wrong: float = Field(1.0, gt=0, description="b0: wrong rollouts that a prompt begins with.")
 
 
 class DpsConfig(ConfigSection):
@@ -84,8 +84,8 @@ class GresoConfig(ConfigSection):
     start_probability: float = Field(0.5, gt=0, lt=1, description="p_easy and p_hard at the start.")
     min_survival: float = Field(0.01, gt=0, le=1, description="Least probability of not being skipped.")
     probability_step: float = Field(0.01, ge=0, lt=1, description="Change of p_easy and p_hard per step.")
-    min_probability: float = Field(0.05, gt=0, lt=1)
-    max_probability: float = Field(0.95, gt=0, lt=1)
+    min_probability: float = Field(0.05, gt=0, lt=1, description="p_easy and p_hard never fall below this.")
+    max_probability: float = Field(0.95, gt=0, lt=1, description="p_easy and p_hard never rise above this.")
     target_easy: float = Field(0.083, ge=0, le=1, description="Wanted share of all-right groups among the rolled out.")
     target_hard: float = Field(0.167, ge=0, le=1, description="Wanted share of all-wrong groups.")
     safety_factor: float = Field(1.25, ge=1, description="Oversampling of the later rounds of a step.")
@@ -94,9 +94,9 @@ class GresoConfig(ConfigSection):
 class PclConfig(ConfigSection):
     """PCL (arXiv 2510.01135): a value model of the prompt. The paper's is a language model; the sizes here are ours."""
 
-    hidden_dim: int = Field(256, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
+    hidden_dim: int = Field(256, ge=1, description="Width of each of the two hidden layers.")
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW's learning rate.")
+    weight_decay: float = Field(1e-2, ge=0, description="AdamW's decoupled weight decay.")
     updates_per_step: int = Field(
         4, ge=1, description="Gradient steps on the newest batch; from random weights one per step learns too slowly."
     )
