@@ -71,7 +71,7 @@ def _run(
     with _nodes(*nodes):
         config, data = prepare(load_config(TrainConfig, None, overrides))
         run_training(config, data, sinks=(worker_nodes,))
-    outcomes = [file.read_bytes() for file in sorted((directory / "outcomes").glob("*.parquet"))]
+    outcomes = [file.read_bytes() for file in sorted((directory / "outcomes").glob("*.arrows"))]
     return outcomes, read_metrics(directory / "metrics.jsonl"), worker_nodes
 
 
