@@ -15,6 +15,7 @@ BENCHMARKS = {
     "exchange": "actors.benchmarks.exchange",
     "gpu_update": "gps_ray.study.benchmarks.gpu_update",
     "one_process": "gps_ray.study.benchmarks.one_process",
+    "records": "gps_ray.study.benchmarks.records",
     "rollout": "actors.benchmarks.rollout",
     "scaling": "actors.benchmarks.scaling",
     "selection": "gps_ray.study.benchmarks.selection",
