@@ -39,7 +39,7 @@ from gps_ray.loop.training import LoopParts, TrainingLoop
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
-from gps_ray.run.folder import RunFolder, check_can_be_written
+from gps_ray.run.folder import FolderPosition, RunFolder, check_can_be_written
 from gps_ray.run.lease import Lease
 from gps_ray.tasks.dataset import DataSets, load_data
 from gps_ray.tasks.registry import load_task
@@ -154,10 +154,10 @@ def open_folder(
         check_same_end(found[1].config, config)
         notes = check_same_run(found[1], config, fingerprint)
     folder.create(config, data.splits)
-    if resume and found is None:
-        folder.restart()
     num_steps_done = 0 if found is None else found[1].num_steps_done
-    if found is not None or data.notes:
+    if resume:
+        notes += folder.roll_back(FolderPosition() if found is None else found[1])
+    if resume or data.notes:
         # What is known of the data stands with the first step.
         folder.note(num_steps_done, [*(data.notes if num_steps_done == 0 else ()), *notes])
     for note in notes:

@@ -16,6 +16,7 @@ BENCHMARKS = {
     "gpu_update": "gps_ray.study.benchmarks.gpu_update",
     "learner_memory": "gps_ray.study.benchmarks.learner_memory",
     "one_process": "gps_ray.study.benchmarks.one_process",
+    "records": "gps_ray.study.benchmarks.records",
     "rollout": "actors.benchmarks.rollout",
     "scaling": "actors.benchmarks.scaling",
     "selection": "gps_ray.study.benchmarks.selection",

@@ -1,7 +1,7 @@
 """The two Arrow tables in which outcomes and rollouts travel and rest.
 
 One row per group (OUTCOMES) or per rollout (ROLLOUTS). Arrow reads from the object store without a copy, and the
-same outcome table is what lies in the run folder as Parquet.
+same outcome table is what is appended to the run folder's outcomes.
 """
 
 from __future__ import annotations

@@ -92,11 +92,6 @@ class TrainingLoop:
             self._restore(resumed_from)
 
     def _restore(self, manifest: Manifest) -> None:
-        folder = self._parts.folder
-        folder.metrics.truncate(manifest.metrics_num_bytes)
-        folder.samples.truncate(manifest.samples_num_bytes)
-        folder.drop_verifier_notes(manifest.num_steps_done)
-        folder.discard_unlisted(list(manifest.run_files))
         self._ledger.restore(manifest.counters)
         if manifest.next_selection is not None:
             self._chooser.keep(manifest.next_selection.selection())
@@ -217,6 +212,8 @@ class TrainingLoop:
     async def _observe(self, record: StepRecord, end: int) -> ObserveResult:
         """Tell the selector everything of the step, then select for the step whose time has come."""
         with record.timing("select"):
+            # Two drivers of one folder would append to the same file of outcomes.
+            self._parts.folder.fence()
             observed = await self._parts.selector.observe(record.step, record.chunks, record.selections)
             self._chooser.release(record.step)
             await self._chooser.choose_ahead(record.step, end)
@@ -251,11 +248,10 @@ class TrainingLoop:
             next_selection=SelectionRecord.of(self._chooser[self._steps_done + 1]),
             config=self._config.model_dump(mode="json"),
             pool_fingerprint=parts.pool_fingerprint,
-            metrics_num_bytes=parts.folder.metrics.num_bytes,
-            samples_num_bytes=parts.folder.samples.num_bytes,
             pass_at_1=self._last_metrics.get(VAL_PASS_1),
+            **dict(parts.folder.position()),
         )
-        parts.store.commit(path, manifest, parts.folder.data_files())
+        parts.store.commit(path, manifest)
         self._breaks.saved(began)
 
     def _phase(self, name: str) -> None:

@@ -10,21 +10,22 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field, FiniteFloat
 
 from gps_ray.base.errors import CheckpointError, ConfigError
 from gps_ray.base.types import Selection
 from gps_ray.config import Resume, TrainConfig, key_facts, parse_config
+from gps_ray.run.folder import FolderPosition
+from gps_ray.run.stored import Count, FileEntry, Stored, entry_of
 
 __all__ = [
     "CheckpointStore",
-    "FileEntry",
     "Manifest",
     "SelectionRecord",
     "check_same_config",
@@ -32,22 +33,11 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+# 1 had a Parquet file of outcomes per step, all listed by each manifest.
+FORMAT = 2
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-_Count = Annotated[int, Field(ge=0)]
-
-
-class FileEntry(_Stored):
-    num_bytes: _Count
-    sha256: str
-
-
-class SelectionRecord(_Stored):
+class SelectionRecord(Stored):
     """A ``Selection`` as JSON."""
 
     step: int
@@ -94,24 +84,22 @@ class SelectionRecord(_Stored):
         )
 
 
-class Manifest(_Stored):
-    """The commit record of one step. ``num_steps_done`` = policy version; ``next_selection`` belongs to the next step.
+class Manifest(FolderPosition):
+    """The commit record of one step: how far the run folder goes, and the checkpoint. ``num_steps_done`` = policy
+    version; ``next_selection`` belongs to the next step.
 
-    ``files`` are relative to the checkpoint's folder, ``run_files`` to the run folder; offsets are bytes.
+    ``files`` are relative to the checkpoint's folder.
     ``pass_at_1`` is the step's val/pass@1 where it was evaluated. ``checksum`` is of all other fields, and empty in
     manifests of earlier versions.
     """
 
     format: int = FORMAT
-    num_steps_done: _Count
+    num_steps_done: Count
     counters: dict[str, FiniteFloat]
     next_selection: SelectionRecord | None
     config: dict[str, Any]
     pool_fingerprint: str
-    metrics_num_bytes: _Count
-    samples_num_bytes: _Count
-    files: dict[str, FileEntry] = {}
-    run_files: dict[str, FileEntry] = {}
+    files: dict[str, FileEntry] = Field(default_factory=dict)
     pass_at_1: FiniteFloat | None = None
     checksum: str = ""
 
@@ -149,12 +137,6 @@ def _order(path: Path) -> tuple[int, int]:
     return int(step), int(attempt)
 
 
-def _entry(path: Path) -> FileEntry:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileEntry(num_bytes=path.stat().st_size, sha256=digest)
-
-
 class CheckpointStore:
     """The checkpoints of one run, under ``run_root/checkpoints``: the newest ``keep_last`` and the best ``keep_best``.
     ``fence`` raises where this driver may no longer commit."""
@@ -162,12 +144,9 @@ class CheckpointStore:
     def __init__(
         self, run_root: Path, keep_last: int, fence: Callable[[], None] = lambda: None, *, keep_best: int = 0
     ) -> None:
-        self._root = run_root
         self._directory = run_root / "checkpoints"
         self._keep_last, self._keep_best = keep_last, keep_best
         self._fence = fence
-        # Outcome files never change once written, so each is hashed once per process.
-        self._run_entries: dict[str, FileEntry] = {}
 
     def begin(self, num_steps_done: int) -> Path:
         """A new, empty folder for this step; the attempt number keeps it apart from an unfinished earlier one."""
@@ -177,16 +156,11 @@ class CheckpointStore:
         path.mkdir(parents=True)
         return path
 
-    def commit(self, path: Path, manifest: Manifest, run_files: Iterable[str]) -> Manifest:
+    def commit(self, path: Path, manifest: Manifest) -> Manifest:
         """Hash what the parts wrote, then write the manifest; afterwards older checkpoints that are not to be kept and
         unfinished ones go."""
-        for name in run_files:
-            if name not in self._run_entries:
-                self._run_entries[name] = _entry(self._root / name)
-        files = {p.relative_to(path).as_posix(): _entry(p) for p in sorted(path.rglob("*")) if p.is_file()}
-        whole = manifest.model_copy(
-            update={"files": files, "run_files": {name: self._run_entries[name] for name in run_files}}
-        )
+        files = {p.relative_to(path).as_posix(): entry_of(p) for p in sorted(path.rglob("*")) if p.is_file()}
+        whole = manifest.model_copy(update={"files": files})
         partial = path / (MANIFEST + ".partial")
         with partial.open("w") as file:
             file.write(whole.text())
@@ -233,7 +207,6 @@ class CheckpointStore:
                 continue
             reason = self._damage(path, manifest)
             if not reason:
-                self._run_entries = dict(manifest.run_files)
                 return path, manifest
             first_reason = first_reason or reason
         if first_reason:
@@ -243,13 +216,12 @@ class CheckpointStore:
         return None
 
     def _damage(self, path: Path, manifest: Manifest) -> str:
-        for base, entries in ((path, manifest.files), (self._root, manifest.run_files)):
-            for name, entry in entries.items():
-                file = base / name
-                if not file.is_file():
-                    return f"{path.name}: {name} is missing"
-                if _entry(file) != entry:
-                    return f"{path.name}: {name} does not have the size and hash of the manifest"
+        for name, entry in manifest.files.items():
+            file = path / name
+            if not file.is_file():
+                return f"{path.name}: {name} is missing"
+            if entry_of(file) != entry:
+                return f"{path.name}: {name} does not have the size and hash of the manifest"
         return ""
 
 

@@ -3,11 +3,12 @@
 ::
 
     config.yaml  prompts.parquet  metrics.jsonl  rollouts.jsonl  report.html
-    outcomes/step_000012.parquet      every group of the step
-    probes/step_000030.pool_probe.parquet
+    outcomes/from_step_00001000.arrows  every group of steps 1000 to 1999, an Arrow stream (run/segments.py)
+    outcomes/segments.jsonl           the segments that are finished, with size and SHA-256
+    probes/from_step_00001000.arrows  predicted beside observed success, a row per probe prompt
     checkpoints/step_000020.<attempt>/{learner/, selector/, manifest.json}
     final_model/                      Hugging Face folder, there once it is whole
-    discarded/                        files that no manifest listed when the run was resumed
+    discarded/                        outcomes and probes after the manifest that the run was resumed from
     driver.lease.000003               who drives the run, or did last
     verifier_notes.jsonl              {"step": step, "note": what a verifier noted}; the first 20 of a step
     notes.jsonl                       {"step": steps done, "note": what the run went on with}; mostly not there
@@ -28,13 +29,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from pydantic import Field
 
-from gps_ray.base.errors import CheckpointError, ConfigError, one_line
+from gps_ray.base.errors import ConfigError, one_line
 from gps_ray.base.types import IntArray, PosteriorMoments, Prompt, RolloutSample
 from gps_ray.config import ConfigSection
 from gps_ray.run.metrics import read_metrics
+from gps_ray.run.segments import Position, Segments
+from gps_ray.run.stored import Count, Stored
 
-__all__ = ["JsonLines", "RunFolder", "check_can_be_written"]
+__all__ = ["FolderPosition", "JsonLines", "RunFolder", "check_can_be_written"]
 
 
 MAX_VERIFIER_NOTES = 20
@@ -57,15 +61,30 @@ class JsonLines:
     def num_bytes(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def truncate(self, num_bytes: int) -> None:
-        """Cut what was written after a manifest. A file shorter than the manifest says is not whole."""
-        if self.num_bytes < num_bytes:
-            raise CheckpointError(
-                f"{self.path.name}: the manifest expects at least {num_bytes} bytes, found {self.num_bytes}; "
-                "restore the file or start a new run with another run.directory"
-            )
-        if self.path.exists():
+    def roll_back(self, num_bytes: int) -> list[str]:
+        """Cut what was written after a manifest. A file that is shorter than the manifest says keeps its whole lines;
+        no run needs them to go on, so that is returned as a line and no error."""
+        found = self.num_bytes
+        if found < num_bytes:
+            whole = 0 if not found else self.path.read_bytes().rfind(b"\n") + 1
+            self.path.touch()
+            os.truncate(self.path, whole)
+            return [
+                f"{self.path.name}: expected {num_bytes} bytes, found {found}: the run goes on with the lines that are "
+                "there; reports lack the others"
+            ]
+        if found:
             os.truncate(self.path, num_bytes)
+        return []
+
+
+class FolderPosition(Stored):
+    """How far the files of a run folder go, in bytes; ``tables`` are outcomes and probes."""
+
+    metrics_num_bytes: Count = 0
+    samples_num_bytes: Count = 0
+    verifier_notes_num_bytes: Count = 0
+    tables: dict[str, Position] = Field(default_factory=dict)
 
 
 def check_can_be_written(directory: Path) -> None:
@@ -86,10 +105,11 @@ def check_can_be_written(directory: Path) -> None:
 
 
 class RunFolder:
-    """Paths and plain files of one run. ``fence``: see ``JsonLines``."""
+    """Paths and plain files of one run. ``fence`` raises where this driver may no longer write."""
 
     def __init__(self, root: Path, fence: Callable[[], None] = lambda: None) -> None:
         self.root = root
+        self.fence = fence
         self.metrics = JsonLines(root / "metrics.jsonl", fence)
         self.samples = JsonLines(root / "rollouts.jsonl", fence)
         self.notes = root / "notes.jsonl"
@@ -99,6 +119,7 @@ class RunFolder:
         self.checkpoints = root / "checkpoints"
         self.outcomes = root / "outcomes"
         self.probes = root / "probes"
+        self._tables = {"outcomes": Segments(self.outcomes), "probes": Segments(self.probes)}
         self.final_model = root / "final_model"
         self._unfinished_model = root / "final_model.partial"
 
@@ -145,15 +166,28 @@ class RunFolder:
     def has_results(self) -> bool:
         """Is there anything of a step? What was measured before the first one is soon measured again."""
         steps = self.metrics.path.exists() and any(row["step"] > 0 for row in read_metrics(self.metrics.path))
-        return steps or any(self.outcomes.glob("*.parquet")) or self.final_model.exists()
+        return steps or any(self.outcomes.glob("*")) or self.final_model.exists()
 
-    def restart(self) -> None:
-        """Back to an empty run, for one that was killed before its first checkpoint."""
-        self.metrics.truncate(0)
-        self.samples.truncate(0)
-        self.note(0, [])
-        self.drop_verifier_notes(0)
-        self.discard_unlisted([])
+    def position(self) -> FolderPosition:
+        """How far everything goes now, for the manifest of a checkpoint. Nothing may be under way."""
+        return FolderPosition(
+            metrics_num_bytes=self.metrics.num_bytes,
+            samples_num_bytes=self.samples.num_bytes,
+            verifier_notes_num_bytes=self.verifier_notes.num_bytes,
+            tables={name: table.position() for name, table in self._tables.items()},
+        )
+
+    def roll_back(self, position: FolderPosition) -> list[str]:
+        """Back to what a manifest says, or to an empty run by ``FolderPosition()``. Outcomes and probes that came after
+        move to ``discarded/``, lines are cut off. Returns what is damaged, a line each; it ends no run."""
+        notes = [
+            *self.metrics.roll_back(position.metrics_num_bytes),
+            *self.samples.roll_back(position.samples_num_bytes),
+            *self.verifier_notes.roll_back(position.verifier_notes_num_bytes),
+        ]
+        for name, table in self._tables.items():
+            notes += table.roll_back(position.tables.get(name, Position()))
+        return notes
 
     def note(self, num_steps_done: int, notes: Sequence[str]) -> None:
         """Write down what is to be known of all steps after ``num_steps_done``, which are made from now on. What was
@@ -184,16 +218,6 @@ class RunFolder:
         for note in notes[:MAX_VERIFIER_NOTES]:
             self.verifier_notes.append({"step": step, "note": note})
 
-    def drop_verifier_notes(self, num_steps_done: int) -> None:
-        """Forget those of steps that are made anew, and a line that a kill cut off."""
-        path = self.verifier_notes.path
-        if path.exists():
-            *lines, _unfinished = path.read_text().split("\n")
-            kept = [line for line in lines if json.loads(line)["step"] <= num_steps_done]
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in kept))
-            partial.replace(path)
-
     def write_probe(
         self,
         step: int,
@@ -202,7 +226,7 @@ class RunFolder:
         posterior: PosteriorMoments | None,
         num_right: IntArray,
         num_tried: IntArray,
-    ) -> Path:
+    ) -> None:
         """One probe measurement: predicted beside observed success, a row per prompt (NaN where nothing predicts)."""
         unknown = np.full(len(prompts), np.nan)
         table = pa.table(
@@ -218,24 +242,4 @@ class RunFolder:
                 "num_tried": num_tried,
             }
         )
-        path = self.probes / f"step_{step:06d}.{probe}.parquet"
-        pq.write_table(table, path)
-        return path
-
-    def discard_unlisted(self, listed: Sequence[str]) -> list[str]:
-        """Move outcome and probe files that the manifest does not list to ``discarded/``; returns their names."""
-        keep = set(listed)
-        moved = []
-        for directory in (self.outcomes, self.probes):
-            for path in sorted(directory.glob("*")):
-                name = path.relative_to(self.root).as_posix()
-                if name not in keep:
-                    target = self.root / "discarded" / name
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.move(path, target)
-                    moved.append(name)
-        return moved
-
-    def data_files(self) -> list[str]:
-        """Outcome and probe files, relative to the root, in order."""
-        return sorted(p.relative_to(self.root).as_posix() for d in (self.outcomes, self.probes) for p in d.glob("*"))
+        self._tables["probes"].append(step, table)

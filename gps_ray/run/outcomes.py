@@ -1,4 +1,4 @@
-"""The Parquet outcome file of each step: what was chosen and why, and what came of it."""
+"""The outcomes of a run: what was chosen in each step and why, and what came of it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.tables import OUTCOMES, outcomes_to_table
 from gps_ray.base.types import GroupOutcome, Selection
+from gps_ray.run.segments import Segments, read_segments
 
 __all__ = ["OUTCOME_FILE", "read_outcomes", "write_outcomes"]
 
@@ -30,9 +30,9 @@ OUTCOME_FILE = pa.schema(
 
 
 def write_outcomes(
-    directory: Path, step: int, outcomes: Sequence[GroupOutcome], selections: Sequence[Selection]
+    segments: Segments, step: int, outcomes: Sequence[GroupOutcome], selections: Sequence[Selection]
 ) -> str:
-    """Write ``step_000012.parquet`` and return its name. The file appears whole or not at all.
+    """Append the step's groups and return the name of the file that has them.
 
     ``selections`` are the rounds of the step; each outcome belongs to exactly one of their slots. Slots whose group
     could not be made have no row. Raises DataError for an outcome that no selection asked for.
@@ -56,26 +56,25 @@ def write_outcomes(
     }
     for name, values in columns.items():
         table = table.append_column(OUTCOME_FILE.field(name), pa.array(values, OUTCOME_FILE.field(name).type))
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"step_{step:06d}.parquet"
-    partial = path.with_suffix(".partial")
-    pq.write_table(table, partial)
-    partial.replace(path)
-    return path.name
+    return segments.append(step, table)
 
 
 def read_outcomes(directory: Path) -> pa.Table:
-    """All outcome files of a run as one table, ordered by step, then as observed (no rows where there is no file).
+    """All outcomes of a run as one table, ordered by step, then as observed (no rows where there is no file).
 
-    Raises DataError for a file that is cut off or has other columns.
+    Raises DataError for a file that is cut off, damaged or lost, or has other columns.
     """
     tables = []
-    for path in sorted(directory.glob("step_*.parquet")):
-        try:
-            tables.append(pq.read_table(path).select(OUTCOME_FILE.names).cast(OUTCOME_FILE))
-        except (pa.ArrowException, KeyError, OSError) as error:
+    for segment in read_segments(directory):
+        damage = segment.damage
+        if segment.table is not None and not damage:
+            try:
+                tables.append(segment.table.select(OUTCOME_FILE.names).cast(OUTCOME_FILE))
+            except (pa.ArrowException, KeyError) as error:
+                damage = str(error)
+        if damage:
             raise DataError(
-                f"{path}: expected an outcome file with columns {', '.join(OUTCOME_FILE.names)}: {error}; "
-                "restore the file or resume the run, which moves files of no checkpoint to discarded/"
-            ) from error
+                f"{segment.path}: expected an outcome file with columns {', '.join(OUTCOME_FILE.names)}: {damage}; "
+                "restore the file or resume the run, which cuts its files back to its checkpoint"
+            )
     return pa.concat_tables(tables) if tables else OUTCOME_FILE.empty_table()

@@ -1,4 +1,4 @@
-"""A selector as a run uses it: prompt ids in, outcomes as tables, one outcome file per step, state in a folder.
+"""A selector as a run uses it: prompt ids in, outcomes as tables, outcomes on disk, state in a folder.
 
 Plain and synchronous. The selector actor adds only the process, the tests' in-process port only ``async``.
 """
@@ -19,6 +19,7 @@ from gps_ray.base.types import ObserveResult, PosteriorMoments, Selection, Selec
 from gps_ray.predictor.history import PromptIndex
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.run.outcomes import write_outcomes
+from gps_ray.run.segments import Segments
 from gps_ray.selection.interface import PromptSelector
 
 __all__ = ["SelectorService"]
@@ -27,12 +28,12 @@ STATE_FILE = "selector.safetensors"
 
 
 class SelectorService:
-    """``outcome_directory`` receives ``step_000012.parquet``: every group of the step, kept by admission or not."""
+    """``outcome_directory`` receives every group of every step, kept by admission or not."""
 
     def __init__(self, selector: PromptSelector, table: PromptTable, outcome_directory: Path) -> None:
         self._selector = selector
         self._index = PromptIndex(table)
-        self._directory = outcome_directory
+        self._segments = Segments(outcome_directory)
         self._steps_observed = 0
 
     def select(self, request: SelectionRequest) -> Selection:
@@ -47,7 +48,7 @@ class SelectorService:
         outcomes = [outcome for table in tables for outcome in outcomes_from_table(table)]
         self._selector.observe(self._index.outcome_batch(step, outcomes))
         cpu_s = time.process_time() - start
-        file = write_outcomes(self._directory, step, outcomes, selections)
+        file = write_outcomes(self._segments, step, outcomes, selections)
         self._steps_observed = step
         metrics = {
             name if name.startswith("predictor/") else f"selection/{name}": value

@@ -35,7 +35,7 @@ from gps_ray.predictor.interface import PromptTable
 from gps_ray.rollout.chunk import ChunkRunner, build_engine, cut_chunks
 from gps_ray.rollout.simulated_engine import SimulatedTask
 from gps_ray.run.checkpoint import CheckpointStore
-from gps_ray.run.folder import RunFolder
+from gps_ray.run.folder import FolderPosition, RunFolder
 from gps_ray.selection.registry import build_selector
 from gps_ray.selection.service import SelectorService
 from gps_ray.tasks.dataset import DataSets
@@ -215,8 +215,8 @@ class Run:
         )
         found = self.store.newest() if resume else None
         self.folder.create(config, {"pool": self.data.pool, "evaluation": self.data.evaluation})
-        if resume and found is None:
-            self.folder.restart()
+        if resume:
+            self.folder.roll_back(FolderPosition() if found is None else found[1])
         self.selector, self.pool, self.learner = _Selector(self), _Pool(self, shuffle), _Learner(self)
         change(self)
         if found is not None:

@@ -7,20 +7,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.types import UpdateRequest, UpdateResult
 from gps_ray.run.checkpoint import CheckpointStore
 from gps_ray.run.metrics import read_metrics
+from gps_ray.run.outcomes import read_outcomes
+from gps_ray.run.segments import read_segments
 from tests.loop.ports import Killed, Run, simulated_config
 
 pytestmark = pytest.mark.loop
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:
-    return [row for path in sorted(run.folder.outcomes.glob("*")) for row in pq.read_table(path).to_pylist()]
+    return read_outcomes(run.folder.outcomes).to_pylist()  # type: ignore[no-any-return]
 
 
 def result_of(run: Run) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def result_of(run: Run) -> dict[str, Any]:
         {k: v for k, v in row.items() if not k.startswith(("timing_s/", "cost/cpu_s", "cost/wall_s")) and "_s" not in k}
         for row in read_metrics(run.folder.metrics.path)
     ]
-    probes = {p.name: pq.read_table(p).to_pylist() for p in sorted(run.folder.probes.glob("*"))}
+    probes = [row for segment in read_segments(run.folder.probes) for row in segment.table.to_pylist()]
     return {
         "metrics": metrics,
         "outcomes": json.dumps(_rows(run)),  # as text, where NaN equals NaN

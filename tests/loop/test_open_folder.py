@@ -38,10 +38,8 @@ def _begin_with_20_steps_done(config: TrainConfig) -> None:
         next_selection=None,
         config=config.model_dump(mode="json"),
         pool_fingerprint=FINGERPRINT,
-        metrics_num_bytes=0,
-        samples_num_bytes=0,
     )
-    store.commit(store.begin(20), manifest, [])
+    store.commit(store.begin(20), manifest)
 
 
 def test_a_run_with_a_schedule_is_extended_at_its_lowest_rate_or_not_at_all(tmp_path: Path) -> None:
@@ -73,7 +71,7 @@ def test_results_without_a_checkpoint_are_not_begun_anew_untold(tmp_path: Path, 
     if left == "metrics":
         folder.metrics.append({"step": 1})
     elif left == "outcomes":
-        (folder.outcomes / "step_000001.parquet").write_bytes(b"x")
+        (folder.outcomes / "from_step_00000000.arrows").write_bytes(b"x")
     else:
         folder.final_model.mkdir()
     before = sorted(path.name for path in folder.root.rglob("*"))

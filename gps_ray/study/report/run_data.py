@@ -21,6 +21,7 @@ from gps_ray.base.errors import DataError
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, RolloutStatus, SlotKind
 from gps_ray.base.useful import is_useful
 from gps_ray.run.metrics import COST_CPU_S, COST_ROLLOUTS, COST_TOKENS, COST_WALL_S, STEP, read_metrics
+from gps_ray.run.segments import read_segments
 
 __all__ = ["GroupTable", "ProbeTable", "RunData", "SampleRow", "read_run"]
 
@@ -196,14 +197,14 @@ def _read_prompts(path: Path, notes: list[str]) -> tuple[dict[str, str], int]:
 
 
 def _read_tables(directory: Path, kind: str, notes: list[str]) -> pa.Table | None:
-    tables, unreadable = [], []
-    for path in sorted((directory / kind).glob("*.parquet")):
-        try:
-            tables.append(pq.read_table(path))
-        except (OSError, pa.ArrowException):
-            unreadable.append(path.name)
-    if unreadable:
-        notes.append(f"{len(unreadable)} files of {kind}/ are not readable (cut off?), the first {unreadable[0]}")
+    segments = list(read_segments(directory / kind))
+    damaged = [segment.path.name for segment in segments if segment.damage]
+    if damaged:
+        notes.append(
+            f"{len(damaged)} files of {kind}/ are lost, cut off or damaged (what can be read of them is shown), the "
+            f"first {damaged[0]}"
+        )
+    tables = [segment.table for segment in segments if segment.table is not None]
     return pa.concat_tables(tables, promote_options="default") if tables else None
 
 

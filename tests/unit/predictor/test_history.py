@@ -13,6 +13,7 @@ from gps_ray.base.types import GroupOutcome, RolloutStatus, Selection, SlotKind
 from gps_ray.predictor.history import OutcomeWindow, PromptIndex, ReuseCounter, concatenate_batches
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
 from gps_ray.run.outcomes import OUTCOME_FILE, read_outcomes, write_outcomes
+from gps_ray.run.segments import Segments
 
 TABLE = PromptTable(
     prompt_ids=("a", "b", "c", "held_out"), texts=("",) * 4, embeddings=np.zeros((4, 2), np.float32), num_pool=3
@@ -112,8 +113,9 @@ def test_outcome_file_says_which_slot_each_group_filled(tmp_path: Path) -> None:
         _selection(0, ("a", "c"), [SlotKind.RANDOM, SlotKind.CHOSEN], [np.nan, 0.25]),
         _selection(1, ("x", "b"), [SlotKind.CHOSEN, SlotKind.CHOSEN], [0.5, 0.75]),
     ]
-    assert write_outcomes(tmp_path / "outcomes", 7, OUTCOMES, selections) == "step_000007.parquet"
-    write_outcomes(tmp_path / "outcomes", 8, [], [])
+    segments = Segments(tmp_path / "outcomes")
+    assert write_outcomes(segments, 7, OUTCOMES, selections) == "from_step_00000000.arrows"
+    write_outcomes(segments, 8, [], [])
     table = read_outcomes(tmp_path / "outcomes")
     assert table.schema == OUTCOME_FILE
     assert table["step"].to_pylist() == [7, 7, 7]
@@ -126,18 +128,18 @@ def test_outcome_file_says_which_slot_each_group_filled(tmp_path: Path) -> None:
     back = outcomes_from_table(table)
     assert [o.num_tried for o in back] == [2, 0, 0]
     assert back[0].rewards.tolist() == [1.0, 0.0, 0.0]
-    assert [path.name for path in sorted((tmp_path / "outcomes").iterdir())] == [
-        "step_000007.parquet",
-        "step_000008.parquet",
-    ]
+    assert [path.name for path in (tmp_path / "outcomes").iterdir()] == ["from_step_00000000.arrows"]
 
 
 def test_outcome_files_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"step 7.*'c'"):
-        write_outcomes(tmp_path, 7, OUTCOMES, [_selection(0, ("a", "b"), [SlotKind.CHOSEN] * 2, [0.5, 0.5])])
+        write_outcomes(Segments(tmp_path), 7, OUTCOMES, [_selection(0, ("a", "b"), [SlotKind.CHOSEN] * 2, [0.5, 0.5])])
     assert read_outcomes(tmp_path).num_rows == 0
-    name = write_outcomes(tmp_path, 7, [], [])
+    name = write_outcomes(
+        Segments(tmp_path), 7, OUTCOMES, [_selection(0, ("a", "b", "c"), [SlotKind.CHOSEN] * 3, [0.5] * 3)]
+    )
+    assert read_outcomes(tmp_path).num_rows == 3
     whole = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    (tmp_path / name).write_bytes(whole[:-9])
     with pytest.raises(DataError, match=name):
         read_outcomes(tmp_path)

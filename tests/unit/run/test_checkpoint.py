@@ -46,15 +46,11 @@ def _config(*overrides: str) -> TrainConfig:
     return load_config(TrainConfig, None, ["run.num_steps=5", "learning.learning_rate=0.1", *overrides])
 
 
-def _commit(store: CheckpointStore, root: Path, steps: int, pass_at_1: float | None = None) -> Path:
-    outcome = root / "outcomes" / f"step_{steps:06d}.parquet"
-    outcome.parent.mkdir(parents=True, exist_ok=True)
-    outcome.write_bytes(b"outcome %d" % steps)
+def _commit(store: CheckpointStore, steps: int, pass_at_1: float | None = None) -> Path:
     path = store.begin(steps)
     (path / "learner").mkdir()
     (path / "learner" / "shard").write_bytes(b"weights %d" % steps)
-    names = sorted(p.relative_to(root).as_posix() for p in outcome.parent.glob("*"))
-    store.commit(path, _manifest(steps, pass_at_1=pass_at_1), names)
+    store.commit(path, _manifest(steps, pass_at_1=pass_at_1))
     return path
 
 
@@ -71,19 +67,19 @@ def test_selection_survives_bit_for_bit() -> None:
 def test_newest_whole_checkpoint_is_found_and_old_ones_go(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep_last=2)
     assert store.newest() is None
-    paths = [_commit(store, tmp_path, steps) for steps in (1, 2, 3)]
+    paths = [_commit(store, steps) for steps in (1, 2, 3)]
     assert not paths[0].exists()
     found = CheckpointStore(tmp_path, keep_last=2).newest()
     assert found is not None
     assert found[0] == paths[2]
     assert found[1].num_steps_done == 3
-    assert set(found[1].run_files) == {f"outcomes/step_{s:06d}.parquet" for s in (1, 2, 3)}
+    assert set(found[1].files) == {"learner/shard"}
 
 
 def test_the_best_are_kept_beside_the_newest(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep_last=1, keep_best=2)
     scores = (0.1, 0.5, None, 0.7, 0.5, 0.2)
-    paths = [_commit(store, tmp_path, steps, score) for steps, score in enumerate(scores)]
+    paths = [_commit(store, steps, score) for steps, score in enumerate(scores)]
     # Of the two with .5 the earlier; the newest whatever it is worth; none that was not evaluated.
     assert [path.exists() for path in paths] == [False, True, False, True, False, True]
     found = store.newest()
@@ -93,7 +89,7 @@ def test_the_best_are_kept_beside_the_newest(tmp_path: Path) -> None:
 
 def test_a_step_without_manifest_is_never_read(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep_last=2)
-    whole = _commit(store, tmp_path, 1)
+    whole = _commit(store, 1)
     unfinished = store.begin(2)
     (unfinished / "shard").write_bytes(b"half")
     found = store.newest()
@@ -107,11 +103,11 @@ def test_attempts_are_numbers_and_unfinished_ones_go(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep_last=2)
     for attempt in range(11):
         (tmp_path / "checkpoints" / f"step_000004.{attempt}").mkdir(parents=True)
-    newest = _commit(store, tmp_path, 4)
+    newest = _commit(store, 4)
     assert newest.name == "step_000004.11"
     assert [path.name for path in newest.parent.iterdir()] == ["step_000004.11"]
     newest.rename(newest.with_name("step_000004.9"))
-    newer = _commit(store, tmp_path, 4)
+    newer = _commit(store, 4)
     found = store.newest()
     assert found is not None
     assert (newer.name, found[0]) == ("step_000004.10", newer)
@@ -133,7 +129,7 @@ def test_a_manifest_that_was_changed_is_passed_over(
     tmp_path: Path, field: str, value: object, keep_checksum: bool
 ) -> None:
     store = CheckpointStore(tmp_path, keep_last=2)
-    older, newer = _commit(store, tmp_path, 1), _commit(store, tmp_path, 2)
+    older, newer = _commit(store, 1), _commit(store, 2)
     fields = json.loads((newer / "manifest.json").read_text())
     if not keep_checksum:
         fields["checksum"] = ""
@@ -146,17 +142,19 @@ def test_a_manifest_that_was_changed_is_passed_over(
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep_last=2)
-    path = _commit(store, tmp_path, 1) / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2, "new": 1}))
-    with pytest.raises(CheckpointError, match=r"expected a manifest of format 1, got 2; .*run\.directory"):
+    path = _commit(store, 1) / "manifest.json"
+    # Among them the one that listed a Parquet file of outcomes per step.
+    fields = {"format": 1, "num_steps_done": 1, "run_files": {"outcomes/step_000001.parquet": {}}}
+    path.write_text(json.dumps(fields))
+    with pytest.raises(CheckpointError, match=r"expected a manifest of format 2, got 1; .*run\.directory"):
         store.newest()
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest", "outcome"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
     store = CheckpointStore(tmp_path, keep_last=3)
-    older = _commit(store, tmp_path, 1)
-    newer = _commit(store, tmp_path, 2)
+    older = _commit(store, 1)
+    newer = _commit(store, 2)
     shard = newer / "learner" / "shard"
     if damage == "truncate":
         shard.write_bytes(shard.read_bytes()[:-1])
@@ -164,10 +162,8 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
         shard.write_bytes(shard.read_bytes().replace(b"w", b"W"))
     elif damage == "remove":
         shard.unlink()
-    elif damage == "manifest":
-        (newer / "manifest.json").write_text((newer / "manifest.json").read_text()[:-20])
     else:
-        (tmp_path / "outcomes" / "step_000002.parquet").write_bytes(b"other")
+        (newer / "manifest.json").write_text((newer / "manifest.json").read_text()[:-20])
     found = CheckpointStore(tmp_path, keep_last=3).newest()
     assert found is not None
     assert found[0] == older
@@ -175,7 +171,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
 
 def test_nothing_whole_says_why(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep_last=3)
-    path = _commit(store, tmp_path, 1)
+    path = _commit(store, 1)
     (path / "learner" / "shard").unlink()
     with pytest.raises(CheckpointError, match=r"learner/shard is missing.*run\.directory"):
         CheckpointStore(tmp_path, keep_last=3).newest()

@@ -1,15 +1,17 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from gps_ray.base.errors import CheckpointError, ConfigError
+from gps_ray.base.errors import ConfigError
 from gps_ray.base.types import PosteriorMoments, Prompt
 from gps_ray.config import TrainConfig
-from gps_ray.run.folder import JsonLines, RunFolder, check_can_be_written
+from gps_ray.run.folder import FolderPosition, JsonLines, RunFolder, check_can_be_written
+from gps_ray.run.segments import Position, read_segments
 
 PROMPTS = [Prompt(prompt_id=i, text=f"text {i}", answer="1", task="t", level="easy") for i in ("a", "b")]
 
@@ -20,10 +22,21 @@ def test_lines_are_cut_back_to_an_offset(tmp_path: Path) -> None:
     lines.append({"step": 1})
     offset = lines.num_bytes
     lines.append({"step": 2})
-    lines.truncate(offset)
+    assert lines.roll_back(offset) == []
     assert lines.path.read_text() == '{"step": 1}\n'
-    with pytest.raises(CheckpointError, match=r"m\.jsonl"):
-        lines.truncate(offset + 1)
+
+
+def test_a_file_that_lost_lines_keeps_the_others_and_says_so(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "m.jsonl")
+    for step in (1, 2):
+        lines.append({"step": step})
+    offset = lines.num_bytes
+    os.truncate(lines.path, offset - 3)
+    (note,) = lines.roll_back(offset)
+    assert note.startswith(f"m.jsonl: expected {offset} bytes, found {offset - 3}: the run goes on")
+    assert lines.path.read_text() == '{"step": 1}\n'
+    lines.path.unlink()
+    assert len(lines.roll_back(offset)) == 1
 
 
 def test_nobody_else_can_write_into_a_run_folder(tmp_path: Path) -> None:
@@ -38,15 +51,26 @@ def test_nobody_else_can_write_into_a_run_folder(tmp_path: Path) -> None:
     assert modes == {"old": 0o755, "new": 0o700, "old/checkpoints": 0o700}
 
 
-def test_files_that_no_manifest_lists_are_moved_away(tmp_path: Path) -> None:
+def test_a_folder_goes_back_to_where_it_was(tmp_path: Path) -> None:
+    def write(step: int) -> None:
+        folder.metrics.append({"step": step})
+        folder.write_verifier_notes(step, ["odd"])
+        folder.write_probe(step, "pool_probe", PROMPTS, None, np.array([1, 2]), np.array([4, 4]))
+
+    def content() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
     folder = RunFolder(tmp_path)
     folder.create(TrainConfig(), {"pool": PROMPTS})
-    for name in ("step_000001.parquet", "step_000002.parquet"):
-        (folder.outcomes / name).write_bytes(b"x")
-    assert folder.data_files() == ["outcomes/step_000001.parquet", "outcomes/step_000002.parquet"]
-    assert folder.discard_unlisted(["outcomes/step_000001.parquet"]) == ["outcomes/step_000002.parquet"]
-    assert folder.data_files() == ["outcomes/step_000001.parquet"]
-    assert (tmp_path / "discarded" / "outcomes" / "step_000002.parquet").exists()
+    write(1)
+    position, before = folder.position(), content()
+    write(2)
+    assert RunFolder(tmp_path).roll_back(position) == []
+    assert (tmp_path / "discarded" / "probes").exists()
+    shutil.rmtree(tmp_path / "discarded")
+    assert content() == before
+    assert folder.roll_back(FolderPosition()) == []
+    assert folder.position() == FolderPosition(tables={"outcomes": Position(), "probes": Position()})
 
 
 def test_notes_follow_the_steps_that_they_are_about(tmp_path: Path) -> None:
@@ -63,7 +87,7 @@ def test_notes_follow_the_steps_that_they_are_about(tmp_path: Path) -> None:
     # Killed before another checkpoint, and resumed as it was: the steps that c is about are made again without it.
     folder.note(8, [])
     assert notes() == [(4, "a"), (4, "b")]
-    folder.restart()
+    folder.note(0, [])
     assert notes() == []
 
 
@@ -71,8 +95,9 @@ def test_probe_rows_stand_beside_their_predictions(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.create(TrainConfig(), {"pool": PROMPTS})
     prediction = PosteriorMoments(mean=np.array([0.25, 0.5]), std=np.array([0.1, 0.2]), seen=np.array([True, False]))
-    path = folder.write_probe(3, "pool_probe", PROMPTS, prediction, np.array([1, 2]), np.array([4, 4]))
-    rows = pq.read_table(path).to_pylist()
+    folder.write_probe(3, "pool_probe", PROMPTS, prediction, np.array([1, 2]), np.array([4, 4]))
+    (segment,) = read_segments(folder.probes)
+    rows = segment.table.to_pylist()
     assert rows[1] == {
         "step": 3,
         "probe": "pool_probe",

@@ -151,11 +151,9 @@ def test_who_lost_the_folder_appends_no_line_and_commits_nothing(tmp_path: Path)
         next_selection=None,
         config={},
         pool_fingerprint="f00",
-        metrics_num_bytes=0,
-        samples_num_bytes=0,
     )
     with pytest.raises(CheckpointError, match="writes nothing more"):
-        store.commit(path, manifest, [])
+        store.commit(path, manifest)
     with pytest.raises(CheckpointError, match="writes nothing more"):
         folder.metrics.append({"step": 1})
     assert folder.metrics.path.read_text() == '{"step": 0}\n'

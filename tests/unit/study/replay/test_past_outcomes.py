@@ -17,6 +17,7 @@ from gps_ray.predictor.interface import PromptTable
 from gps_ray.predictor.text_prior import load_text_prior
 from gps_ray.run.folder import RunFolder
 from gps_ray.run.outcomes import write_outcomes
+from gps_ray.run.segments import Segments
 from gps_ray.selection.registry import build_selector
 from gps_ray.study.replay.past_outcomes import read_past
 from jobs.pretrain_predictor import main
@@ -53,7 +54,7 @@ def _write_run(directory: Path, groups: dict[int, list[tuple[str, str]]]) -> Pat
             )
             for prompt_id, (_, statuses) in zip(ids, entries, strict=True)
         ]
-        write_outcomes(folder.outcomes, step, outcomes, [selection])
+        write_outcomes(Segments(folder.outcomes), step, outcomes, [selection])
     return directory
 
 

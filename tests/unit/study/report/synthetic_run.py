@@ -30,6 +30,7 @@ from gps_ray.loop.evaluation import evaluation_metrics, probe_metrics
 from gps_ray.run.folder import RunFolder
 from gps_ray.run.metrics import TRAINING_PHASES, step_metrics
 from gps_ray.run.outcomes import write_outcomes
+from gps_ray.run.segments import Segments
 
 LEVELS = {"CD-2": 0.5, "CD-3": -1.2, "CD-4": -2.4, "CD-4 hard": -5.0}
 HOSTILE = "</td><script>alert(1)</script>\x1b[31m\u202egnp\x00 $x^2$ \ud800"
@@ -198,7 +199,7 @@ def _train_step(run: _Run, step: int) -> dict[str, float]:
     selection = _selection(run, step)
     outcomes = _outcomes(run, selection.prompt_ids, step)
     header = header_of(outcomes, step)
-    write_outcomes(run.folder.outcomes, step, outcomes, [selection])
+    write_outcomes(Segments(run.folder.outcomes), step, outcomes, [selection])
     run.seen |= set(selection.prompt_ids)
     useful = float(is_useful(header.num_right, header.num_tried).mean())
     run.skill += 0.03 * useful

@@ -144,7 +144,7 @@ def test_a_run_that_was_killed_while_writing(bare_run: Callable[..., Path]) -> N
     (run / "rollouts.jsonl").write_text('{"step": 1, "prompt_id": "a"')
     text = Page(write_report(run).read_text()).text
     for note in (
-        "1 files of outcomes/ are not readable (cut off?), the first step_000001.parquet",
+        "1 files of outcomes/ are lost, cut off or damaged (what can be read of them is shown), the first step_000001",
         "1 lines of rollouts.jsonl are not readable",
         "prompts.parquet is absent or unreadable",
         "0 of 40 steps",
