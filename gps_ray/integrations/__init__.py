@@ -1,1 +1,1 @@
-"""gps-ray inside other programs: the library (``gps_ray.Selector``), other people's trainers, the console command."""
+"""gps-ray inside other programs: the library (``gps_ray.Selector``), the core of an adapter, the console command."""

@@ -59,10 +59,10 @@ def _imported(packages: tuple[str, ...]) -> dict[str, Path]:
 
 
 def test_everything_that_is_imported_is_declared() -> None:
-    """A package that only arrives with Ray, vLLM or TRL counts as missing."""
+    """A package that only arrives with Ray or vLLM counts as missing."""
     own = {"gps_ray", "actors", "jobs", "tests"}
     distributions = metadata.packages_distributions()
-    declared = {_name(line) for line in _requirements("gpu", "trl", "gguf", "reasoning-gym")}
+    declared = {_name(line) for line in _requirements("gpu", "gguf", "reasoning-gym")}
     missing = {}
     for module, path in _imported(("gps_ray", "actors", "jobs")).items():
         if module in own or module in sys.stdlib_module_names or module in declared:
@@ -120,6 +120,9 @@ def test_the_library_and_the_console_command_work_with_the_base_dependencies_alo
         "rows = selector.next(8); selector.update(rows, rows % 9, 8)\n"
         "assert len(selector.next(8)) == 8 and len(gps_ray.allocate(selector.predict(), 99)) == 81\n"
         "assert main(['explain', 'rollout.vllm']) == 0\n"
+        "try: gps_ray.Selector(['a', 'b'], 'gps')\n"
+        "except gps_ray.ConfigError as error: assert 'needs torch, which is not installed' in str(error)\n"
+        "else: raise AssertionError\n"
     )
     done = _run_without_others(code)
     assert done.returncode == 0, done.stderr
@@ -136,7 +139,7 @@ def test_the_wheel_holds_the_library_alone() -> None:
 
 @pytest.mark.parametrize("build", ["cpu", "gpu"])
 def test_the_constraints_pin_what_the_project_pins(build: str) -> None:
-    requirements = _requirements(build, "trl", "dev")
+    requirements = _requirements(build, "dev")
     wanted = _pins(requirements)
     pinned = _constraints(build)
     assert {name: pinned.get(name) for name in wanted} == wanted
