@@ -224,9 +224,8 @@ def worker_spec(
 def _prompt_table(config: TrainConfig, data: DataSets) -> PromptTable:
     features = config.selection.features
     if len(data.pool) >= _LARGE_POOL:
-        print(
-            f"text features of {len(data.pool)} prompts: made once, then kept in {features.cache_directory}", flush=True
-        )
+        kept = f": made once, then kept in {features.cache_directory}" if features.cache_directory else ""
+        print(f"text features of {len(data.pool)} prompts{kept}", flush=True)
     return build_prompt_table(data.pool, data.heldout_probe, features)
 
 

@@ -1,63 +1,27 @@
-"""Spend test-time samples where they pay: equal allocation, bins, expected gain and the oracle at the same totals.
+"""Spend test-time samples where they pay: ``gps-ray allocate --static``, and ``--run`` on the models of finished runs.
 
-``python -m jobs.allocate --static FILE --budgets 2,4,8 --seeds 5 --out DIR`` on recorded outcomes (Parquet: prompt,
-successes, rollouts): a predictor learns from some prompts and allocates over others.
-``python -m jobs.allocate --run RUN_DIR [RUN_DIR ...] --out DIR`` by sampling the policies of finished runs on held-out
-prompts, with the predictors that chose their training prompts. DIR/allocate.json holds what every allocator solves.
+``python -m jobs.allocate --run RUN_DIR [RUN_DIR ...] --out DIR`` samples the policies of finished runs on held-out
+prompts, with the predictors that chose their training prompts.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from gps_ray.allocation.comparison import AllocationSettings, summarise, summary_rows
-from gps_ray.allocation.static import run_static
-from gps_ray.base.json_files import write_json
-from gps_ray.config import SelectionConfig, load_config
-from gps_ray.predictor.recorded import read_recorded
-from jobs.cli import number_list, print_table, run_job
-
-
-def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Allocate samples per prompt at a fixed total, and compare.")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--static", type=Path, metavar="FILE", help="Parquet: prompt, successes, rollouts")
-    source.add_argument(
-        "--run", type=Path, nargs="+", metavar="RUN_DIR", help="finished runs, for instance one per seed"
-    )
-    parser.add_argument("--budgets", type=number_list, default=(2, 4, 8), help="mean samples per prompt, e.g. 2,4,8")
-    parser.add_argument("--minimum", type=int, default=0, help="samples that every prompt gets")
-    parser.add_argument("--maximum", type=int, default=64, help="samples that a prompt may get")
-    parser.add_argument("--seeds", type=int, default=5, help="with --static: seeds 0 to N - 1")
-    parser.add_argument("--labels", type=int, default=None, help="with --static: prompts to learn from; default: all")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="with --static: of selection, e.g. selector=gps"
-    )
-    return parser
+from gps_ray.allocation.comparison import AllocationSettings, Comparison
+from gps_ray.integrations.commands import allocate
+from jobs.cli import run_job
 
 
 def main(argv: Sequence[str]) -> int:
-    args = _arguments().parse_args(argv)
-    settings = AllocationSettings(budgets=args.budgets, minimum=args.minimum, maximum=args.maximum)
-    if args.static is not None:
-        selection = load_config(SelectionConfig, None, args.overrides)
-        recorded = read_recorded(args.static)
-        comparisons = [run_static(recorded, selection, settings, seed, args.labels) for seed in range(args.seeds)]
-    else:
-        from actors.allocating import allocate_on_run  # recorded outcomes need no Ray
+    return allocate.main(argv, _on_run)
 
-        comparisons = [
-            allocate_on_run(run, settings, args.out / f"sampled_{number}.parquet")
-            for number, run in enumerate(args.run)
-        ]
-    summary = summarise(comparisons)
-    columns = ("budget", "allocator", "pass rate (%)", "points over equal", "samples saved (%)")
-    print_table(f"allocation: mean [95 % interval] over {len(comparisons)} seeds", columns, summary_rows(summary))
-    write_json(args.out / "allocate.json", summary)
-    return 0
+
+def _on_run(run: Path, settings: AllocationSettings, sampled_file: Path) -> Comparison:
+    from actors.allocating import allocate_on_run  # recorded outcomes need no Ray
+
+    return allocate_on_run(run, settings, sampled_file)
 
 
 if __name__ == "__main__":

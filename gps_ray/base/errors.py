@@ -17,6 +17,10 @@ class ConfigError(GpsRayError):
     """A config that cannot work: unknown key, wrong unit, impossible combination."""
 
 
+class UsageError(GpsRayError, ValueError):
+    """The library was called with what cannot be: counts, rows or names that make no sense."""
+
+
 class DataError(GpsRayError):
     """A data set that cannot be read or does not have the expected columns."""
 

@@ -27,8 +27,8 @@ class FeaturesConfig(ConfigSection):
 
     provider: str = Field("wordllama", description="'wordllama', or an import path 'package.module:Class'.")
     dimension: Literal[64, 128, 256] = Field(256, description="Numbers per prompt.")
-    cache_directory: Annotated[Path, Resume.FREE] = Field(
-        Path("runs/features"), description="Features by hash of provider and texts."
+    cache_directory: Annotated[Path | None, Resume.FREE] = Field(
+        Path("runs/features"), description="Features by hash of provider and texts; null: they are not kept."
     )
 
 

@@ -65,9 +65,9 @@ def concatenate_batches(batches: Sequence[OutcomeBatch]) -> OutcomeBatch:
 
 
 class OutcomeWindow:
-    """The outcome batches of the last ``num_steps`` steps, oldest first."""
+    """The outcome batches of the last ``num_steps`` steps (None: of all), oldest first."""
 
-    def __init__(self, num_steps: int) -> None:
+    def __init__(self, num_steps: int | None) -> None:
         self._batches: deque[OutcomeBatch] = deque(maxlen=num_steps)
 
     def append(self, batch: OutcomeBatch) -> None:

@@ -63,8 +63,8 @@ def embed_texts(texts: Sequence[str], config: FeaturesConfig) -> FloatArray:
     """
     provider = load_provider(config)
     shape = (len(texts), provider.dimension)
-    path = config.cache_directory / f"{_key(provider, texts)}.npy"
-    cached = _read(path, shape)
+    path = config.cache_directory / f"{_key(provider, texts)}.npy" if config.cache_directory else None
+    cached = _read(path, shape) if path else None
     if cached is not None:
         return cached
     vectors = np.asarray(provider.embed(texts) if texts else np.zeros(shape), dtype=np.float64)
@@ -76,12 +76,17 @@ def embed_texts(texts: Sequence[str], config: FeaturesConfig) -> FloatArray:
         )
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
     features: FloatArray = np.divide(vectors, norm, out=np.zeros(shape), where=norm > 0).astype(np.float32)
+    if path:
+        _write(path, features)
+    return features
+
+
+def _write(path: Path, features: FloatArray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two runs may fill the cache at once: each writes its own file, the last rename wins, both hold the same.
     with NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
         np.save(file, features, allow_pickle=False)
     Path(file.name).replace(path)
-    return features
 
 
 def _key(provider: PromptFeatures, texts: Sequence[str]) -> str:

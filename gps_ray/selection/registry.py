@@ -6,6 +6,7 @@ settings that a run will really use.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -56,6 +57,7 @@ def _oracle(config: SelectionConfig, table: PromptTable, group_size: int, run_se
 
 
 def _ppm(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> Predictor:
+    _needs_torch("ppm")
     from gps_ray.predictor.ppm import PpmPredictor  # torch loads only where it is used
 
     return PpmPredictor(table, config.ppm, run_seed)
@@ -70,9 +72,19 @@ def _markov_state(config: SelectionConfig, table: PromptTable, group_size: int, 
 
 
 def _value_model(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> Predictor:
+    _needs_torch("value_model")
     from gps_ray.predictor.value_model import ValueModelPredictor  # torch loads only where it is used
 
     return ValueModelPredictor(table, config.pcl, run_seed)
+
+
+def _needs_torch(predictor: str) -> None:
+    """The library is installed without torch."""
+    if importlib.util.find_spec("torch") is None:
+        raise ConfigError(
+            f"selection.predictor: {predictor!r} needs torch, which is not installed; pip install 'gps-ray[train]', or "
+            "set selection.selector=gps_fused"
+        )
 
 
 def _fused(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> Predictor:

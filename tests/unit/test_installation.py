@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import re
 import shlex
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -22,6 +24,16 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 def _name(requirement: str) -> str:
     return re.split(r"[\[=<>!~; ]", requirement, maxsplit=1)[0].lower().replace("_", "-")
+
+
+def _requirements(*extras: str) -> list[str]:
+    """The base dependencies and those of some extras, with the extras that they name themselves."""
+    lines = list(PROJECT["dependencies"])
+    for extra in extras:
+        for line in PROJECT["optional-dependencies"][extra]:
+            inner = re.fullmatch(r"gps-ray\[(.+)\]", line)
+            lines += _requirements(*inner[1].split(",")) if inner else [line]
+    return lines
 
 
 def _pins(lines: list[str]) -> dict[str, str]:
@@ -47,10 +59,10 @@ def _imported(packages: tuple[str, ...]) -> dict[str, Path]:
 
 
 def test_everything_that_is_imported_is_declared() -> None:
-    """vLLM is the gpu extra's and Ray both extras'; a package that only arrives with one of them counts as missing."""
+    """A package that only arrives with Ray or vLLM counts as missing."""
     own = {"gps_ray", "actors", "jobs", "tests"}
     distributions = metadata.packages_distributions()
-    declared = {_name(line) for line in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["gpu"])}
+    declared = {_name(line) for line in _requirements("gpu", "gguf", "reasoning-gym")}
     missing = {}
     for module, path in _imported(("gps_ray", "actors", "jobs")).items():
         if module in own or module in sys.stdlib_module_names or module in declared:
@@ -60,25 +72,82 @@ def test_everything_that_is_imported_is_declared() -> None:
     assert not missing
 
 
-def test_the_learner_imports_with_the_base_dependencies_alone() -> None:
-    """As on a node where nothing but the project's own installation was made: vLLM and the developers' tools absent."""
-    extras = PROJECT["optional-dependencies"]
-    declared = {_name(line) for line in PROJECT["dependencies"]}
-    hidden = {_name(line) for lines in extras.values() for line in lines} - declared
-    modules = [module for module, names in metadata.packages_distributions().items() if hidden & {*map(_name, names)}]
+def _installed(requirements: list[str]) -> set[str]:
+    """What pip installs for some requirements: they and all that they require, as the installed packages say it."""
+    found: set[str] = set()
+    waiting = [Requirement(line) for line in requirements]
+    while waiting:
+        requirement = waiting.pop()
+        name = _name(requirement.name)
+        if name in found:
+            continue
+        found.add(name)
+        environments = [{"extra": extra} for extra in ("", *requirement.extras)]
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            needs = map(Requirement, metadata.requires(requirement.name) or [])
+            waiting += [need for need in needs if not need.marker or any(map(need.marker.evaluate, environments))]
+    return found
+
+
+def _run_without_others(code: str, *extras: str) -> subprocess.CompletedProcess[str]:
+    """Run ``code`` as where the base dependencies and some extras are installed: nothing else can be imported."""
+    kept = _installed(_requirements(*extras)) | {"gps-ray"}
+    hidden = {module for module, names in metadata.packages_distributions().items() if not kept & {*map(_name, names)}}
+    assert {"ray", "pytest"} <= hidden
     code = (
-        f"import sys\nfor name in {[*modules, 'vllm']!r}: sys.modules[name] = None\n"
-        "import gps_ray.learning.learner, gps_ray.learning.lora, gps_ray.learning.warm_start\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
+        "import sys\nfrom importlib.machinery import PathFinder\nclass Kept(PathFinder):\n"
+        "    @classmethod\n    def find_spec(cls, name, path=None, target=None):\n"
+        f"        hidden = name.split('.')[0] in {sorted(hidden | {'vllm'})!r}\n"
+        "        return None if hidden else super().find_spec(name, path, target)\n"
+        "sys.meta_path[sys.meta_path.index(PathFinder)] = Kept\n"
+    ) + code
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
+
+
+def test_the_learner_imports_with_the_train_extra_alone() -> None:
+    """As on a node where nothing but the project's own installation was made: vLLM and the developers' tools absent."""
+    code = "import gps_ray.learning.learner, gps_ray.learning.lora, gps_ray.learning.warm_start\n"
+    done = _run_without_others(code, "train")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_library_and_the_console_command_work_with_the_base_dependencies_alone() -> None:
+    """No torch, transformers, datasets, ray or vllm is there to be imported."""
+    code = (
+        "import gps_ray\nfrom gps_ray.integrations.commands import COMMANDS, main\nimport importlib\n"
+        "for module, _ in COMMANDS.values(): importlib.import_module('gps_ray.integrations.commands.' + module)\n"
+        "selector = gps_ray.Selector([f'{a} + {b} =' for a in range(9) for b in range(9)], 'gps_fused')\n"
+        "rows = selector.next(8); selector.update(rows, rows % 9, 8)\n"
+        "assert len(selector.next(8)) == 8 and len(gps_ray.allocate(selector.predict(), 99)) == 81\n"
+        "assert main(['explain', 'rollout.vllm']) == 0\n"
+        "try: gps_ray.Selector(['a', 'b'], 'gps')\n"
+        "except gps_ray.ConfigError as error: assert 'needs torch, which is not installed' in str(error)\n"
+        "else: raise AssertionError\n"
+    )
+    done = _run_without_others(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_wheel_holds_the_library_alone() -> None:
+    from setuptools import find_packages
+
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    packages = find_packages(str(ROOT), **config)
+    assert {name.split(".")[0] for name in packages} == {"gps_ray"}
+    assert "gps_ray.integrations.commands" in packages
 
 
 @pytest.mark.parametrize("build", ["cpu", "gpu"])
 def test_the_constraints_pin_what_the_project_pins(build: str) -> None:
-    wanted = _pins([*PROJECT["dependencies"], *PROJECT["optional-dependencies"][build]])
+    requirements = _requirements(build, "dev")
+    wanted = _pins(requirements)
     pinned = _constraints(build)
     assert {name: pinned.get(name) for name in wanted} == wanted
+    assert "torch" in wanted
+    # What is given as a range has a pin within it.
+    ranges = [Requirement(line) for line in requirements if "==" not in line]
+    assert "numpy" in {line.name for line in ranges}
+    assert [str(line) for line in ranges if not line.specifier.contains(pinned.get(_name(line.name), "0"))] == []
 
 
 def test_the_cpu_build_of_vllm_is_pinned_as_the_constraints_have_it() -> None:
