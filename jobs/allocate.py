@@ -3,7 +3,8 @@
 ``python -m jobs.allocate --static FILE --budgets 2,4,8 --seeds 5 --out DIR`` on recorded outcomes (Parquet: prompt,
 successes, rollouts): a predictor learns from some prompts and allocates over others.
 ``python -m jobs.allocate --run RUN_DIR [RUN_DIR ...] --out DIR`` by sampling the policies of finished runs on held-out
-prompts, with the predictors that chose their training prompts. DIR/allocate.json holds what every allocator solves.
+prompts, with the predictors that chose their training prompts. DIR/allocate.json holds what every allocator solves,
+DIR/allocate.html shows it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from gps_ray.allocation.comparison import AllocationSettings, summarise, summary_rows
+from gps_ray.allocation.comparison import SUMMARY_COLUMNS, AllocationSettings, summarise, summary_rows
 from gps_ray.allocation.static import run_static
 from gps_ray.base.json_files import write_json
 from gps_ray.config import SelectionConfig, load_config
 from gps_ray.predictor.recorded import read_recorded
+from gps_ray.study.allocation_page import write_allocation_page
 from jobs.cli import number_list, print_table, run_job
 
 
@@ -54,9 +56,12 @@ def main(argv: Sequence[str]) -> int:
             for number, run in enumerate(args.run)
         ]
     summary = summarise(comparisons)
-    columns = ("budget", "allocator", "pass rate (%)", "points over equal", "samples saved (%)")
-    print_table(f"allocation: mean [95 % interval] over {len(comparisons)} seeds", columns, summary_rows(summary))
+    num, what = len(comparisons), "seeds" if args.static is not None else "runs"
+    title = f"allocation: mean [95 % interval] over {num} {what}" if num > 1 else f"allocation: one {what[:-1]}"
+    print_table(title, SUMMARY_COLUMNS, summary_rows(summary))
     write_json(args.out / "allocate.json", summary)
+    source = args.static.name if args.static is not None else ", ".join(run.name for run in args.run)
+    print(f"page: {write_allocation_page(summary, source, args.out / 'allocate.html')}")
     return 0
 
 

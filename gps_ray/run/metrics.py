@@ -128,8 +128,10 @@ _metric(
     "share",
     "k responses vote by the answer they state: expected share of right votes, over all subsets of k, with /low, /high",
 )
-_metric("val/truncated_ratio", "share", "evaluation responses that were cut off at the limit of tokens")
-_metric("val/response_length", "tokens", "mean length of the evaluation's responses")
+VAL_TRUNCATED_RATIO = _metric(
+    "val/truncated_ratio", "share", "evaluation responses that were cut off at the limit of tokens"
+)
+VAL_RESPONSE_LENGTH = _metric("val/response_length", "tokens", "mean length of the evaluation's responses")
 _metric("val/num_failed", "rollouts", "evaluation rollouts without a verdict; they count as not solved")
 _metric("val/num_prompts", "prompts", "evaluation prompts with at least one verdict")
 _metric("val/<suite>/*", "", "the same figures of a set of evaluation.suites, behind its name")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from markupsafe import Markup
 
 from gps_ray.base.types import FloatArray, IntArray
 from gps_ray.run.metrics import (
     OTHER_PHASES,
+    RESPONSE_LENGTH_MEAN,
+    REWARD_MEAN,
     TRAINING_PHASES,
+    TRUNCATED_RATIO,
     USEFUL_RATIO,
     USEFUL_RATIO_CHOSEN,
     USEFUL_RATIO_RANDOM,
@@ -18,6 +19,8 @@ from gps_ray.run.metrics import (
     VAL_PASS_1,
     VAL_PASS_1_HIGH,
     VAL_PASS_1_LOW,
+    VAL_RESPONSE_LENGTH,
+    VAL_TRUNCATED_RATIO,
 )
 from gps_ray.study.report.charts import (
     AXES,
@@ -41,6 +44,7 @@ __all__ = [
     "level_maps",
     "pass_rate_panels",
     "reuse_panels",
+    "rollout_panels",
     "step_windows",
     "unique_prompts",
     "useful_ratio_panels",
@@ -125,6 +129,39 @@ def useful_ratio_panels(run: RunData) -> list[Markup]:
                 )
             )
     return panels
+
+
+def rollout_panels(run: RunData) -> list[Markup]:
+    """Mean reward, response length and truncated share of each step's rollouts, those of the evaluation beside them."""
+    return [
+        curve_panel(f"{title} over steps", lines, "step", title, kind, x_kind="step", size="medium")
+        for title, kind, names in _ROLLOUT_CURVES
+        if (lines := [line for name, text, colour in names for line in _rollout_curve(run, name, text, colour)])
+    ]
+
+
+_ROLLOUT_CURVES = (
+    ("mean reward", "number", ((REWARD_MEAN, "rollouts", PALETTE[0]),)),
+    (
+        "response length, tokens",
+        "count",
+        ((RESPONSE_LENGTH_MEAN, "rollouts", PALETTE[0]), (VAL_RESPONSE_LENGTH, "evaluation", PALETTE[1])),
+    ),
+    (
+        "share cut off at the limit of tokens",
+        "share",
+        ((TRUNCATED_RATIO, "rollouts", PALETTE[0]), (VAL_TRUNCATED_RATIO, "evaluation", PALETTE[1])),
+    ),
+)
+
+
+def _rollout_curve(run: RunData, name: str, label: str, colour: str) -> list[Curve]:
+    x, y = run.series(name)
+    if not len(y):
+        return []
+    if name.startswith("val/"):
+        return [Curve(label=label, x=x, y=y, colour=colour, marker=True)]
+    return [Curve(label=label, x=x, y=trailing_mean(y, SMOOTHING_STEPS), faint=y, colour=colour)]
 
 
 def step_windows(steps: IntArray, num_windows: int = NUM_WINDOWS) -> tuple[IntArray, list[str]]:
@@ -281,10 +318,9 @@ def cost_panels(run: RunData) -> list[Markup]:
 
 
 def learner_panels(run: RunData, limit: int = 8) -> list[Markup]:
-    """What the learner reports, one small panel each, with the mean response length."""
-    names: Sequence[str] = [*run.names("train/"), "response_length/mean"]
+    """What the learner reports, one small panel each."""
     panels: list[Markup] = []
-    for name in names:
+    for name in run.names("train/"):
         x, y = run.series(name)
         if len(y) and len(panels) < limit:
             label = name.removeprefix("train/")

@@ -95,6 +95,9 @@ def test_every_section_has_its_figures(html: str) -> None:
     for start, num in {
         "pass@1 against ": 5,
         "share of useful groups against ": 5,
+        "mean reward over steps": 1,
+        "response length, tokens over steps": 1,
+        "share cut off at the limit of tokens over steps": 1,
         "realised success rate of the pool": 1,
         "predicted success rate of the pool": 1,
         "success rate of groups by level": 1,
