@@ -41,6 +41,7 @@ from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
 from gps_ray.run.folder import RunFolder, check_can_be_written
 from gps_ray.run.lease import Lease
+from gps_ray.run.status import StatusFile
 from gps_ray.tasks.dataset import DataSets, load_data
 from gps_ray.tasks.registry import load_task
 
@@ -262,7 +263,10 @@ async def _train_held(
     )
     pool = RayRolloutPool(name, spec, prompts, suites)
     learner = spawn_learner(f"{name}/learner", config, model_directory, folder.root / "ray_train")
+    status = StatusFile(folder.status, pool.workers, 0 if found is None else found[1].num_steps_done, lease.check)
+    pool.when_workers_change(status.write)
     try:
+        status.phase("starting the actors")
         await gather_or_cancel(pool.start(), learner.start(resume_from=None if found is None else found[0] / "learner"))
         parts = LoopParts(
             selector=selector,
@@ -272,7 +276,7 @@ async def _train_held(
             folder=folder,
             store=store,
             pool_fingerprint=fingerprint,
-            sinks=(*sinks, ClusterMetrics(name)),
+            sinks=(*sinks, status, ClusterMetrics(name)),
             stop=stop,
         )
         if found is not None:

@@ -10,6 +10,7 @@
     discarded/                        files that no manifest listed when the run was resumed
     driver.lease.000003               who drives the run, or did last
     verifier_notes.jsonl              {"step": step, "note": what a verifier noted}; the first 20 of a step
+    status.json                       what the run is doing right now, and how its workers are
     notes.jsonl                       {"step": steps done, "note": what the run went on with}; mostly not there
 """
 
@@ -94,6 +95,7 @@ class RunFolder:
         self.samples = JsonLines(root / "rollouts.jsonl", fence)
         self.notes = root / "notes.jsonl"
         self.verifier_notes = JsonLines(root / "verifier_notes.jsonl", fence)
+        self.status = root / "status.json"
         self.config = root / "config.yaml"
         self.first_prompt = root / "first_prompt.json"
         self.checkpoints = root / "checkpoints"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from markupsafe import Markup
 
@@ -55,12 +57,12 @@ NUM_WINDOWS = 12
 SMOOTHING_STEPS = 10
 
 
-def pass_rate_panels(run: RunData) -> list[Markup]:
-    """pass@1 on the evaluation set with its 95 % band, against steps, rollouts, tokens, CPU-seconds; then by level."""
+def pass_rate_panels(run: RunData, axes: Mapping[str, str] = AXES) -> list[Markup]:
+    """pass@1 on the evaluation set with its 95 % band, against each of ``axes`` (steps, rollouts, tokens, ...)."""
     panels = []
     _, high = run.series(VAL_PASS_1_HIGH)
     top = share_top([high, run.series(VAL_PASS_1)[1]])
-    for axis, label in AXES.items():
+    for axis, label in axes.items():
         x, y = run.series(VAL_PASS_1, axis)
         low, high = run.series(VAL_PASS_1_LOW, axis)[1], run.series(VAL_PASS_1_HIGH, axis)[1]
         band = len(low) == len(high) == len(y)
@@ -101,7 +103,7 @@ def _left_out(num_shown: int, num_levels: int) -> str:
     return f" ({num_shown} of {num_levels} levels)" if num_shown < num_levels else ""
 
 
-def useful_ratio_panels(run: RunData) -> list[Markup]:
+def useful_ratio_panels(run: RunData, axes: Mapping[str, str] = AXES) -> list[Markup]:
     """Share of useful groups, mean of the last ten steps over the raw values; chosen and random slots apart."""
     variants = [(USEFUL_RATIO, "all", PALETTE[2], False)]
     if len(run.series(USEFUL_RATIO_RANDOM)[1]):
@@ -110,7 +112,7 @@ def useful_ratio_panels(run: RunData) -> list[Markup]:
             (USEFUL_RATIO_RANDOM, "random", PALETTE[4], True),
         ]
     panels = []
-    for axis, label in AXES.items():
+    for axis, label in axes.items():
         lines = []
         for name, text, colour, dashed in variants:
             x, y = run.series(name, axis)
