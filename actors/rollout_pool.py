@@ -54,7 +54,7 @@ class RayRolloutPool:
         self._timed: list[deque[tuple[int, float]]] = [
             deque(maxlen=_NUM_TIMED_CHUNKS) for _ in range(self._config.num_workers)
         ]
-        self._on_change: Callable[[], None] = lambda: None
+        self._watchers: tuple[Callable[[], None], ...] = ()
         self._max_queue_depth = 0
         self._restarting: dict[int, asyncio.Task[None]] = {}
         self._dispatcher = Dispatcher(
@@ -146,16 +146,20 @@ class RayRolloutPool:
         self._timed[index].clear()
         self._workers[index] = self._spawn(index)
         self._restarting[index] = asyncio.ensure_future(self._come_up(index))
-        self._on_change()
+        self._tell_watchers()
 
     async def _come_up(self, index: int) -> None:
         await self._ready(index)
         await self._load(index)
-        self._on_change()
+        self._tell_watchers()
 
-    def when_workers_change(self, tell: Callable[[], None]) -> None:
-        """Call ``tell`` whenever a worker is given up, and when the one in its place serves."""
-        self._on_change = tell
+    def when_workers_change(self, *watchers: Callable[[], None]) -> None:
+        """Call ``watchers`` whenever a worker is given up, and when the one in its place serves."""
+        self._watchers = watchers
+
+    def _tell_watchers(self) -> None:
+        for tell in self._watchers:
+            tell()
 
     def workers(self) -> list[WorkerStatus]:
         """How each worker is, as of now."""

@@ -264,7 +264,8 @@ async def _train_held(
     pool = RayRolloutPool(name, spec, prompts, suites)
     learner = spawn_learner(f"{name}/learner", config, model_directory, folder.root / "ray_train")
     status = StatusFile(folder.status, pool.workers, 0 if found is None else found[1].num_steps_done, lease.check)
-    pool.when_workers_change(status.write)
+    cluster_metrics = ClusterMetrics(name, folder.run_id(), pool.workers)
+    pool.when_workers_change(status.write, cluster_metrics.show_workers)
     try:
         status.phase("starting the actors")
         await gather_or_cancel(pool.start(), learner.start(resume_from=None if found is None else found[0] / "learner"))
@@ -276,7 +277,7 @@ async def _train_held(
             folder=folder,
             store=store,
             pool_fingerprint=fingerprint,
-            sinks=(*sinks, status, ClusterMetrics(name)),
+            sinks=(*sinks, status, cluster_metrics),
             stop=stop,
         )
         if found is not None:
