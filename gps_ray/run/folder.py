@@ -9,6 +9,7 @@
     final_model/                      Hugging Face folder, there once it is whole
     discarded/                        files that no manifest listed when the run was resumed
     driver.lease.000003               who drives the run, or did last
+    tensorboard/ wandb/ mlruns/       of the trackers that the config names
     verifier_notes.jsonl              {"step": step, "note": what a verifier noted}; the first 20 of a step
     run_id                            tells the run apart from all others, of the same name too
     status.json                       what the run is doing right now, and how its workers are
