@@ -48,6 +48,7 @@ test: vllm check
 
 # What `make test` cannot afford is marked slow.
 test-all: test
+	command -v prometheus >/dev/null || apt-get install -y -q prometheus || echo "no prometheus: the tests that need it are skipped"
 	$(BIN)/python -m pytest tests -m slow
 
 check: setup

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,10 +22,14 @@ from gps_ray.base.types import Chunk, GenerateRequest, Prompt, PublishedWeights
 from gps_ray.loop.suites import Suite
 from gps_ray.rollout.chunk import ChunkRequest, cut_chunks
 from gps_ray.rollout.dispatch import Dispatcher, WorkerState
+from gps_ray.run.status import WorkerStatus
 
 __all__ = ["RayRolloutPool"]
 
 log = logging.getLogger(__name__)
+
+# Chunks of a worker that its speed is measured by.
+_NUM_TIMED_CHUNKS = 16
 
 
 class RayRolloutPool:
@@ -44,21 +49,29 @@ class RayRolloutPool:
         self._prompts = {"": prompts, **{s.key: {p.prompt_id: p for p in s.prompts} for s in suites}}
         self._published: PublishedWeights | None = None
         self._num_restarts = 0
+        self._num_restarts_of = [0] * self._config.num_workers
+        # (response tokens, seconds of the worker's own) of its newest chunks.
+        self._timed: list[deque[tuple[int, float]]] = [
+            deque(maxlen=_NUM_TIMED_CHUNKS) for _ in range(self._config.num_workers)
+        ]
+        self._watchers: tuple[Callable[[], None], ...] = ()
         self._max_queue_depth = 0
         self._restarting: dict[int, asyncio.Task[None]] = {}
         self._dispatcher = Dispatcher(
             num_workers=self._config.num_workers, max_chunk_attempts=self._config.max_chunk_attempts
         )
         self._groups: dict[int, PlacementGroup | None] = {}
+        self._names: dict[int, str] = {}
         self._workers = [self._spawn(index) for index in range(self._config.num_workers)]
 
     def _spawn(self, index: int) -> Any:
         suffix = f".{self._num_restarts}" if self._num_restarts else ""
+        self._names[index] = f"rollout-worker-{index}{suffix}"
         self._groups[index] = rank_group(self._config)
         return (
             ray.remote(RolloutWorker)
             .options(
-                name=f"{self._run_name}/rollout-worker-{index}{suffix}",
+                name=f"{self._run_name}/{self._names[index]}",
                 **worker_options(self._config, self._groups[index]),
             )
             .remote(self._spec)
@@ -129,12 +142,37 @@ class RayRolloutPool:
         self._dispatcher.worker_died(index)
         self._end(index)
         self._num_restarts += 1
+        self._num_restarts_of[index] += 1
+        self._timed[index].clear()
         self._workers[index] = self._spawn(index)
         self._restarting[index] = asyncio.ensure_future(self._come_up(index))
+        self._tell_watchers()
 
     async def _come_up(self, index: int) -> None:
         await self._ready(index)
         await self._load(index)
+        self._tell_watchers()
+
+    def when_workers_change(self, *watchers: Callable[[], None]) -> None:
+        """Call ``watchers`` whenever a worker is given up, and when the one in its place serves."""
+        self._watchers = watchers
+
+    def _tell_watchers(self) -> None:
+        for tell in self._watchers:
+            tell()
+
+    def workers(self) -> list[WorkerStatus]:
+        """How each worker is, as of now."""
+        return [
+            WorkerStatus(
+                name=self._names[index],
+                state=self._dispatcher.state(index).value,
+                num_restarts=self._num_restarts_of[index],
+                num_in_flight=self._dispatcher.num_in_flight(index),
+                tokens_per_s=_rate(self._timed[index]),
+            )
+            for index in range(len(self._workers))
+        ]
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         """Chunks as they finish. Every requested prompt comes exactly once, also where workers die on the way."""
@@ -174,6 +212,7 @@ class RayRolloutPool:
             f"chunk {chunk.chunk_id} on rollout worker {index}",
             "rollout.chunk_deadline_s",
         )
+        self._timed[index].append((int(value.num_response_tokens.sum()), value.wall_s))
         return Chunk(header=value, outcomes=outcomes, rollouts=rollouts)
 
     def metrics(self) -> Mapping[str, float]:
@@ -186,6 +225,11 @@ class RayRolloutPool:
     def close(self) -> None:
         for index in range(len(self._workers)):
             self._end(index)
+
+
+def _rate(timed: Sequence[tuple[int, float]]) -> float | None:
+    seconds = sum(second for _, second in timed)
+    return sum(tokens for tokens, _ in timed) / seconds if seconds > 0 else None
 
 
 def _last_line(error: BaseException) -> str:

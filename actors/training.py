@@ -41,6 +41,8 @@ from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
 from gps_ray.run.folder import FolderPosition, RunFolder, check_can_be_written
 from gps_ray.run.lease import Lease
+from gps_ray.run.status import StatusFile
+from gps_ray.run.trackers import TrackedRun, check_tracking, open_trackers
 from gps_ray.tasks.dataset import DataSets, load_data
 from gps_ray.tasks.registry import load_task
 
@@ -68,6 +70,7 @@ def prepare(config: TrainConfig, *, trains: bool = True) -> tuple[TrainConfig, D
     for preset in presets(config):
         print(preset, flush=True)
     config = resolve(config)
+    check_tracking(config.tracking)
     check_can_be_written(config.run.directory)
     data = load_data(config.data, config.evaluation.num_probe_prompts, prompt_limit(config))
     data = replace(data, suites=read_suites(config, data.pool))
@@ -255,7 +258,20 @@ async def _train_held(
     )
     pool = RayRolloutPool(name, spec, prompts, suites)
     learner = spawn_learner(f"{name}/learner", config, model_directory, folder.root / "ray_train")
+    num_steps_done = 0 if found is None else found[1].num_steps_done
+    status = StatusFile(folder.status, pool.workers, num_steps_done, lease.check)
+    cluster_metrics = ClusterMetrics(name, folder.run_id(), pool.workers)
+    pool.when_workers_change(status.write, cluster_metrics.show_workers)
+    tracked = TrackedRun(
+        name=name,
+        run_id=folder.run_id(),
+        folder=folder.root,
+        config=config.model_dump(mode="json"),
+        goes_on_at=num_steps_done + 1 if found is not None else 0 if resume else None,
+    )
+    trackers, is_finished = open_trackers(config.tracking, tracked), False
     try:
+        status.phase("starting the actors")
         await gather_or_cancel(pool.start(), learner.start(resume_from=None if found is None else found[0] / "learner"))
         parts = LoopParts(
             selector=selector,
@@ -265,13 +281,17 @@ async def _train_held(
             folder=folder,
             store=store,
             pool_fingerprint=fingerprint,
-            sinks=(*sinks, ClusterMetrics(name)),
+            sinks=(*sinks, status, cluster_metrics, *trackers),
             stop=stop,
         )
         if found is not None:
             await selector.load(found[0] / "selector")
-        return await TrainingLoop(config, parts, None if found is None else found[1]).run()
+        metrics = await TrainingLoop(config, parts, None if found is None else found[1]).run()
+        is_finished = True
+        return metrics
     finally:
         await learner.close()
         pool.close()
         selector.close()
+        for tracker in trackers:
+            tracker.close(is_finished)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gps_ray.base.errors import CheckpointError, ConfigError, DataError, GpsRayError, UsageError
     from gps_ray.base.useful import is_useful
     from gps_ray.config import SelectionConfig
-    from gps_ray.integrations.explain import explain
+    from gps_ray.config.reference import explain
     from gps_ray.integrations.prompt_feed import PromptFeed
     from gps_ray.integrations.selector import Prediction, Selector, selector_names
     from gps_ray.integrations.sharing import allocate, group_sizes
@@ -39,7 +39,7 @@ _HOMES = {
     "gps_ray.base.errors": ("CheckpointError", "ConfigError", "DataError", "GpsRayError", "UsageError"),
     "gps_ray.base.useful": ("is_useful",),
     "gps_ray.config": ("SelectionConfig",),
-    "gps_ray.integrations.explain": ("explain",),
+    "gps_ray.config.reference": ("explain",),
     "gps_ray.integrations.prompt_feed": ("PromptFeed",),
     "gps_ray.integrations.selector": ("Prediction", "Selector", "selector_names"),
     "gps_ray.integrations.sharing": ("allocate", "group_sizes"),

@@ -1,7 +1,8 @@
 """Spend test-time samples where they pay: ``gps-ray allocate --static``, and ``--run`` on the models of finished runs.
 
 ``python -m jobs.allocate --run RUN_DIR [RUN_DIR ...] --out DIR`` samples the policies of finished runs on held-out
-prompts, with the predictors that chose their training prompts.
+prompts, with the predictors that chose their training prompts. DIR/allocate.json holds what every allocator
+solves, DIR/allocate.html shows it.
 """
 
 from __future__ import annotations

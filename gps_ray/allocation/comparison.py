@@ -20,7 +20,17 @@ from gps_ray.predictor.calibration import rank_correlation
 from gps_ray.predictor.interface import Posterior
 from gps_ray.predictor.recorded import RecordedOutcomes
 
-__all__ = ["ALLOCATORS", "AllocationSettings", "Comparison", "compare_allocators", "summarise", "summary_rows"]
+__all__ = [
+    "ALLOCATORS",
+    "SUMMARY_COLUMNS",
+    "AllocationSettings",
+    "Comparison",
+    "compare_allocators",
+    "summarise",
+    "summary_rows",
+]
+
+SUMMARY_COLUMNS = ("budget", "allocator", "pass rate (%)", "points over equal", "samples saved (%)")
 
 # What an allocator knows of a prompt: nothing; the length of its text; the predicted success rate, binned; the whole
 # posterior; its mean alone; the recorded success rate itself.
@@ -126,14 +136,14 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The summary as rows of text: budget, allocator, pass rate, points gained, samples saved (with intervals)."""
+    """The summary as rows of text, for ``SUMMARY_COLUMNS``; intervals where there is more than one seed."""
 
     def cell(estimate: Mapping[str, float | None], scale: float, sign: str) -> str:
         mean, low, high = (
-            "?" if value is None else f"{scale * value:{sign}.1f}"
+            "" if value is None else f"{scale * value:{sign}.1f}"
             for value in (estimate["mean"], estimate["low"], estimate["high"])
         )
-        return f"{mean} [{low}, {high}]"
+        return f"{mean or '-'} [{low}, {high}]" if low and high else mean or "-"
 
     return [
         (

@@ -148,6 +148,10 @@ class Selection:
 
     prompt_ids [B], num_rollouts [B] int32, predicted_mean [B] and predicted_std [B] float64 (NaN where the
     selector predicts nothing), slot_kind [B] int8 (``SlotKind``). ``cpu_s`` is what making it cost.
+
+    Why each was picked, for people and never read by the loop: expected_useful [B] the probability of a useful group,
+    text_mean [B] the success rate as the text alone predicts it (NaN where unknown; None where the selector says
+    nothing of it); ``num_steps_observed``: steps whose outcomes the selector knew.
     """
 
     step: int
@@ -159,6 +163,9 @@ class Selection:
     slot_kind: IntArray
     num_candidates: int
     cpu_s: float = 0.0
+    expected_useful: FloatArray | None = None
+    text_mean: FloatArray | None = None
+    num_steps_observed: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,15 @@ from gps_ray.config.facts import Fact, KeyFacts, Resume, key_facts
 from gps_ray.config.learning import LearningConfig
 from gps_ray.config.policy import EmbeddedModelConfig, ModelConfig, WarmStartConfig
 from gps_ray.config.rollout import RolloutConfig, SimulatedConfig, VllmConfig
-from gps_ray.config.run import CheckpointConfig, ClusterConfig, EvaluationConfig, RunConfig, SuiteConfig, TrainConfig
+from gps_ray.config.run import (
+    CheckpointConfig,
+    ClusterConfig,
+    EvaluationConfig,
+    RunConfig,
+    SuiteConfig,
+    TrackingConfig,
+    TrainConfig,
+)
 from gps_ray.config.section import ConfigSection, load_config, parse_config, read_mapping
 from gps_ray.config.selection import (
     BetaCountsConfig,
@@ -50,6 +58,7 @@ __all__ = [
     "SimulatedConfig",
     "SourceConfig",
     "SuiteConfig",
+    "TrackingConfig",
     "TrainConfig",
     "VllmConfig",
     "WarmStartConfig",

@@ -14,7 +14,7 @@ from gps_ray.config.data import ArithmeticConfig, CountdownConfig, DataConfig
 from gps_ray.config.learning import LearningConfig
 from gps_ray.config.policy import EmbeddedModelConfig, ModelConfig, WarmStartConfig
 from gps_ray.config.rollout import RolloutConfig, SimulatedConfig, VllmConfig
-from gps_ray.config.run import CheckpointConfig, ClusterConfig, EvaluationConfig, RunConfig, SuiteConfig
+from gps_ray.config.run import CheckpointConfig, ClusterConfig, EvaluationConfig, RunConfig, SuiteConfig, TrackingConfig
 from gps_ray.config.selection import (
     BetaCountsConfig,
     DpsConfig,
@@ -338,5 +338,11 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "local_dashboard": "false where nothing may listen, even on loopback.",
         "object_store_memory_bytes": "Raise it for larger models: two versions of the weights and a step's rollouts "
         "must fit.",
+        "connect_deadline_s": "Raise it where joining a large or busy cluster takes longer.",
+        "head_deadline_s": "Raise it where the network of the cluster drops out for longer than this.",
+    },
+    TrackingConfig: {
+        "trackers": "Where your team looks at runs elsewhere; [] on a file system that should get no more files.",
+        "options": "For the project, the server or the mode of a tracker.",
     },
 }

@@ -98,13 +98,16 @@ def config_reference(root: type[BaseModel] = TrainConfig) -> tuple[SectionRefere
     return tuple(_sections(root, "", KeyFacts()))
 
 
-def explain(name: str, root: type[BaseModel] = TrainConfig) -> str:
-    """What is to know of a key or of a section with all in it, as plain text without a line end behind it.
+def explain(name: str = "", root: type[BaseModel] = TrainConfig) -> str:
+    """What is to know of a key or of a section with all in it, as plain text without a line end behind it; of "" the
+    sections, a line each.
 
     ``data.train.0.path`` and ``evaluation.suites.aime.file`` are found too. Raises ConfigError that names the nearest
     keys where there is no such key or section.
     """
     sections = config_reference(root)
+    if not name:
+        return "\n".join(f"{section.key}: {section.description.splitlines()[0]}" for section in sections)
     pattern = _as_named(name)
     found = [section for section in sections if _is_in(section.key, pattern)]
     if found:
@@ -114,7 +117,8 @@ def explain(name: str, root: type[BaseModel] = TrainConfig) -> str:
             if key.key == pattern:
                 return _key_text(key)
     known = [section.key for section in sections] + [key.key for section in sections for key in section.keys]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [key for key in known if "." not in key]
+    ends = [key for key in known if key.endswith(f".{name.rpartition('.')[2]}")]
+    near = ends or difflib.get_close_matches(name, known, n=3) or [key for key in known if "." not in key]
     raise ConfigError(f"{name}: no such config key or section; known are for instance {', '.join(near)}")
 
 

@@ -18,7 +18,15 @@ from gps_ray.config.rollout import RolloutConfig, StopStrings
 from gps_ray.config.section import ConfigSection
 from gps_ray.config.selection import SelectionConfig
 
-__all__ = ["CheckpointConfig", "ClusterConfig", "EvaluationConfig", "RunConfig", "SuiteConfig", "TrainConfig"]
+__all__ = [
+    "CheckpointConfig",
+    "ClusterConfig",
+    "EvaluationConfig",
+    "RunConfig",
+    "SuiteConfig",
+    "TrackingConfig",
+    "TrainConfig",
+]
 
 
 class RunConfig(ConfigSection):
@@ -141,6 +149,19 @@ class CheckpointConfig(ConfigSection):
     )
 
 
+class TrackingConfig(ConfigSection):
+    """Where metrics go besides the run folder. A tracker that fails ends no run."""
+
+    trackers: tuple[str, ...] = Field(
+        ("tensorboard",),
+        description="Some of tensorboard, wandb, mlflow, or import paths of your own, package.module:Class; []: none.",
+    )
+    options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Keyword arguments by tracker, for instance {wandb: {project: my-project, mode: online}}.",
+    )
+
+
 class ClusterConfig(ConfigSection):
     """Where the actors live."""
 
@@ -181,6 +202,7 @@ class TrainConfig(ConfigSection):
     learning: LearningConfig = Field(default_factory=LearningConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    tracking: Annotated[TrackingConfig, Resume.FREE] = Field(default_factory=TrackingConfig)
     cluster: Annotated[ClusterConfig, Resume.FREE, Fact.SHARED] = Field(default_factory=ClusterConfig)
 
     @property

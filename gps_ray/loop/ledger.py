@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from gps_ray.base.types import ChunkHeader, ObserveResult, UpdateResult
 from gps_ray.loop.step_record import StepRecord
-from gps_ray.run.metrics import TRAINING_PHASES
+from gps_ray.run.metrics import TRAINING_PHASES, group_counts
 
 __all__ = ["Ledger"]
 
@@ -38,6 +38,8 @@ class Ledger:
         """One step's rollouts, update and selector, and the wall seconds since the clock was started."""
         self._add("cost/wall_s", self.seconds_since_start())
         self.charge_rollouts("rollout", record.headers)
+        for counter, count in group_counts(record.headers, record.selections).items():
+            self._add(counter, count)
         self._add("cost/cpu_s_update", updated.cpu_s)
         self._add("cost/cpu_s_selector", observed.cpu_s + sum(s.cpu_s for s in record.selections))
         self.counters["cost/cpu_s"] = sum(self.counters[f"cost/cpu_s_{phase}"] for phase in TRAINING_PHASES)

@@ -32,7 +32,7 @@ from gps_ray.loop.step_record import StepRecord
 from gps_ray.loop.warnings import TruncationWatch, warn_of_sampling
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, SelectionRecord
 from gps_ray.run.folder import RunFolder
-from gps_ray.run.metrics import NUM_TOKENS, VAL_PASS_1, step_metrics
+from gps_ray.run.metrics import NUM_TOKENS, VAL_PASS_1, rollouts_saved, step_metrics
 from gps_ray.selection.oracle import oracle_candidates
 from gps_ray.selection.registry import needs_true_rates
 from gps_ray.tasks.dataset import DataSets
@@ -229,6 +229,7 @@ class TrainingLoop:
             "rollout/tokens_per_s": metrics[NUM_TOKENS] / record.seconds["timing_s/rollout"],
             **updated.metrics,
             **observed.metrics,
+            **rollouts_saved(self._ledger.counters),
             **self._parts.pool.metrics(),
         }
 

@@ -89,6 +89,10 @@ class FusedPredictor:
     def predict(self, rows: IntArray, step: int) -> Posterior:
         return self._filter.predict(rows)
 
+    def predict_from_text(self, rows: IntArray, step: int) -> Posterior:
+        """Shared weights and drift alone, without the prompts' own effects."""
+        return self._filter.predict_unseen(rows)
+
     def observe(self, batch: OutcomeBatch) -> None:
         tried = batch.num_tried > 0
         # Several groups of one prompt count as one larger group.

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
 
-__all__ = ["OutcomeBatch", "Posterior", "Predictor", "PromptTable"]
+__all__ = ["OutcomeBatch", "Posterior", "Predictor", "PromptTable", "ReadsText"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,3 +97,12 @@ class Predictor(Protocol):
     def state(self) -> State: ...
 
     def load_state(self, state: State) -> None: ...
+
+
+@runtime_checkable
+class ReadsText(Protocol):
+    """A predictor that can say what it makes of texts alone. Optional: reports show it beside the prediction."""
+
+    def predict_from_text(self, rows: IntArray, step: int) -> Posterior:
+        """``predict`` as if none of these prompts had outcomes of its own."""
+        ...

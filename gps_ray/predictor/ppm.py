@@ -91,6 +91,10 @@ class PpmPredictor:
         rng = torch.Generator().manual_seed(seed_64(self._run_seed, "ppm/predict", step))
         return LatentDraws(self._rates(rows, context, rng))
 
+    def predict_from_text(self, rows: IntArray, step: int) -> Posterior:
+        """The same: a prompt's own outcomes count through the network alone."""
+        return self.predict(rows, step)
+
     @torch.no_grad()
     def _rates(self, rows: IntArray, context: GroupSet, rng: torch.Generator) -> FloatArray:
         prior = prior_of(self._network, context, self._config)

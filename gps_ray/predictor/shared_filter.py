@@ -132,6 +132,13 @@ class SharedFilter:
 
         return LogitNormalPosterior(location, variance, draw_logits)
 
+    def predict_unseen(self, rows: IntArray) -> LogitNormalPosterior:
+        """The posterior [N] that prompts with these columns would have without a record, each by itself."""
+        with _BLAS.limit(limits=1):
+            design = self._design(rows, np.ones(len(rows)))
+            spread = np.square(_times_factor(design, _factor(self.covariance))).sum(axis=1)
+            return LogitNormalPosterior(design @ self.mean, spread + self._own_variance[rows])
+
     def _design(self, rows: IntArray, weight: FloatArray) -> FloatArray:
         """[N, D + R] float32: how f of these rows depends on (w, d)."""
         columns = self._columns[rows]

@@ -73,6 +73,10 @@ class ValueModelPredictor:
             values = self._values(rows)
         return PointPosterior(values.numpy().astype(np.float64))
 
+    def predict_from_text(self, rows: IntArray, step: int) -> Posterior:
+        """The same: a prompt's own outcomes count through the model alone."""
+        return self.predict(rows, step)
+
     def _values(self, rows: IntArray) -> torch.Tensor:
         values: torch.Tensor = self._model(self._features[torch.from_numpy(rows)])
         return values.squeeze(-1)

@@ -80,6 +80,10 @@ class Dispatcher:
     def state(self, worker: int) -> WorkerState:
         return self._workers[worker].state
 
+    def num_in_flight(self, worker: int) -> int:
+        """Chunks that the worker was given and still owes."""
+        return len(self._workers[worker].in_flight)
+
     def is_in_flight(self, worker: int, chunk_id: int) -> bool:
         """Whether the worker still owes this chunk (a worker declared dead owes nothing)."""
         return chunk_id in self._workers[worker].in_flight

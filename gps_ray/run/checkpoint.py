@@ -49,6 +49,9 @@ class SelectionRecord(Stored):
     slot_kind: tuple[int, ...]
     num_candidates: int
     cpu_s: float
+    expected_useful: tuple[float | None, ...] | None = None
+    text_mean: tuple[float | None, ...] | None = None
+    num_steps_observed: int | None = None
 
     @classmethod
     def of(cls, selection: Selection) -> SelectionRecord:
@@ -65,6 +68,9 @@ class SelectionRecord(Stored):
             slot_kind=tuple(selection.slot_kind.tolist()),
             num_candidates=selection.num_candidates,
             cpu_s=selection.cpu_s,
+            expected_useful=None if selection.expected_useful is None else finite(selection.expected_useful),
+            text_mean=None if selection.text_mean is None else finite(selection.text_mean),
+            num_steps_observed=selection.num_steps_observed,
         )
 
     def selection(self) -> Selection:
@@ -81,6 +87,9 @@ class SelectionRecord(Stored):
             slot_kind=np.array(self.slot_kind, dtype=np.int8),
             num_candidates=self.num_candidates,
             cpu_s=self.cpu_s,
+            expected_useful=None if self.expected_useful is None else floats(self.expected_useful),
+            text_mean=None if self.text_mean is None else floats(self.text_mean),
+            num_steps_observed=self.num_steps_observed,
         )
 
 

@@ -10,7 +10,10 @@
     final_model/                      Hugging Face folder, there once it is whole
     discarded/                        outcomes and probes after the manifest that the run was resumed from
     driver.lease.000003               who drives the run, or did last
+    tensorboard/ wandb/ mlruns/       of the trackers that the config names
     verifier_notes.jsonl              {"step": step, "note": what a verifier noted}; the first 20 of a step
+    run_id                            tells the run apart from all others, of the same name too
+    status.json                       what the run is doing right now, and how its workers are
     notes.jsonl                       {"step": steps done, "note": what the run went on with}; mostly not there
 """
 
@@ -19,6 +22,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -114,6 +118,7 @@ class RunFolder:
         self.samples = JsonLines(root / "rollouts.jsonl", fence)
         self.notes = root / "notes.jsonl"
         self.verifier_notes = JsonLines(root / "verifier_notes.jsonl", fence)
+        self.status = root / "status.json"
         self.config = root / "config.yaml"
         self.first_prompt = root / "first_prompt.json"
         self.checkpoints = root / "checkpoints"
@@ -137,6 +142,15 @@ class RunFolder:
             for p in prompts
         ]
         pq.write_table(pa.Table.from_pylist(rows), self.root / "prompts.parquet")
+
+    def run_id(self) -> str:
+        """Made at the folder's first use; stays through resumes and moves of the folder."""
+        path = self.root / "run_id"
+        if not path.exists():
+            partial = path.with_suffix(".partial")
+            partial.write_text(secrets.token_hex(4) + "\n")
+            partial.replace(path)
+        return path.read_text().strip()
 
     def first_date(self) -> datetime.date | None:
         """The day that the run's config says (``run.date``); None where there is no run, or it says none."""

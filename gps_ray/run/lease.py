@@ -22,7 +22,7 @@ from types import TracebackType
 
 from gps_ray.base.errors import CheckpointError
 
-__all__ = ["Driver", "Lease"]
+__all__ = ["Driver", "DriverSign", "Lease", "look_at_driver"]
 
 _NAME = "driver.lease"
 
@@ -172,6 +172,36 @@ class Lease:
             f"run.directory: {self._root} is held by process {holder.pid} on {holder.host}, which gave a sign of life "
             f"{max(0.0, self._silent_s(path)):.0f} s ago (run.lease_s = {self._lease_s:g}); end it, or choose another"
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverSign:
+    """How the driver of a run folder is, from outside. ``silent_s``: seconds since its last sign of life, None where
+    it gave the folder up; ``is_dead``: its process is gone, as far as this host can tell. ``host``: "" where the lease
+    does not say."""
+
+    host: str
+    pid: int
+    silent_s: float | None
+    is_dead: bool
+
+
+def look_at_driver(root: Path, clock: Callable[[], float] = time.time) -> DriverSign | None:
+    """Who drives the run or did last; None where there is no lease. Changes nothing."""
+    leases = [path for path in root.glob(f"{_NAME}.*") if path.suffix[1:].isdecimal()]
+    for path in sorted(leases, key=_generation, reverse=True):
+        try:
+            beat_at = path.stat().st_mtime
+        except FileNotFoundError:  # a newer one has come meanwhile
+            continue
+        holder, this = _read(path), Driver.this()
+        return DriverSign(
+            host=holder.host if holder else "",
+            pid=holder.pid if holder else 0,
+            silent_s=None if beat_at == 0 else max(0.0, clock() - beat_at),
+            is_dead=holder is not None and (holder.host, holder.place) == (this.host, this.place) and holder.is_dead(),
+        )
+    return None
 
 
 def _generation(path: Path) -> int:

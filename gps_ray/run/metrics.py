@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,16 @@ from typing import Any
 import numpy as np
 
 from gps_ray.base.errors import DataError
-from gps_ray.base.types import ChunkHeader, FloatArray, Selection, SlotKind
+from gps_ray.base.types import ChunkHeader, FloatArray, IntArray, Selection, SlotKind
 from gps_ray.base.useful import is_useful
 
 __all__ = [
     "METRICS",
     "Metric",
+    "group_counts",
     "markdown_table",
     "read_metrics",
+    "rollouts_saved",
     "step_metrics",
 ]
 
@@ -64,6 +66,12 @@ USEFUL_RATIO_CHOSEN = _metric(
     "selection/useful_group_ratio_chosen", "share", "the same over slots filled by the selector's score"
 )
 USEFUL_RATIO_RANDOM = _metric("selection/useful_group_ratio_random", "share", "the same over random slots")
+ROLLOUTS_SAVED = _metric(
+    "selection/rollouts_saved_estimate",
+    "rollouts",
+    "an estimate: what uniform selection would have rolled out on top so far for as many useful groups, if all of its "
+    "groups were like those of the random slots (only with random slots, from 32 of them on)",
+)
 LARGEST_GROUP = _metric("selection/largest_group", "rollouts", "most rollouts asked for one prompt")
 ALL_RIGHT = _metric("selection/num_all_right", "groups", "groups with every verdict right")
 ALL_WRONG = _metric("selection/num_all_wrong", "groups", "groups with every verdict wrong")
@@ -103,6 +111,10 @@ TIMING_STEP = _metric("timing_s/step", "s", "the whole step")
 # Cumulative cost: every rollout made is charged. Totals are training only; evaluation and probes stand apart.
 COST_ROLLOUTS = _metric("cost/num_rollouts", "rollouts", "rollouts made for training so far, kept or dropped")
 COST_TOKENS = _metric("cost/num_tokens", "tokens", "response tokens generated for training so far")
+COST_GROUPS = _metric("cost/num_groups", "groups", "groups rolled out for training so far, kept or dropped")
+COST_USEFUL_GROUPS = _metric("cost/num_useful_groups", "groups", "useful ones of them")
+COST_RANDOM_GROUPS = _metric("cost/num_random_groups", "groups", "those of random slots")
+COST_USEFUL_RANDOM_GROUPS = _metric("cost/num_useful_random_groups", "groups", "useful ones of random slots")
 COST_CPU_S = _metric("cost/cpu_s", "CPU-s", "rollout + update + selector so far, summed over processes")
 COST_WALL_S = _metric(
     "cost/wall_s", "s", "wall seconds of the steps so far, without evaluation, probes and checkpoints"
@@ -128,11 +140,16 @@ _metric(
     "share",
     "k responses vote by the answer they state: expected share of right votes, over all subsets of k, with /low, /high",
 )
-_metric("val/truncated_ratio", "share", "evaluation responses that were cut off at the limit of tokens")
-_metric("val/response_length", "tokens", "mean length of the evaluation's responses")
+VAL_TRUNCATED_RATIO = _metric(
+    "val/truncated_ratio", "share", "evaluation responses that were cut off at the limit of tokens"
+)
+VAL_RESPONSE_LENGTH = _metric("val/response_length", "tokens", "mean length of the evaluation's responses")
 _metric("val/num_failed", "rollouts", "evaluation rollouts without a verdict; they count as not solved")
 _metric("val/num_prompts", "prompts", "evaluation prompts with at least one verdict")
 _metric("val/<suite>/*", "", "the same figures of a set of evaluation.suites, behind its name")
+
+# So many random slots before they are asked what uniform selection would find.
+MIN_RANDOM_GROUPS = 32
 
 # Families whose members their owners define.
 PROBES = ("pool_probe", "heldout_probe")
@@ -219,10 +236,9 @@ def step_metrics(
     return metrics | _by_slot(selections, prompt_ids, useful, right, tried)
 
 
-def _by_slot(
-    selections: Sequence[Selection], prompt_ids: Sequence[str], useful: Any, right: Any, tried: Any
-) -> dict[str, float]:
-    """What needs the selection's own view of each group: the kind of slot, and what it had predicted."""
+def _slots(selections: Sequence[Selection], prompt_ids: Sequence[str]) -> tuple[IntArray, FloatArray]:
+    """The kind of slot and the predicted success rate [K] of each of these groups. Raises ValueError for a group that
+    no selection asked for."""
     slots = {
         prompt_id: (int(kind), float(mean))
         for s in selections
@@ -232,7 +248,44 @@ def _by_slot(
     if missing:
         raise ValueError(f"{len(missing)} groups were rolled out that no selection asked for, the first {missing[0]}")
     kinds = np.array([slots[prompt_id][0] for prompt_id in prompt_ids], dtype=np.int64)
-    predicted: FloatArray = np.array([slots[prompt_id][1] for prompt_id in prompt_ids], dtype=np.float64)
+    return kinds, np.array([slots[prompt_id][1] for prompt_id in prompt_ids], dtype=np.float64)
+
+
+def group_counts(headers: Sequence[ChunkHeader], selections: Sequence[Selection]) -> dict[str, float]:
+    """One step's share of the counters that ``rollouts_saved`` reads: groups, useful ones, and both of random slots."""
+    right, tried = (_joined(headers, column, np.int64) for column in ("num_right", "num_tried"))
+    useful = is_useful(right, tried)
+    kinds, _ = _slots(selections, [prompt_id for header in headers for prompt_id in header.prompt_ids])
+    random = kinds == SlotKind.RANDOM
+    return {
+        COST_GROUPS: float(len(useful)),
+        COST_USEFUL_GROUPS: float(useful.sum()),
+        COST_RANDOM_GROUPS: float(random.sum()),
+        COST_USEFUL_RANDOM_GROUPS: float((useful & random).sum()),
+    }
+
+
+def rollouts_saved(counters: Mapping[str, float]) -> dict[str, float]:
+    """``ROLLOUTS_SAVED`` of the run so far: rollouts * (share of useful groups / that of random slots - 1).
+
+    Random slots are an even look at the pool, as uniform selection is, under the same policy. Nothing is said before
+    there are 32 of them, one of them useful. The estimate leans on few groups: with n useful ones of random slots its
+    error is some 100 / sqrt(n) percent of what uniform selection would have made.
+    """
+    groups, useful, random, useful_random, rollouts = (
+        counters.get(name, 0.0)
+        for name in (COST_GROUPS, COST_USEFUL_GROUPS, COST_RANDOM_GROUPS, COST_USEFUL_RANDOM_GROUPS, COST_ROLLOUTS)
+    )
+    if random < MIN_RANDOM_GROUPS or useful_random < 1:
+        return {}
+    return {ROLLOUTS_SAVED: rollouts * ((useful / groups) / (useful_random / random) - 1.0)}
+
+
+def _by_slot(
+    selections: Sequence[Selection], prompt_ids: Sequence[str], useful: Any, right: Any, tried: Any
+) -> dict[str, float]:
+    """What needs the selection's own view of each group: the kind of slot, and what it had predicted."""
+    kinds, predicted = _slots(selections, prompt_ids)
     metrics: dict[str, float] = {}
     for kind, name in ((SlotKind.CHOSEN, USEFUL_RATIO_CHOSEN), (SlotKind.RANDOM, USEFUL_RATIO_RANDOM)):
         metrics |= _share(useful[kinds == kind].sum(), int(np.count_nonzero(kinds == kind)), name)

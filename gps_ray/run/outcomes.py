@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.tables import OUTCOMES, outcomes_to_table
-from gps_ray.base.types import GroupOutcome, Selection
+from gps_ray.base.types import FloatArray, GroupOutcome, Selection
 from gps_ray.run.segments import Segments, read_segments
 
-__all__ = ["OUTCOME_FILE", "read_outcomes", "write_outcomes"]
+__all__ = ["OUTCOME_FILE", "REASONS", "read_outcomes", "write_outcomes"]
 
 # One row per group: OUTCOMES, and the slot of the selection that it filled (predictions NaN where there were none).
 OUTCOME_FILE = pa.schema(
@@ -26,6 +26,11 @@ OUTCOME_FILE = pa.schema(
         ("predicted_std", pa.float64()),
         ("num_candidates", pa.int64()),
     ]
+)
+
+# Why the prompt was picked, as ``Selection`` says it: for people. Files of earlier versions do not have these.
+REASONS = pa.schema(
+    [("expected_useful", pa.float64()), ("text_mean", pa.float64()), ("num_steps_observed", pa.int32())]
 )
 
 
@@ -53,10 +58,18 @@ def write_outcomes(
         "predicted_mean": [float(selection.predicted_mean[slot]) for selection, slot in origin],
         "predicted_std": [float(selection.predicted_std[slot]) for selection, slot in origin],
         "num_candidates": [selection.num_candidates for selection, _ in origin],
+        "expected_useful": [_known(selection.expected_useful, slot) for selection, slot in origin],
+        "text_mean": [_known(selection.text_mean, slot) for selection, slot in origin],
+        "num_steps_observed": [selection.num_steps_observed for selection, _ in origin],
     }
+    schema = pa.unify_schemas([OUTCOME_FILE, REASONS])
     for name, values in columns.items():
-        table = table.append_column(OUTCOME_FILE.field(name), pa.array(values, OUTCOME_FILE.field(name).type))
+        table = table.append_column(schema.field(name), pa.array(values, schema.field(name).type))
     return segments.append(step, table)
+
+
+def _known(values: FloatArray | None, slot: int) -> float:
+    return float("nan") if values is None else float(values[slot])
 
 
 def read_outcomes(directory: Path) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from gps_ray.base.states import below, nested
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, SlotKind, State
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.history import OutcomeWindow, PromptIndex, ReuseCounter, concatenate_batches
-from gps_ray.predictor.interface import OutcomeBatch, Posterior, Predictor, PromptTable
+from gps_ray.predictor.interface import OutcomeBatch, Posterior, Predictor, PromptTable, ReadsText
 from gps_ray.selection.acquisition import Acquisition
 from gps_ray.selection.batch_composer import compose_batch
 from gps_ray.selection.group_sizes import group_sizes
@@ -101,7 +102,7 @@ class PredictiveSelector:
         scores = self._acquisition(posterior, request.group_size, rng)
         chosen = num_random + self._compose(scores[num_random:], candidates, random_rows, num_prompts - num_random)
         picks = np.concatenate([np.arange(num_random), chosen])
-        return self._selection(
+        selection = self._selection(
             request,
             rows[picks],
             self._group_sizes(request, rows[picks]),
@@ -110,6 +111,17 @@ class PredictiveSelector:
             np.sqrt(np.asarray(posterior.variance(), dtype=np.float64)[picks]),
             len(candidates),
         )
+        return self._with_reasons(selection, request, rows[picks])
+
+    def _with_reasons(self, selection: Selection, request: SelectionRequest, rows: IntArray) -> Selection:
+        """What the predictor says of the picks, for people: asked of the picks alone, with draws of their own, so that
+        it costs next to nothing and changes no choice."""
+        rng = generator(self._run_seed, "selector/reasons", request.step, rollout=request.round)
+        useful = self._predictor.predict(rows, request.step).expected_useful((request.group_size,), rng)[0]
+        text = None
+        if isinstance(self._predictor, ReadsText):
+            text = np.asarray(self._predictor.predict_from_text(rows, request.step).mean(), dtype=np.float64)
+        return replace(selection, expected_useful=np.asarray(useful, dtype=np.float64), text_mean=text)
 
     def _group_sizes(self, request: SelectionRequest, rows: IntArray) -> IntArray:
         """Rollouts of every prompt of the batch; request.group_size on average, whatever is worth more."""

@@ -37,10 +37,10 @@ class SelectorService:
         self._steps_observed = 0
 
     def select(self, request: SelectionRequest) -> Selection:
-        """The selector's choice, with the CPU-seconds it took in this process."""
+        """The selector's choice, with the CPU-seconds it took in this process and the steps that it knew of."""
         start = time.process_time()
         selection = self._selector.select(request)
-        return replace(selection, cpu_s=time.process_time() - start)
+        return replace(selection, cpu_s=time.process_time() - start, num_steps_observed=self._steps_observed)
 
     def observe(self, step: int, selections: Sequence[Selection], tables: Sequence[pa.Table]) -> ObserveResult:
         """Learn from the groups in the order of ``tables`` (that of the selection) and write them to disk."""

@@ -42,6 +42,8 @@ def _generate(config: TrainConfig, strike: signal.Signals | None) -> tuple[list[
 
     async def whole() -> tuple[list[tuple[str, ...]], pa.Table, float]:
         pool = RayRolloutPool("faults", spec, PROMPTS)
+        seen: list[str] = []
+        pool.when_workers_change(lambda: seen.append(pool.workers()[0].state))
         try:
             await pool.start()
             await pool.load_weights(PublishedWeights(policy_version=3, payload=ray.put(ObjectStorePayload(arrays={}))))
@@ -61,6 +63,12 @@ def _generate(config: TrainConfig, strike: signal.Signals | None) -> tuple[list[
             assert pool.metrics()["rollout/num_healthy_workers"] in ((2,) if strike is None else (1, 2))
             await loading
             assert pool._dispatcher.num_healthy == 2
+            workers = pool.workers()
+            assert {worker.state for worker in workers} == {"healthy"}
+            assert sum(worker.num_restarts for worker in workers) == pool.metrics()["rollout/num_restarts"]
+            assert any(worker.tokens_per_s for worker in workers)
+            if strike is not None:  # told when it was given up, and when the one in its place served
+                assert (seen[0], seen[-1]) == ("dead", "healthy")
             tables = [ray.get(chunk.outcomes) for chunk in chunks]
             return (
                 [c.header.prompt_ids for c in chunks],

@@ -43,7 +43,7 @@ def _bash(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 @pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob.yaml"])
 def test_kuberay_clusters_have_the_projects_ray_a_token_and_shared_storage(name: str) -> None:
     cluster = _cluster(name)
-    assert f"ray[default,train]=={cluster['rayVersion']}" in PROJECT["optional-dependencies"]["gpu"]
+    assert f"ray[default,train]=={cluster['rayVersion']}" in PROJECT["optional-dependencies"]["ray"]
     assert cluster["authOptions"] == {"mode": "token"}
     (workers,) = cluster["workerGroupSpecs"]
     assert workers["minReplicas"] == workers["replicas"] == workers["maxReplicas"]

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("replay", "judge selectors on recorded success rates"),
     "allocate": ("allocate", "share test-time samples out by predicted difficulty, on recorded success rates"),
     "report": ("report", "write the page of a run, or of several beside each other"),
+    "watch": ("watch", "serve a live page of a run while it goes on"),
     "explain": ("explain", "say what a config key or section is for"),
 }
 

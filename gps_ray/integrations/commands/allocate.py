@@ -2,7 +2,8 @@
 
 ``gps-ray allocate --static FILE --budgets 2,4,8 --seeds 5 --out DIR`` on recorded outcomes (Parquet: prompt,
 successes, rollouts): a predictor learns from some prompts and allocates over others.
-DIR/allocate.json holds what every allocator solves. On the models of finished runs: ``python -m jobs.allocate --run``.
+DIR/allocate.json holds what every allocator solves, DIR/allocate.html shows it. On the models of finished runs:
+``python -m jobs.allocate --run``.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gps_ray.allocation.comparison import AllocationSettings, Comparison, summarise, summary_rows
+from gps_ray.allocation.comparison import SUMMARY_COLUMNS, AllocationSettings, Comparison, summarise, summary_rows
 from gps_ray.allocation.static import run_static
 from gps_ray.base.json_files import write_json
 from gps_ray.config import SelectionConfig, load_config
 from gps_ray.integrations.commands.console import number_list, print_table
 from gps_ray.predictor.recorded import read_recorded
+from gps_ray.study.allocation_page import write_allocation_page
 
 # (run folder, settings, file for what was sampled) -> the comparison; needs a cluster, so the job brings it.
 OnRun = Callable[[Path, AllocationSettings, Path], Comparison]
@@ -45,7 +47,7 @@ def _arguments(on_run: bool) -> argparse.ArgumentParser:
 def main(argv: Sequence[str], on_run: OnRun | None = None) -> int:
     args = _arguments(on_run is not None).parse_args(argv)
     settings = AllocationSettings(budgets=args.budgets, minimum=args.minimum, maximum=args.maximum)
-    if on_run is None or args.static is not None:
+    if args.static is not None or on_run is None:
         selection = load_config(SelectionConfig, None, args.overrides)
         recorded = read_recorded(args.static)
         comparisons = [run_static(recorded, selection, settings, seed, args.labels) for seed in range(args.seeds)]
@@ -54,7 +56,10 @@ def main(argv: Sequence[str], on_run: OnRun | None = None) -> int:
             on_run(run, settings, args.out / f"sampled_{number}.parquet") for number, run in enumerate(args.run)
         ]
     summary = summarise(comparisons)
-    columns = ("budget", "allocator", "pass rate (%)", "points over equal", "samples saved (%)")
-    print_table(f"allocation: mean [95 % interval] over {len(comparisons)} seeds", columns, summary_rows(summary))
+    num, what = len(comparisons), "seeds" if args.static is not None else "runs"
+    title = f"allocation: mean [95 % interval] over {num} {what}" if num > 1 else f"allocation: one {what[:-1]}"
+    print_table(title, SUMMARY_COLUMNS, summary_rows(summary))
     write_json(args.out / "allocate.json", summary)
+    source = args.static.name if args.static is not None else ", ".join(run.name for run in args.run)
+    print(f"page: {write_allocation_page(summary, source, args.out / 'allocate.html')}")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from gps_ray.integrations.explain import explain
+from gps_ray.config.reference import explain
 
 
 def main(argv: Sequence[str]) -> int:

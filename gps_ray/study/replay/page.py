@@ -26,9 +26,16 @@ _CHOICE = (("useful_group_ratio", "useful groups", "share"),)
 
 
 def write_page(
-    runs: Sequence[ReplayRun], summary: Summary, ceiling: FloatArray, subtitle: str, notes: Sequence[str], out: Path
+    runs: Sequence[ReplayRun],
+    summary: Summary,
+    ceiling: FloatArray,
+    subtitle: str,
+    notes: Sequence[str],
+    out: Path,
+    *,
+    shows_choice: bool = True,
 ) -> Path:
-    """``ceiling`` [T]: noise ceiling per point in time."""
+    """``ceiling`` [T]: noise ceiling per point in time; ``shows_choice``: what was revealed is what selectors chose."""
     sections = [
         ReportSection(
             anchor="prediction",
@@ -37,13 +44,16 @@ def write_page(
             rows=[Row(panels=_panels(runs, _PREDICTION, ceiling), size="medium")],
             empty="No selector here predicts anything.",
         ),
-        ReportSection(
-            anchor="choice",
-            title="Choice",
-            how="Share of the revealed groups that are useful: neither all right nor all wrong.",
-            rows=[Row(panels=_panels(runs, _CHOICE, ceiling), size="medium")],
-        ),
     ]
+    if shows_choice:
+        sections.append(
+            ReportSection(
+                anchor="choice",
+                title="Choice",
+                how="Share of the revealed groups that are useful: neither all right nor all wrong.",
+                rows=[Row(panels=_panels(runs, _CHOICE, ceiling), size="medium")],
+            )
+        )
     palette = colours([visible(name, 40) for name in summary])
     rows = [[visible(cell, 60) for cell in row] for row in table_rows(summary)]
     values = {

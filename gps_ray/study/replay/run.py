@@ -123,7 +123,8 @@ def _over_time(request: ReplayRequest, series: RecordedSeries, say: Say) -> Summ
     )
     notes = ["picks replaced by random ones"] if request.reveal == "random" else []
     notes += ["text prior pre-trained on other outcomes"] if request.prior is not None else []
-    write_page(runs, summary, ceiling, subtitle, notes, request.out / "replay.html")
+    out, chooses = request.out / "replay.html", request.reveal == "selected"
+    write_page(runs, summary, ceiling, subtitle, notes, out, shows_choice=chooses)
     return summary
 
 

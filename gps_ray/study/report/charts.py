@@ -114,7 +114,8 @@ def curve_panel(
             axes.set_ylim(0, top if top is not None else 1.02)
         _format_axis(axes.yaxis, kind)
         _format_axis(axes.xaxis, x_kind)
-        axes.set_xlim(left=0)
+        reached = max((float(np.max(line.x)) for line in lines if len(line.x)), default=0.0)
+        axes.set_xlim(left=0, right=None if reached > 0 else 1.0)
         if len(lines) > 1 or level is not None:
             legend_below(drawn, axes, size)
     return drawn.svg

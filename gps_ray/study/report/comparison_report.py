@@ -15,7 +15,7 @@ from gps_ray.study.report.render import USEFUL_STEPS, USEFUL_WHAT, ReportSection
 from gps_ray.study.report.run_data import RunData, read_run
 from gps_ray.study.report.summary import ComparisonSummary, summarise
 from gps_ray.study.report.svg import colours
-from gps_ray.study.report.tables import caption, cells, columns, seeds_note
+from gps_ray.study.report.tables import caption, cells, columns, crossing_words, seeds_note
 
 __all__ = ["Comparison", "baseline_of", "named_runs", "read_comparison", "write_comparison"]
 
@@ -97,6 +97,7 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
         "note": seeds_note(summary),
         "warnings": comparison.warnings,
         "caption": caption(summary),
+        "crossing": crossing_words(summary),
         "costs": "“>” marks a run that never got there and counts with its whole budget; (0.50×) is the ratio to the "
         "baseline."
         if one_seed

@@ -11,6 +11,7 @@ from gps_ray.run.metrics import (
     COST_ROLLOUTS,
     COST_TOKENS,
     PROBES,
+    ROLLOUTS_SAVED,
     VAL_PASS_1,
     VAL_PASS_1_HIGH,
     VAL_PASS_1_LOW,
@@ -50,7 +51,7 @@ def headlines(run: RunData) -> list[Headline]:
         Headline(
             label="rollouts",
             value=f"{run.last(COST_ROLLOUTS) or 0:,.0f}",
-            detail=f"{run.last(COST_TOKENS) or 0:,.0f} tokens",
+            detail=f"{run.last(COST_TOKENS) or 0:,.0f} tokens{_against_uniform(run.last(ROLLOUTS_SAVED))}",
         ),
         Headline(
             label="CPU-seconds",
@@ -68,6 +69,13 @@ def headlines(run: RunData) -> list[Headline]:
             detail=f"held-out probe {_correlation(run.last(f'predictor/{PROBES[1]}_spearman'))}",
         ),
     ]
+
+
+def _against_uniform(saved: float | None) -> str:
+    """The estimate by the random slots, where there is one that says anything."""
+    if saved is None or abs(saved) < 1:
+        return ""
+    return f"; uniform: {abs(saved):,.0f} {'more' if saved > 0 else 'fewer'} for as many useful groups (estimate)"
 
 
 def _share(value: float | None) -> str:

@@ -14,6 +14,7 @@ from gps_ray.study.report.svg import PALETTE, SHARE_MAP, colours, panel
 __all__ = [
     "PROBE_LABELS",
     "SEEN_LABELS",
+    "batch_panels",
     "calibration_bins",
     "calibration_panels",
     "probe_maps",
@@ -58,6 +59,22 @@ def probe_maps(run: RunData) -> list[Markup]:
             ticks = [str(step) for step in steps]
             panels.append(heat_map(about, cells, labels, ticks, SHARE_MAP, f"{title}, share of prompts in %", top))
     return panels
+
+
+def batch_panels(run: RunData) -> list[Markup]:
+    """Mean predicted and mean realised success rate of each step's batch, over its groups with a prediction."""
+    groups = run.groups.at(np.isfinite(run.groups.predicted_mean) & (run.groups.num_tried > 0))
+    if not len(groups.step):
+        return []
+    steps, at = np.unique(groups.step, return_inverse=True)
+    rates = {"predicted": groups.predicted_mean, "realised": groups.num_right / groups.num_tried}
+    count, x = np.bincount(at), steps.astype(np.float64)
+    lines = [
+        Curve(label=name, x=x, y=np.bincount(at, weights=rate) / count, colour=PALETTE[i])
+        for i, (name, rate) in enumerate(rates.items())
+    ]
+    title = "mean success rate of the batch"
+    return [curve_panel(f"{title} over steps", lines, "step", title, x_kind="step", size="wide")]
 
 
 def calibration_panels(run: RunData) -> list[Markup]:

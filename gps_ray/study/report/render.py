@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from gps_ray.base.errors import DataError
 
-__all__ = ["USEFUL_STEPS", "USEFUL_WHAT", "ReportSection", "Row", "render", "visible"]
+__all__ = ["USEFUL_STEPS", "USEFUL_WHAT", "ReportSection", "Row", "render", "templates", "visible"]
 
 MAX_CHARACTERS = 1200
 USEFUL_WHAT = "Share of groups with right and wrong responses: only comparing these teaches what is right."
@@ -55,15 +55,19 @@ def visible(text: str, limit: int = MAX_CHARACTERS) -> str:
     return shown + (f" … ({len(text) - limit:,} more characters)" if len(text) > limit else "")
 
 
-def render(template: str, out: Path, values: Mapping[str, Any]) -> Path:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+def templates(*more: Path) -> Environment:
+    """The templates of this folder, and those of ``more`` folders. What they are given is escaped."""
+    return Environment(
+        loader=FileSystemLoader([*more, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = environment.get_template(template).render(values)
+
+
+def render(template: str, out: Path, values: Mapping[str, Any]) -> Path:
+    text = templates().get_template(template).render(values)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         unfinished = out.with_name(out.name + ".tmp")

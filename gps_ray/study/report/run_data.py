@@ -23,23 +23,36 @@ from gps_ray.base.useful import is_useful
 from gps_ray.run.metrics import COST_CPU_S, COST_ROLLOUTS, COST_TOKENS, COST_WALL_S, STEP, read_metrics
 from gps_ray.run.segments import read_segments
 
-__all__ = ["GroupTable", "ProbeTable", "RunData", "SampleRow", "read_run"]
+__all__ = ["GroupTable", "ProbeTable", "ReadFiles", "RunData", "SampleRow", "read_run"]
 
 _COSTS = (COST_ROLLOUTS, COST_TOKENS, COST_CPU_S, COST_WALL_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupTable:
-    """Every group rolled out, by step: step, num_right, num_tried, random_slot [R]; prompt_id, level [R]
-    objects; predicted_mean [R] (NaN where nothing predicted)."""
+    """Every group rolled out, by step: step, round, slot, num_right, num_tried, random_slot [R]; prompt_id, level [R]
+    objects; mean_reward, mean_length (tokens) [R]; predicted_mean, predicted_std, expected_useful, text_mean [R] (NaN
+    where nothing was predicted); num_steps_observed [R]: steps whose outcomes the selection knew, -1 where the run does
+    not say."""
 
     step: IntArray
+    round: IntArray
+    slot: IntArray
     prompt_id: Any
     level: Any
     num_right: IntArray
     num_tried: IntArray
+    mean_reward: FloatArray
+    mean_length: FloatArray
     random_slot: BoolArray
     predicted_mean: FloatArray
+    predicted_std: FloatArray
+    expected_useful: FloatArray
+    text_mean: FloatArray
+    num_steps_observed: IntArray
+
+    def at(self, rows: BoolArray) -> GroupTable:
+        return _rows_of(self, rows)
 
     @property
     def useful(self) -> BoolArray:
@@ -136,8 +149,26 @@ class RunData:
         return sorted({name for row in self.metrics for name in row if name.startswith(prefix)})
 
 
-def read_run(directory: Path) -> RunData:
-    """Read what a run folder holds. Raises DataError where the folder is not one of a run."""
+class ReadFiles:
+    """Parquet files that were read before, for whoever reads a growing folder again and again: a file that has the size
+    and time of the one that was read is not read anew."""
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[Path, tuple[str, ...]], tuple[tuple[int, int], pa.Table]] = {}
+
+    def read(self, path: Path, columns: Sequence[str] = ()) -> pa.Table:
+        """These columns, or all. Raises OSError, ValueError or ArrowException where it cannot be read."""
+        found, key = path.stat(), (path, tuple(columns))
+        sign = (found.st_mtime_ns, found.st_size)
+        if key not in self._tables or self._tables[key][0] != sign:
+            self._tables[key] = (sign, pq.read_table(path, columns=list(columns) or None))
+        return self._tables[key][1]
+
+
+def read_run(directory: Path, files: ReadFiles | None = None) -> RunData:
+    """Read what a run folder holds; ``files`` remembers what was read. Raises DataError where the folder is not one of
+    a run."""
+    files = files or ReadFiles()
     if not (directory / "metrics.jsonl").is_file() and not (directory / "config.yaml").is_file():
         raise DataError(
             f"{directory}: expected a run folder with config.yaml and metrics.jsonl, found neither; "
@@ -150,7 +181,7 @@ def read_run(directory: Path) -> RunData:
         metrics = read_metrics(directory / "metrics.jsonl")
     else:
         notes.append("no metrics.jsonl yet")
-    levels, num_pool = _read_prompts(directory / "prompts.parquet", notes)
+    levels, num_pool = _read_prompts(directory / "prompts.parquet", files, notes)
     return RunData(
         name=directory.resolve().name,
         config=config,
@@ -184,10 +215,10 @@ def _read_config(path: Path, notes: list[str]) -> tuple[str, Mapping[str, Any]]:
     return text, tree if isinstance(tree, dict) else {}
 
 
-def _read_prompts(path: Path, notes: list[str]) -> tuple[dict[str, str], int]:
+def _read_prompts(path: Path, files: ReadFiles, notes: list[str]) -> tuple[dict[str, str], int]:
     """Level by prompt id, and the size of the pool."""
     try:
-        table = pq.read_table(path, columns=["prompt_id", "level", "split"])
+        table = files.read(path, ["prompt_id", "level", "split"])
     except (OSError, pa.ArrowException, ValueError):
         notes.append(f"{path.name} is absent or unreadable: prompts have no level")
         return {}, 0
@@ -269,19 +300,44 @@ def _rows_of(table: _Table, rows: BoolArray | IntArray) -> _Table:
 def _groups(table: pa.Table | None, levels: Mapping[str, str]) -> GroupTable:
     if table is None:
         table = pa.table({"prompt_id": [], "status": [], "rewards": [], "step": []})
-    status = [np.asarray(row) for row in table["status"].to_pylist()]
+    status, of = _ragged(table, "status")
     ids = _column(table, "prompt_id", object, "")
     order = np.argsort(_column(table, "step", np.int64, 0), kind="stable")
+    num_groups = table.num_rows
     unsorted = GroupTable(
         step=_column(table, "step", np.int64, 0),
+        round=_column(table, "round", np.int64, 0),
+        slot=_column(table, "slot", np.int64, 0),
         prompt_id=ids,
         level=np.array([levels.get(prompt_id, "") for prompt_id in ids], object),
-        num_right=np.array([np.count_nonzero(row == RolloutStatus.RIGHT) for row in status], np.int64),
-        num_tried=np.array([np.count_nonzero(row != RolloutStatus.FAILED) for row in status], np.int64),
+        num_right=np.bincount(of[status == RolloutStatus.RIGHT], minlength=num_groups),
+        num_tried=np.bincount(of[status != RolloutStatus.FAILED], minlength=num_groups),
+        mean_reward=_mean_of(table, "rewards"),
+        mean_length=_mean_of(table, "response_lengths"),
         random_slot=_column(table, "slot_kind", np.int64, SlotKind.CHOSEN) == SlotKind.RANDOM,
         predicted_mean=_column(table, "predicted_mean", np.float64, np.nan),
+        predicted_std=_column(table, "predicted_std", np.float64, np.nan),
+        expected_useful=_column(table, "expected_useful", np.float64, np.nan),
+        text_mean=_column(table, "text_mean", np.float64, np.nan),
+        num_steps_observed=_column(table, "num_steps_observed", np.int64, -1),
     )
     return _rows_of(unsorted, order)
+
+
+def _ragged(table: pa.Table, name: str) -> tuple[FloatArray, IntArray]:
+    """A column of lists as its values one after the other [V], and the row that each is of [V]."""
+    lists = table[name].to_pylist() if name in table.column_names else [[]] * table.num_rows
+    sizes = [len(row) for row in lists]
+    values = np.array([value for row in lists for value in row], np.float64)
+    return values, np.repeat(np.arange(len(lists)), sizes)
+
+
+def _mean_of(table: pa.Table, name: str) -> FloatArray:
+    """[R]: the mean of each list, NaN of an empty one."""
+    values, of = _ragged(table, name)
+    count = np.bincount(of, minlength=table.num_rows)
+    total = np.bincount(of, weights=values, minlength=table.num_rows)
+    return np.divide(total, count, out=np.full(table.num_rows, np.nan), where=count > 0)
 
 
 def _probes(table: pa.Table | None) -> ProbeTable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from markupsafe import Markup
@@ -10,7 +10,10 @@ from markupsafe import Markup
 from gps_ray.base.types import FloatArray, IntArray
 from gps_ray.run.metrics import (
     OTHER_PHASES,
+    RESPONSE_LENGTH_MEAN,
+    REWARD_MEAN,
     TRAINING_PHASES,
+    TRUNCATED_RATIO,
     USEFUL_RATIO,
     USEFUL_RATIO_CHOSEN,
     USEFUL_RATIO_RANDOM,
@@ -18,6 +21,8 @@ from gps_ray.run.metrics import (
     VAL_PASS_1,
     VAL_PASS_1_HIGH,
     VAL_PASS_1_LOW,
+    VAL_RESPONSE_LENGTH,
+    VAL_TRUNCATED_RATIO,
 )
 from gps_ray.study.report.charts import (
     AXES,
@@ -41,6 +46,7 @@ __all__ = [
     "level_maps",
     "pass_rate_panels",
     "reuse_panels",
+    "rollout_panels",
     "step_windows",
     "unique_prompts",
     "useful_ratio_panels",
@@ -51,12 +57,12 @@ NUM_WINDOWS = 12
 SMOOTHING_STEPS = 10
 
 
-def pass_rate_panels(run: RunData) -> list[Markup]:
-    """pass@1 on the evaluation set with its 95 % band, against steps, rollouts, tokens, CPU-seconds; then by level."""
+def pass_rate_panels(run: RunData, axes: Mapping[str, str] = AXES) -> list[Markup]:
+    """pass@1 on the evaluation set with its 95 % band, against each of ``axes`` (steps, rollouts, tokens, ...)."""
     panels = []
     _, high = run.series(VAL_PASS_1_HIGH)
     top = share_top([high, run.series(VAL_PASS_1)[1]])
-    for axis, label in AXES.items():
+    for axis, label in axes.items():
         x, y = run.series(VAL_PASS_1, axis)
         low, high = run.series(VAL_PASS_1_LOW, axis)[1], run.series(VAL_PASS_1_HIGH, axis)[1]
         band = len(low) == len(high) == len(y)
@@ -97,7 +103,7 @@ def _left_out(num_shown: int, num_levels: int) -> str:
     return f" ({num_shown} of {num_levels} levels)" if num_shown < num_levels else ""
 
 
-def useful_ratio_panels(run: RunData) -> list[Markup]:
+def useful_ratio_panels(run: RunData, axes: Mapping[str, str] = AXES) -> list[Markup]:
     """Share of useful groups, mean of the last ten steps over the raw values; chosen and random slots apart."""
     variants = [(USEFUL_RATIO, "all", PALETTE[2], False)]
     if len(run.series(USEFUL_RATIO_RANDOM)[1]):
@@ -106,7 +112,7 @@ def useful_ratio_panels(run: RunData) -> list[Markup]:
             (USEFUL_RATIO_RANDOM, "random", PALETTE[4], True),
         ]
     panels = []
-    for axis, label in AXES.items():
+    for axis, label in axes.items():
         lines = []
         for name, text, colour, dashed in variants:
             x, y = run.series(name, axis)
@@ -125,6 +131,39 @@ def useful_ratio_panels(run: RunData) -> list[Markup]:
                 )
             )
     return panels
+
+
+def rollout_panels(run: RunData) -> list[Markup]:
+    """Mean reward, response length and truncated share of each step's rollouts, those of the evaluation beside them."""
+    return [
+        curve_panel(f"{title} over steps", lines, "step", title, kind, x_kind="step", size="medium")
+        for title, kind, names in _ROLLOUT_CURVES
+        if (lines := [line for name, text, colour in names for line in _rollout_curve(run, name, text, colour)])
+    ]
+
+
+_ROLLOUT_CURVES = (
+    ("mean reward", "number", ((REWARD_MEAN, "rollouts", PALETTE[0]),)),
+    (
+        "response length, tokens",
+        "count",
+        ((RESPONSE_LENGTH_MEAN, "rollouts", PALETTE[0]), (VAL_RESPONSE_LENGTH, "evaluation", PALETTE[1])),
+    ),
+    (
+        "share cut off at the limit of tokens",
+        "share",
+        ((TRUNCATED_RATIO, "rollouts", PALETTE[0]), (VAL_TRUNCATED_RATIO, "evaluation", PALETTE[1])),
+    ),
+)
+
+
+def _rollout_curve(run: RunData, name: str, label: str, colour: str) -> list[Curve]:
+    x, y = run.series(name)
+    if not len(y):
+        return []
+    if name.startswith("val/"):
+        return [Curve(label=label, x=x, y=y, colour=colour, marker=True)]
+    return [Curve(label=label, x=x, y=trailing_mean(y, SMOOTHING_STEPS), faint=y, colour=colour)]
 
 
 def step_windows(steps: IntArray, num_windows: int = NUM_WINDOWS) -> tuple[IntArray, list[str]]:
@@ -281,10 +320,9 @@ def cost_panels(run: RunData) -> list[Markup]:
 
 
 def learner_panels(run: RunData, limit: int = 8) -> list[Markup]:
-    """What the learner reports, one small panel each, with the mean response length."""
-    names: Sequence[str] = [*run.names("train/"), "response_length/mean"]
+    """What the learner reports, one small panel each."""
     panels: list[Markup] = []
-    for name in names:
+    for name in run.names("train/"):
         x, y = run.series(name)
         if len(y) and len(panels) < limit:
             label = name.removeprefix("train/")

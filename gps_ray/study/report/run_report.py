@@ -63,6 +63,14 @@ def _policy_sections(run: RunData) -> list[ReportSection]:
             empty="No evaluation yet.",
         ),
         ReportSection(
+            anchor="responses",
+            title="Rewards and responses",
+            how="Of the rollouts that were trained on, with the evaluation's beside them where it measures the same. "
+            f"{USEFUL_STEPS} Rewards follow the selection: a selector that looks for harder prompts lowers them.",
+            rows=[Row(panels=run_figures.rollout_panels(run), size="medium")],
+            empty="No step yet.",
+        ),
+        ReportSection(
             anchor="useful",
             title="Useful groups",
             how=f"{USEFUL_WHAT} {USEFUL_STEPS}",

@@ -55,18 +55,19 @@ class CostToTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmSummary:
-    """One arm. What no run of it has is absent from the mappings.
+    """One arm. What no run of it has is absent from the mappings. ``num_evaluations``: of each seed's run.
 
-    ``figures``: accuracy (pass@1, mean of the last three evaluations), accuracy_at_start and final_accuracy (the first
-    and the newest one; their intervals over prompts in ..._low, _high), useful_group_ratio (_chosen, _random slots),
-    num_unique_prompts, the costs and the CPU-seconds by phase, what the newest probes say of the predictor,
-    accuracy_of_LEVEL.
+    ``figures``: accuracy (pass@1, mean of the last three evaluations, of all where there are fewer), accuracy_at_start
+    and final_accuracy (the first and the newest one; their intervals over prompts in ..._low, _high),
+    useful_group_ratio (_chosen, _random slots), num_unique_prompts, the costs and the CPU-seconds by phase, what the
+    newest probes say of the predictor, accuracy_of_LEVEL.
     ``cost_to_target``: by name of ``COSTS``. ``difference``: arm minus baseline of accuracy, and of
     accuracy_at_equal_COST.
     """
 
     name: str
     charged: bool
+    num_evaluations: tuple[int, ...]
     figures: Mapping[str, OverSeeds]
     cost_to_target: Mapping[str, CostToTarget]
     difference: Mapping[str, OverSeeds]
@@ -165,6 +166,7 @@ def _arm(name: str, runs: Sequence[RunData], base: Sequence[RunData], targets: S
     return ArmSummary(
         name=name,
         charged=all(run.setting("selection", "selector") != "oracle" for run in runs),
+        num_evaluations=tuple(len(_accuracy(run)) for run in runs),
         figures={figure: over_seeds([figures.get(figure) for figures in by_run]) for figure in names},
         cost_to_target={cost: found for cost, found in to_target.items() if found is not None},
         difference={figure: found for figure, found in difference.items() if found is not None},

@@ -7,7 +7,7 @@ with means over seeds, what they differ from the baseline by, and 95 % intervals
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -15,9 +15,19 @@ from rich.table import Table
 from rich.text import Text
 
 from gps_ray.study.over_seeds import estimate_text, mean_text
+from gps_ray.study.paired import NUM_SMOOTHED
 from gps_ray.study.report.summary import ArmSummary, ComparisonSummary, CostToTarget
 
-__all__ = ["Column", "caption", "cells", "columns", "print_comparison", "seeds_note"]
+__all__ = [
+    "Column",
+    "caption",
+    "cells",
+    "columns",
+    "crossing_words",
+    "last_evaluations",
+    "print_comparison",
+    "seeds_note",
+]
 
 MAX_ARMS_SIDE_BY_SIDE = 4
 
@@ -31,7 +41,7 @@ class Column:
 
 
 def columns(summary: ComparisonSummary) -> tuple[Column, ...]:
-    return _ONE_SEED if len(summary.seeds) == 1 else _SEVERAL_SEEDS
+    return _one_seed(_smoothed_title(summary)) if len(summary.seeds) == 1 else _SEVERAL_SEEDS
 
 
 def cells(summary: ComparisonSummary) -> list[list[str]]:
@@ -46,13 +56,42 @@ def seeds_note(summary: ComparisonSummary) -> str:
 
 
 def caption(summary: ComparisonSummary) -> str:
-    target = "no target yet" if summary.target is None else f"target {_share(summary.target)}"
-    text = f"{target}: mean of {summary.baseline}'s last three evaluations; {seeds_note(summary)}"
+    note = seeds_note(summary)
+    if summary.target is None:
+        text = f"no target: {summary.baseline} has no evaluation yet; {note}"
+    else:
+        of_baseline = last_evaluations([summary.baseline_arm])
+        text = f"target {_share(summary.target)}: pass@1 of {summary.baseline}, {of_baseline}; {note}"
     if len(summary.seeds) == 1:
         return text
     return (
-        f"{text}. Accuracy: pass@1 in percent, mean of the last three evaluations. Differences (points) and ratios are "
+        f"{text}. Accuracy: pass@1 in percent, {last_evaluations(summary.arms)}. Differences (points) and ratios are "
         f"against {summary.baseline}, paired by seed, with 95 % intervals over seeds."
+    )
+
+
+def last_evaluations(arms: Sequence[ArmSummary]) -> str:
+    """What the smoothed accuracy of these arms is a mean of, by the evaluations that their runs really have."""
+    windows = {min(number, NUM_SMOOTHED) for arm in arms for number in arm.num_evaluations if number}
+    if len(windows) > 1:
+        return f"mean of the last {NUM_SMOOTHED} evaluations (of all in a run with fewer)"
+    window = windows.pop() if windows else NUM_SMOOTHED
+    return "its only evaluation" if window == 1 else f"mean of the last {window} evaluations"
+
+
+def _smoothed_title(summary: ComparisonSummary) -> str:
+    """``last 3 evaluations``, or as many as there are."""
+    return last_evaluations(summary.arms).removeprefix("mean of the ").removeprefix("its ")
+
+
+def crossing_words(summary: ComparisonSummary) -> str:
+    """Where a run reaches the target, in words that hold for its number of evaluations."""
+    numbers = [number for arm in summary.arms for number in arm.num_evaluations if number]
+    if not numbers or min(numbers) >= NUM_SMOOTHED:
+        return "the cost at the first evaluation whose mean with the two before it reaches the target"
+    return (
+        "the cost at the first evaluation whose mean with the two before it reaches the target; a run with fewer than "
+        f"{NUM_SMOOTHED} evaluations has only the mean of all that it has, at its last one"
     )
 
 
@@ -148,21 +187,25 @@ def _name(title: str) -> Column:
 _UNIQUE = _mean("unique prompts", "num_unique_prompts", "{:,.0f}".format)
 _POOL_PROBE = _mean("Spearman pool probe", "pool_probe_spearman", "{:.2f}".format)
 
-_ONE_SEED: tuple[Column, ...] = (
-    _name("run"),
-    _evaluation("first pass@1", "accuracy_at_start"),
-    _evaluation("final pass@1", "final_accuracy"),
-    _mean("last 3 evaluations", "accuracy", _share),
-    _mean("useful groups", "useful_group_ratio", _share),
-    _paid("rollouts", "rollouts to target"),
-    _paid("cpu_s", "CPU-s to target"),
-    _mean("rollouts", "rollouts", "{:,.0f}".format),
-    _mean("tokens", "tokens", "{:,.0f}".format),
-    _mean("seconds", "wall_s", "{:,.0f}".format),
-    _UNIQUE,
-    _POOL_PROBE,
-    _mean("Spearman held-out probe", "heldout_probe_spearman", "{:.2f}".format),
-)
+
+def _one_seed(smoothed_title: str) -> tuple[Column, ...]:
+    return (
+        _name("run"),
+        _evaluation("first pass@1", "accuracy_at_start"),
+        _evaluation("final pass@1", "final_accuracy"),
+        _mean(smoothed_title, "accuracy", _share),
+        _mean("useful groups", "useful_group_ratio", _share),
+        _paid("rollouts", "rollouts to target"),
+        _paid("cpu_s", "CPU-s to target"),
+        _mean("rollouts", "rollouts", "{:,.0f}".format),
+        _mean("tokens", "tokens", "{:,.0f}".format),
+        _mean("seconds", "wall_s", "{:,.0f}".format),
+        _UNIQUE,
+        _POOL_PROBE,
+        _mean("Spearman held-out probe", "heldout_probe_spearman", "{:.2f}".format),
+    )
+
+
 _SEVERAL_SEEDS: tuple[Column, ...] = (
     _name("arm"),
     Column(title="accuracy", cell=_accuracy),

@@ -118,6 +118,9 @@ def test_the_summary_has_intervals_over_seeds_and_is_json(tmp_path: Path) -> Non
     rows = summary_rows(summary)
     assert [row[:2] for row in rows] == [("2", name) for name in ALLOCATORS]
     assert rows[0][3] == "+0.0 [+0.0, +0.0]"
+    alone = summary_rows(summarise(seeds[:1]))
+    assert not any("[" in cell or "?" in cell for row in alone for cell in row)  # one seed bounds nothing
+    assert alone[0][3] == "+0.0"
 
 
 @pytest.mark.parametrize("budgets", [(0,), (2, 65)])

@@ -153,7 +153,7 @@ WRONG = [
     (lambda s: gps_ray.allocate([0.5, 1.5], 4), "success rates .N. between 0 and 1"),
     (lambda s: gps_ray.allocate([0.5, 0.5], 400), "budget: 2 prompts with 0 to 64 samples each take 0 to 128 in all"),
     (lambda s: gps_ray.group_sizes([0.5], 4, minimum=1), "group_sizes: expected 2 <= minimum <= maximum, got 1 and 64"),
-    (lambda s: gps_ray.explain("rollout.group_sice"), "did you mean rollout.group_size"),
+    (lambda s: gps_ray.explain("rollout.group_sice"), "known are for instance rollout.group_size"),
 ]
 
 
@@ -177,14 +177,8 @@ def test_allocation_takes_rates_or_a_posterior_and_groups_need_two() -> None:
     assert sizes[1] > sizes[0] >= 2
 
 
-def test_explain_prints_what_stands_at_the_key() -> None:
-    text = gps_ray.explain("rollout.group_size")
-    for line in ("default: 8", "type: int", "bounds: >= ", "may a resumed run change it: no"):
-        assert line in text
-    assert "unit: seconds" in gps_ray.explain("selection.deadline_s")
-    section = gps_ray.explain("selection.fused")
-    assert "selection.fused.num_features = 256" in section
-    assert "gps_fused's predictor" in section
-    with pytest.raises(gps_ray.UsageError, match=r"did you mean selection\.fused\.num_features"):
+def test_explain_says_what_stands_at_the_key() -> None:
+    assert "rollout.group_size: integer >= 1, in rollouts; default 8" in gps_ray.explain("rollout.group_size")
+    with pytest.raises(gps_ray.GpsRayError, match=r"known are for instance selection\.fused\.num_features"):
         gps_ray.explain("num_features")
-    assert "selection: " in gps_ray.explain()
+    assert "selection.fused: " in gps_ray.explain()

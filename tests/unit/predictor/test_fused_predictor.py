@@ -216,3 +216,13 @@ def test_a_missing_text_prior_names_the_key(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"text_prior": tmp_path / "nothing"})
     with pytest.raises(DataError, match=r"change selection\.fused\.text_prior"):
         FusedPredictor(make_table(), config)
+
+
+def test_what_the_text_says_is_the_prediction_without_the_own_record() -> None:
+    predictor, _ = trained(15)
+    rows = np.arange(NUM_PROMPTS)
+    whole, text, seen = predictor.predict(rows, 15), predictor.predict_from_text(rows, 15), predictor.seen(rows)
+    np.testing.assert_allclose(text.mean()[~seen], whole.mean()[~seen], atol=1e-6)
+    np.testing.assert_allclose(text.variance()[~seen], whole.variance()[~seen], atol=1e-6)
+    assert np.abs(text.mean() - whole.mean())[seen].max() > 0.1
+    assert (text.variance()[seen] > whole.variance()[seen]).mean() > 0.9

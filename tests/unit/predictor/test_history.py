@@ -13,7 +13,7 @@ from gps_ray.base.types import GroupOutcome, RolloutStatus, Selection, SlotKind
 from gps_ray.predictor.history import OutcomeWindow, PromptIndex, ReuseCounter, concatenate_batches
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
 from gps_ray.run.outcomes import OUTCOME_FILE, read_outcomes, write_outcomes
-from gps_ray.run.segments import Segments
+from gps_ray.run.segments import Segments, read_segments
 
 TABLE = PromptTable(
     prompt_ids=("a", "b", "c", "held_out"), texts=("",) * 4, embeddings=np.zeros((4, 2), np.float32), num_pool=3
@@ -47,6 +47,8 @@ def _selection(round_: int, prompt_ids: tuple[str, ...], kinds: list[SlotKind], 
         predicted_std=np.array(mean) / 2,
         slot_kind=np.array(kinds, np.int8),
         num_candidates=3 - round_,
+        expected_useful=np.array(mean) / 4 if round_ else None,
+        num_steps_observed=6 if round_ else None,
     )
 
 
@@ -125,6 +127,11 @@ def test_outcome_file_says_which_slot_each_group_filled(tmp_path: Path) -> None:
     assert table["slot_kind"].to_pylist() == [SlotKind.CHOSEN, SlotKind.RANDOM, SlotKind.CHOSEN]
     assert table["num_candidates"].to_pylist() == [3, 3, 2]
     np.testing.assert_array_equal(table["predicted_mean"].to_numpy(), [0.25, np.nan, 0.75])
+    (segment,) = read_segments(tmp_path / "outcomes")
+    stored = segment.table
+    np.testing.assert_array_equal(stored["expected_useful"].to_numpy(), [np.nan, np.nan, 0.1875])
+    np.testing.assert_array_equal(stored["text_mean"].to_numpy(), [np.nan] * 3)
+    assert stored["num_steps_observed"].to_pylist() == [None, None, 6]
     back = outcomes_from_table(table)
     assert [o.num_tried for o in back] == [2, 0, 0]
     assert back[0].rewards.tolist() == [1.0, 0.0, 0.0]

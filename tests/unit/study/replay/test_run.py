@@ -68,6 +68,7 @@ def test_it_writes_all_figures_with_intervals_a_table_and_plots(
         assert name in shown
     page = (tmp_path / "out" / "replay.html").read_text()
     assert page.count("<svg") >= 3
+    assert "useful groups over time" in page
     assert "noise ceiling" in page
     assert f"{fused['spearman_early']['mean']:.3f}" in page
 
@@ -76,6 +77,9 @@ def test_random_reveals_make_the_choice_the_same_for_all(tmp_path: Path) -> None
     series = write_series(tmp_path / "series.parquet")
     arguments = ("--outcomes", series, "--selectors", "gps_fused,beta_mean,uniform", "--seeds", 2)
     chosen, random = (_replay(tmp_path, *arguments, "--reveal", reveal) for reveal in ("selected", "random"))
+    page = (tmp_path / "out" / "replay.html").read_text()
+    assert "picks replaced by random ones" in page
+    assert "useful groups over time" not in page  # the plot would say of selectors what chance did
     for figure in ("useful_group_ratio", "num_unique_prompts"):
         assert len({str(figures[figure]["by_seed"]) for figures in random.values()}) == 1
         assert len({str(figures[figure]["by_seed"]) for figures in chosen.values()}) > 1

@@ -24,7 +24,7 @@ from gps_ray.base.types import (
     Selection,
     SlotKind,
 )
-from gps_ray.base.useful import is_useful
+from gps_ray.base.useful import is_useful, useful_probability
 from gps_ray.config import TrainConfig
 from gps_ray.loop.evaluation import evaluation_metrics, probe_metrics
 from gps_ray.run.folder import RunFolder
@@ -150,6 +150,9 @@ def _selection(run: _Run, step: int) -> Selection:
         predicted_std=np.full(num, 0.1),
         slot_kind=(kinds if spec.selector != "uniform" else np.full(num, SlotKind.CHOSEN)).astype(np.int8),
         num_candidates=spec.num_pool,
+        expected_useful=useful_probability(predicted[rows], spec.group_size),
+        text_mean=np.clip(predicted[rows] - 0.1, 0, 1),
+        num_steps_observed=step - 1,
     )
 
 

@@ -87,7 +87,30 @@ def test_one_seed_shows_what_was_paid_and_no_interval_over_seeds(runs: dict[str,
     assert shown["uniform"]["Spearman pool probe"] == "-"
     assert shown["gps"]["Spearman pool probe"] == "0.50"
     assert not any("[" in cell for row in cells(summary) for cell in row)
-    assert caption(summary) == "target 36.0 %: mean of uniform's last three evaluations; one seed, an illustration"
+    assert caption(summary) == (
+        "target 36.0 %: pass@1 of uniform, mean of the last 3 evaluations; one seed, an illustration"
+    )
+
+
+@pytest.mark.parametrize(
+    ("numbers", "title", "words"),
+    [
+        ((5, 5), "last 3 evaluations", "mean of the last 3 evaluations"),
+        ((2, 2), "last 2 evaluations", "mean of the last 2 evaluations"),
+        ((1, 1), "only evaluation", "its only evaluation"),
+        ((5, 1), "last 3 evaluations (of all in a run with fewer)", "mean of the last 3 evaluations"),
+    ],
+)
+def test_words_follow_the_number_of_evaluations(
+    bare_run: MakeRun, tmp_path: Path, numbers: tuple[int, int], title: str, words: str
+) -> None:
+    named = {name: bare_run(name, rows(UNIFORM, 10)[:n]) for name, n in zip(("uniform", "gps"), numbers, strict=True)}
+    comparison = alone(named)
+    assert columns(comparison.summary)[3].title == title
+    assert f"pass@1 of uniform, {words}" in caption(comparison.summary)
+    text = Page(write_comparison(comparison, tmp_path / "page.html").read_text()).text
+    assert ("fewer than 3 evaluations" in text) == (min(numbers) < 3)
+    assert ("last 3 evaluations" in text) == (max(numbers) >= 3)
 
 
 def test_the_newest_evaluation_has_its_interval_over_prompts(gps_run: Path) -> None:

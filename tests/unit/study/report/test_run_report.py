@@ -90,11 +90,23 @@ def test_the_headline_is_what_the_run_measured(html: str, gps_run: Path) -> None
         assert part in text
 
 
+def test_rollouts_saved_are_named_an_estimate(bare_run: Callable[..., Path]) -> None:
+    saved = "selection/rollouts_saved_estimate"
+    more = Page(write_report(bare_run("a", [{"step": 1, saved: 1234.4}])).read_text()).text
+    assert "uniform: 1,234 more for as many useful groups (estimate)" in more
+    fewer = Page(write_report(bare_run("b", [{"step": 1, saved: -20.0}])).read_text()).text
+    assert "uniform: 20 fewer for as many useful groups (estimate)" in fewer
+    assert "(estimate)" not in write_report(bare_run("c", [{"step": 1, saved: 0.0}])).read_text()
+
+
 def test_every_section_has_its_figures(html: str) -> None:
     labels = re.findall(r'<svg role="img" aria-label="([^"]*)"', html)
     for start, num in {
         "pass@1 against ": 5,
         "share of useful groups against ": 5,
+        "mean reward over steps": 1,
+        "response length, tokens over steps": 1,
+        "share cut off at the limit of tokens over steps": 1,
         "realised success rate of the pool": 1,
         "predicted success rate of the pool": 1,
         "success rate of groups by level": 1,
