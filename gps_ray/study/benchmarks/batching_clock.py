@@ -14,7 +14,7 @@ from gps_ray.base.types import FloatArray, IntArray
 __all__ = ["BatchingClock", "DecodeCost", "saturated_s"]
 
 # Passes that are slept through at a time at most: what arrives meanwhile is taken in after them.
-_PASSES_PER_SLEEP = 32
+_PASSES_PER_SLEEP = 128
 
 
 @dataclass(frozen=True, slots=True)
