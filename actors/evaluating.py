@@ -60,7 +60,7 @@ def evaluate_model(config: TrainConfig, suites: Sequence[Suite], cache: Evaluati
     facts = {suite.name: _facts(config, suite, model, cache) for suite in suites}
     spec = worker_spec(config, directory, suites, cache.date)
     main = {p.prompt_id: p for suite in suites if not suite.key for p in suite.prompts}
-    size = config.rollout.prompts_per_chunk
+    size = config.rollout.prompts_per_dispatch
 
     async def whole() -> dict[str, SuiteResult]:
         pool: RayRolloutPool | None = None

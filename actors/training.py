@@ -256,7 +256,7 @@ async def _train_held(
     selector = spawn_selector(
         f"{name}/selector", config.selection, table, config.rollout.group_size, config.run.seed, folder.outcomes
     )
-    pool = RayRolloutPool(name, spec, prompts, suites)
+    pool = RayRolloutPool(name, spec, prompts, suites, num_versions=config.run.max_policy_lag + 1)
     learner = spawn_learner(f"{name}/learner", config, model_directory, folder.root / "ray_train")
     num_steps_done = 0 if found is None else found[1].num_steps_done
     status = StatusFile(folder.status, pool.workers, num_steps_done, lease.check)

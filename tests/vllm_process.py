@@ -59,8 +59,8 @@ def _start(folder: Path, rollout: RolloutConfig, dtype: str, setup: Callable[[],
     _engine = VllmEngine(folder, rollout, dtype=dtype)
 
 
-def _call(method: str, *arguments: Any) -> Any:
-    return getattr(_engine, method)(*arguments)
+def _call(method: str | Callable[..., Any], *arguments: Any) -> Any:
+    return getattr(_engine, method)(*arguments) if isinstance(method, str) else method(_engine, *arguments)
 
 
 def spawn_process() -> ProcessPoolExecutor:
@@ -84,7 +84,8 @@ def start_engine(
 
 @contextmanager
 def engine_process(folder: Path, *arguments: Any, **settings: Any) -> Iterator[Callable[..., Any]]:
-    """``call(method, *arguments)`` on a VllmEngine in a process of its own; arguments as for ``start_engine``."""
+    """``call(method, *arguments)`` on a VllmEngine in a process of its own; arguments as for ``start_engine``. A
+    function in place of the method's name is given the engine."""
     with spawn_process() as process:
         start_engine(process, folder, *arguments, **settings)
         yield lambda *call: process.submit(_call, *call).result(CALL_S)

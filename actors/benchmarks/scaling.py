@@ -19,7 +19,7 @@ import numpy as np
 import ray
 
 from actors.cluster import cluster_for
-from actors.rollout_pool import RayRolloutPool
+from actors.rollout_pool import RayRolloutPool, RayWorker
 from actors.rollout_worker import RolloutWorker, WorkerSpec
 from actors.selector_actor import spawn_selector
 from gps_ray.base.keyed_random import generator
@@ -72,13 +72,13 @@ class _SharedPool(RayRolloutPool):
         self._shared: dict[int, Any] = {}
         super().__init__(*args)
 
-    def _spawn(self, index: int) -> Any:
+    def _spawn(self, index: int, number: int) -> RayWorker:
         place = index % self._num_processes
         if place not in self._shared:
-            per_process = -(-self._config.num_workers // self._num_processes)
+            per_process = -(-self._spec.rollout.num_workers // self._num_processes)
             options = {"num_cpus": 0, "max_concurrency": per_process}
             self._shared[place] = ray.remote(RolloutWorker).options(**options).remote(self._spec)
-        return self._shared[place]
+        return RayWorker(index, self._shared[place], self._spec.rollout)
 
     def close(self) -> None:
         for worker in self._shared.values():

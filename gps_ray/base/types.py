@@ -148,6 +148,7 @@ class Selection:
 
     prompt_ids [B], num_rollouts [B] int32, predicted_mean [B] and predicted_std [B] float64 (NaN where the
     selector predicts nothing), slot_kind [B] int8 (``SlotKind``). ``cpu_s`` is what making it cost.
+    ``expected_lengths`` [B] float64: tokens that a response to each is expected to have, or [0] where none is known.
 
     Why each was picked, for people and never read by the loop: expected_useful [B] the probability of a useful group,
     text_mean [B] the success rate as the text alone predicts it (NaN where unknown; None where the selector says
@@ -166,6 +167,7 @@ class Selection:
     expected_useful: FloatArray | None = None
     text_mean: FloatArray | None = None
     num_steps_observed: int | None = None
+    expected_lengths: FloatArray = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +257,8 @@ class GenerateRequest:
 
     ``stream`` keeps draws apart ("rollout", "evaluation", "pool_probe", ...); ``num_samples_kept`` asks for that
     many readable responses in the headers. ``suite`` names the evaluation suite whose prompts and verifier are meant,
-    "" the run's own; ``with_answers`` asks for the answer that each response states.
+    "" the run's own; ``with_answers`` asks for the answer that each response states. ``expected_lengths`` [B] as in a
+    ``Selection``: it orders the work and changes no result.
     """
 
     step: int
@@ -268,6 +271,7 @@ class GenerateRequest:
     num_samples_kept: int = 0
     suite: str = ""
     with_answers: bool = False
+    expected_lengths: FloatArray = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,7 +73,10 @@ class RolloutConfig(ConfigSection):
     num_workers: Annotated[int, Resume.FREE] = Field(2, ge=1, description="Rollout workers, with an engine each.")
     group_size: int = Field(8, ge=1, description="G: rollouts per prompt.")
     prompts_per_chunk: Annotated[int, Resume.APPROXIMATE] = Field(
-        16, ge=1, description="Prompts that share an engine batch: part of the result, not of timing."
+        16,
+        ge=1,
+        description="Prompts that share an engine batch: part of the result, not of timing. vLLM batches as places "
+        "become free, and takes prompts one by one.",
     )
     max_response_tokens: int = Field(12, ge=1, description="Tokens after which a response is cut off.")
     temperature: float = Field(1.0, gt=0, description="Logits are divided by this; the learner does the same.")
@@ -101,7 +104,10 @@ class RolloutConfig(ConfigSection):
         0.0, ge=0, description="GPUs that Ray reserves per rank of a worker; above 0 it samples on the GPU."
     )
     chunk_deadline_s: Annotated[float, Resume.FREE] = Field(
-        300, gt=0, description="A chunk not back by then is given up and its worker restarted."
+        300,
+        gt=0,
+        description="A chunk (vLLM: a group) not back so long after its engine began it is given up, and its worker "
+        "restarted.",
     )
     start_deadline_s: Annotated[float, Resume.FREE] = Field(300, gt=0, description="A worker must be up by then.")
     max_chunk_attempts: Annotated[int, Resume.FREE] = Field(
@@ -129,6 +135,16 @@ class RolloutConfig(ConfigSection):
     )
     simulated: SimulatedConfig = Field(default_factory=SimulatedConfig)
     vllm: Annotated[VllmConfig, Resume.APPROXIMATE] = Field(default_factory=VllmConfig)
+
+    @property
+    def batches_continuously(self) -> bool:
+        """Do prompts enter a running batch as places become free, each group for itself?"""
+        return self.engine == "vllm"
+
+    @property
+    def prompts_per_dispatch(self) -> int:
+        """Prompts that go to a worker together and come back together."""
+        return 1 if self.batches_continuously else self.prompts_per_chunk
 
     @property
     def num_ranks_per_worker(self) -> int:

@@ -72,8 +72,8 @@ class RunConfig(ConfigSection):
     def num_live_versions(self) -> int:
         """Versions of the policy that some engine may still read when one is published, itself included.
 
-        When version v is published, the rollouts of step v are done: the engines have loaded version v - 1 - lag. A
-        restarted one loads that again, and v - lag .. v - 1 may still wait for their turn.
+        When version v is published, the rollouts of step v are done, and those of the steps up to v + lag may be under
+        way with versions v - lag .. v - 1. An engine that has nothing to do may still be reading v - 1 - lag.
         """
         return self.max_policy_lag + 2
 

@@ -38,7 +38,7 @@ from gps_ray.tasks.dataset import DataSets
 from gps_ray.tasks.registry import load_task
 from gps_ray.weights.object_store import ObjectStorePayload
 
-__all__ = ["learner_of_run", "run_in_process"]
+__all__ = ["InProcessSelector", "learner_of_run", "run_in_process"]
 
 
 def run_in_process(
@@ -60,7 +60,7 @@ def run_in_process(
     folder.create(config, data.splits)
     with contextlib.closing(_Pool(config, data, model_directory)) as pool:
         parts = LoopParts(
-            selector=_Selector(config, data, folder),
+            selector=InProcessSelector(config, data, folder),
             pool=pool,
             learner=_Learner(config, model_directory),
             data=data,
@@ -81,14 +81,30 @@ class _Pool:
         self._runner = ChunkRunner(engine, task, rollout, config.run.seed)
         self._prompts = {p.prompt_id: p for split in (data.pool, data.evaluation, data.heldout_probe) for p in split}
         self._prompts_per_chunk = rollout.prompts_per_chunk
+        self._num_versions = config.run.max_policy_lag + 1
+        self._published: dict[int, PublishedWeights] = {}
+        self._served = -1
+        self._turn = asyncio.Lock()
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
-        for chunk in cut_chunks(request, self._prompts, self._prompts_per_chunk):
-            header, outcomes, rollouts = self._runner.run(chunk)
-            yield Chunk(header=header, outcomes=outcomes, rollouts=rollouts)
+        async with self._turn:  # one engine, one version at a time
+            self._serve(request.policy_version)
+            for chunk in cut_chunks(request, self._prompts, self._prompts_per_chunk):
+                header, outcomes, rollouts = self._runner.run(chunk)
+                yield Chunk(header=header, outcomes=outcomes, rollouts=rollouts)
 
     async def load_weights(self, published: PublishedWeights) -> None:
-        self._runner.load_weights(published, published.payload)
+        self._published[published.policy_version] = published
+        for old in sorted(self._published)[: -self._num_versions]:
+            del self._published[old]
+        if not self._turn.locked():
+            self._serve(published.policy_version)
+
+    def _serve(self, version: int) -> None:
+        if version != self._served:
+            published = self._published[version]
+            self._runner.load_weights(published, published.payload)
+            self._served = version
 
     def metrics(self) -> Mapping[str, float]:
         return {}
@@ -97,7 +113,9 @@ class _Pool:
         self._runner.close()
 
 
-class _Selector:
+class InProcessSelector:
+    """The config's selector as a ``SelectorPort``."""
+
     def __init__(self, config: TrainConfig, data: DataSets, folder: RunFolder) -> None:
         table = build_prompt_table(data.pool, data.heldout_probe, config.selection.features)
         selector = build_selector(config.selection, table, config.rollout.group_size, config.run.seed)

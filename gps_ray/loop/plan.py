@@ -143,7 +143,7 @@ def describe(config: TrainConfig, data: DataSets) -> str:
     """Resolved config (YAML), batch arithmetic and placement, for people."""
     selection, rollout, learning = config.selection, config.rollout, config.learning
     num_rollouts = selection.num_prompts * rollout.group_size
-    num_chunks = -(-selection.num_prompts // rollout.prompts_per_chunk)
+    num_chunks = -(-selection.num_prompts // rollout.prompts_per_dispatch)
     lines = [
         "# resolved config",
         yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip(),
@@ -158,8 +158,8 @@ def describe(config: TrainConfig, data: DataSets) -> str:
             for suite in extra_suites(config, data.suites)
         ),
         f"a step: {selection.num_prompts} prompts x {rollout.group_size} rollouts = {num_rollouts} rollouts, at most "
-        f"{num_rollouts * rollout.max_response_tokens} tokens, in {num_chunks} chunks of {rollout.prompts_per_chunk} "
-        f"prompts for {rollout.num_workers} workers",
+        f"{num_rollouts * rollout.max_response_tokens} tokens, in {num_chunks} chunks of "
+        f"{rollout.prompts_per_dispatch} prompts for {rollout.num_workers} workers",
         f"an update: {learning.num_minibatches} mini-batches of at most "
         f"{-(-num_rollouts // learning.num_minibatches)} rollouts",
         f"an evaluation: {len(data.evaluation)} prompts x {config.evaluation.rollouts_per_prompt} rollouts, every "

@@ -40,14 +40,15 @@ class SelectorPort(Protocol):
 
 
 class RolloutPool(Protocol):
-    """Who makes the rollouts."""
+    """Who makes the rollouts. Requests of run.max_policy_lag + 1 versions may be under way at a time."""
 
     def generate(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         """Chunks as they finish, in any order; together they hold each requested prompt exactly once."""
         ...
 
     async def load_weights(self, published: PublishedWeights) -> None:
-        """Returns when every healthy worker serves this version and its probe agreed."""
+        """Serve this version from now on, beside those that requests under way ask for. Returns when every healthy
+        worker that has nothing left of those serves it and its probe agreed."""
         ...
 
     def metrics(self) -> Mapping[str, float]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from gps_ray.base.concurrency import Milestone, gather_or_cancel
-from gps_ray.base.types import ObserveResult, PublishedWeights, UpdateRequest, UpdateResult
+from gps_ray.base.types import ObserveResult, PublishedWeights, Selection, UpdateRequest, UpdateResult
 from gps_ray.config import TrainConfig
 from gps_ray.loop.breaks import Break, Breaks, RunStopped, StopRequest
 from gps_ray.loop.chooser import Chooser
@@ -33,6 +33,7 @@ from gps_ray.loop.warnings import TruncationWatch, warn_of_sampling
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, SelectionRecord
 from gps_ray.run.folder import RunFolder
 from gps_ray.run.metrics import NUM_TOKENS, VAL_PASS_1, rollouts_saved, step_metrics
+from gps_ray.selection.admission import build_admission
 from gps_ray.selection.oracle import oracle_candidates
 from gps_ray.selection.registry import needs_true_rates
 from gps_ray.tasks.dataset import DataSets
@@ -84,7 +85,8 @@ class TrainingLoop:
             num_steps_done=self._steps_done,
         )
         self._evaluator = Evaluator(config, parts.data, sampler, selector, parts.folder, self._ledger)
-        self._rolled_out, self._published, self._learnt = (Milestone(self._steps_done) for _ in range(3))
+        self._begun, self._rolled_out, self._published, self._learnt = (Milestone(self._steps_done) for _ in range(4))
+        self._runs_ahead = config.run.max_policy_lag > 0
         self._weights: dict[int, PublishedWeights] = {}  # by version, until the pool has loaded them
         self._learner_free_since = 0.0
         self._last_metrics: Mapping[str, float] = {}
@@ -124,18 +126,21 @@ class TrainingLoop:
 
     async def step(self, step: int, begin: int, end: int) -> None:
         """One RL step of those after ``begin`` up to ``end``, all of which are under way at once: rollouts wait for
-        those of the step before, for their weights and for their prompts; learning waits for the step before."""
+        their weights and for their prompts, and begin in the order of the steps; learning waits for the step before."""
         record = StepRecord(step=step, policy_version=max(begin, step - 1 - self._config.run.max_policy_lag))
-        async with self._rolled_out.turn(step):
+        async with self._begun.turn(step):
             with record.timing("wait_learner"):
-                await self._serve(record)
+                await self._published.reached(record.policy_version)
+                if not self._runs_ahead:
+                    await self._load(record, record.policy_version)
                 if self._breaks.may_come():
                     await self._learnt.reached(step - 1)
                     raise Break
                 selection = await self._chooser.selection(step)
-            self._phase("rollout")
-            with record.timing("rollout"):
-                await roll_out(record, selection, self._config, self._parts.pool, self._chooser)
+        self._phase("rollout")
+        with record.timing("rollout"):
+            await self._roll_out(record, selection)
+        async with self._rolled_out.turn(step):
             self._guards.check(step, record.headers)
         async with self._learnt.turn(step):
             record.seconds["timing_s/wait_rollouts"] = time.perf_counter() - self._learner_free_since
@@ -183,16 +188,23 @@ class TrainingLoop:
     def _is_due(self, every: int, step: int) -> bool:
         return step % every == 0 or step == self._config.run.num_steps
 
-    async def _serve(self, record: StepRecord) -> None:
-        """Wait for the weights that make the step's rollouts, and load them where the pool serves older ones."""
-        await self._published.reached(record.policy_version)
-        if record.policy_version > self._served.at:
-            await self._load(record, record.policy_version)
+    async def _roll_out(self, record: StepRecord, selection: Selection) -> None:
+        """A run that runs ahead does not wait until all engines have the weights: each begins when it has them, while
+        others still finish rollouts of older ones. A further round waits for the step before, as two at a time would
+        ask the selector in an order of their own."""
+        before = partial(self._rolled_out.reached, record.step - 1)
+        rollouts = roll_out(record, selection, self._config, self._parts.pool, self._chooser, before)
+        if self._runs_ahead:
+            await gather_or_cancel(self._load(record, record.policy_version), rollouts)
+        else:
+            await rollouts
 
     async def _load(self, record: StepRecord, version: int) -> None:
-        with record.timing("weights"):
-            await self._parts.pool.load_weights(self._weights.pop(version))
-        self._served.advance(version)
+        """Give the pool a version, unless it has it already."""
+        if version in self._weights:
+            with record.timing("weights"):
+                await self._parts.pool.load_weights(self._weights.pop(version))
+            self._served.advance(max(version, self._served.at))
 
     async def _update(self, record: StepRecord, end: int) -> UpdateResult:
         """Train, and publish the new version; after the last step of all that are under way the pool loads it here."""
@@ -207,10 +219,14 @@ class TrainingLoop:
         self._published.advance(record.step)
         if record.step == end:
             await self._load(record, record.step)
+            self._weights.clear()  # what comes begins with this version
         return updated
 
     async def _observe(self, record: StepRecord, end: int) -> ObserveResult:
-        """Tell the selector everything of the step, then select for the step whose time has come."""
+        """Tell the selector everything of the step, then select for the step whose time has come. Steps that were
+        selected before and may want a further round have to come first: what that knows must not depend on timing."""
+        if self._runs_ahead and build_admission(self._config.selection).max_rounds > 1:
+            await self._rolled_out.reached(min(record.step + self._config.run.max_policy_lag, end))
         with record.timing("select"):
             # Two drivers of one folder would append to the same file of outcomes.
             self._parts.folder.fence()

@@ -6,7 +6,7 @@ Everything a rollout worker does is here; the actor around it adds only transpor
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -39,12 +39,24 @@ from gps_ray.tasks.chat import DEFAULT_CHAT, ChatFormat
 from gps_ray.tasks.interface import Task
 from gps_ray.weights.interface import WeightPayload
 
-__all__ = ["ChunkRequest", "ChunkRunner", "build_engine", "cut_chunks"]
+__all__ = [
+    "ChunkJudge",
+    "ChunkRequest",
+    "ChunkResult",
+    "ChunkRunner",
+    "EngineAtVersion",
+    "build_engine",
+    "cut_chunks",
+]
+
+ChunkResult = tuple[ChunkHeader, pa.Table, pa.Table]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkRequest:
-    """Work for one worker: prompts [K], num_rollouts [K] int32. Complete in itself, so that any worker may run it."""
+    """Work for one worker: prompts [K], num_rollouts [K] int32. Complete in itself, so that any worker may run it.
+
+    ``expected_tokens``: of all its responses together; it decides who runs the chunk when, and no result."""
 
     chunk_id: int
     step: int
@@ -56,6 +68,12 @@ class ChunkRequest:
     num_samples_kept: int = 0
     suite: str = ""
     with_answers: bool = False
+    expected_tokens: float = 0.0
+
+    @property
+    def key(self) -> tuple[str, str, int, int]:
+        """Names the chunk among all that a worker may have at a time."""
+        return self.stream, self.suite, self.step, self.chunk_id
 
 
 def cut_chunks(
@@ -64,8 +82,12 @@ def cut_chunks(
     """Cut a request by position in the selection: which prompts share an engine batch is never a matter of timing.
 
     Chunk ids count on from ``request.first_chunk``. Readable responses are asked of the first chunks, at most one
-    per prompt.
+    per prompt. Where nothing is known of the lengths to come, all responses count as much.
     """
+    lengths = request.expected_lengths
+    if not len(lengths):
+        lengths = np.full(len(request.prompt_ids), request.sampling.max_response_tokens)
+    expected_tokens = np.asarray(request.num_rollouts) * lengths
     chunks: list[ChunkRequest] = []
     samples_left = request.num_samples_kept
     for start in range(0, len(request.prompt_ids), prompts_per_chunk):
@@ -85,6 +107,7 @@ def cut_chunks(
                 num_samples_kept=num_samples,
                 suite=request.suite,
                 with_answers=request.with_answers,
+                expected_tokens=float(expected_tokens[part].sum()),
             )
         )
     return chunks
@@ -109,8 +132,8 @@ def build_engine(
     return TorchEngine(model_directory, dtype=dtype, num_threads=rollout.num_threads, device=device, chat=chat)
 
 
-class ChunkRunner:
-    """Generates and scores chunks, and keeps the engine at the policy version it is told.
+class ChunkJudge:
+    """From what an engine generated for a chunk to its header and tables. May be used from several threads.
 
     Responses are judged by a pool of processes (``gps_ray.rollout.verifier_pool``); the simulated engine brings its own
     task. Evaluation suites with a verifier of their own have a pool of their own (``suite_tasks``), whose processes
@@ -118,18 +141,56 @@ class ChunkRunner:
     """
 
     def __init__(
-        self,
-        engine: RolloutEngine,
-        task: Task,
-        rollout: RolloutConfig,
-        run_seed: int,
-        suite_tasks: Mapping[str, Task] = MappingProxyType({}),
+        self, task: Task, rollout: RolloutConfig, suite_tasks: Mapping[str, Task] = MappingProxyType({})
     ) -> None:
-        self._engine = engine
-        is_simulated = isinstance(engine, SimulatedEngine)
+        is_simulated = rollout.engine == "simulated"
         self._verifiers = VerifierPool(SimulatedTask() if is_simulated else task, rollout)
         own_tasks = {} if is_simulated else suite_tasks
         self._suite_verifiers = {name: VerifierPool(own, rollout) for name, own in own_tasks.items()}
+
+    def finish(
+        self, chunk: ChunkRequest, generated: Sequence[GeneratedGroup], spent: Callable[[], tuple[float, float]]
+    ) -> ChunkResult:
+        """(header, OUTCOMES, ROLLOUTS) of one chunk (``gps_ray.base.tables``), groups in the order of the request.
+
+        ``spent`` is asked at the end for the CPU and wall seconds that the chunk took in this process.
+        """
+        verifiers = self._suite_verifiers.get(chunk.suite, self._verifiers)
+        scored, failure_reason, answers = score(
+            verifiers,
+            chunk.prompts,
+            generated,
+            chunk.policy_version,
+            truncated_is_wrong=chunk.sampling.truncated_is_wrong,
+            with_answers=chunk.with_answers,
+        )
+        groups = [group for group in scored if isinstance(group, RolloutGroup)]
+        outcomes, rollouts = outcomes_to_table([group.outcome for group in groups]), rollouts_to_table(groups)
+        cpu_s, wall_s = spent()
+        header = _header(
+            chunk,
+            groups,
+            failures=tuple(group for group in scored if isinstance(group, GroupFailure)),
+            samples=_samples(chunk, generated, scored),
+            failure_reason=failure_reason,
+            notes=self._verifiers.take_notes(),
+            answers=answers,
+            cpu_s=cpu_s + verifiers.take_cpu_s(),
+            wall_s=wall_s,
+        )
+        return header, outcomes, rollouts
+
+    def close(self) -> None:
+        """End the verifiers' processes, where there are any."""
+        for verifiers in (self._verifiers, *self._suite_verifiers.values()):
+            verifiers.close()
+
+
+class EngineAtVersion:
+    """An engine that knows which policy version it serves, and is asked for no other."""
+
+    def __init__(self, engine: RolloutEngine, rollout: RolloutConfig, run_seed: int) -> None:
+        self._engine = engine
         self._config = rollout
         self._run_seed = run_seed
         self._policy_version = 0
@@ -153,56 +214,56 @@ class ChunkRunner:
                 )
         self._policy_version = published.policy_version
 
-    def run(self, chunk: ChunkRequest) -> tuple[ChunkHeader, pa.Table, pa.Table]:
-        """(header, OUTCOMES, ROLLOUTS) of one chunk (``gps_ray.base.tables``), groups in the order of the request.
-
-        Raises RolloutError where the chunk asks for another policy version than the engine serves.
-        """
+    def request_of(self, chunk: ChunkRequest) -> EngineRequest:
+        """What the engine is asked for. Raises RolloutError where the chunk asks for another policy version than the
+        engine serves."""
         if chunk.policy_version != self._policy_version:
             raise RolloutError(
                 f"chunk {chunk.chunk_id} of step {chunk.step} asks for policy version {chunk.policy_version}, "
                 f"this worker serves {self._policy_version}"
             )
-        verifiers = self._suite_verifiers.get(chunk.suite, self._verifiers)
+        return EngineRequest(
+            run_seed=self._run_seed,
+            stream=chunk.stream,
+            step=chunk.step,
+            prompts=chunk.prompts,
+            num_rollouts=chunk.num_rollouts,
+            sampling=chunk.sampling,
+        )
+
+
+class ChunkRunner:
+    """Generates and scores chunks one after the other, and keeps the engine at the policy version it is told."""
+
+    def __init__(
+        self,
+        engine: RolloutEngine,
+        task: Task,
+        rollout: RolloutConfig,
+        run_seed: int,
+        suite_tasks: Mapping[str, Task] = MappingProxyType({}),
+    ) -> None:
+        self._engine = engine
+        self._at_version = EngineAtVersion(engine, rollout, run_seed)
+        self._judge = ChunkJudge(task, rollout, suite_tasks)
+
+    def load_weights(self, published: PublishedWeights, payload: WeightPayload) -> None:
+        """As ``EngineAtVersion.load_weights``."""
+        self._at_version.load_weights(published, payload)
+
+    def run(self, chunk: ChunkRequest) -> ChunkResult:
+        """(header, OUTCOMES, ROLLOUTS) of one chunk (``gps_ray.base.tables``), groups in the order of the request.
+
+        Raises RolloutError where the chunk asks for another policy version than the engine serves.
+        """
+        request = self._at_version.request_of(chunk)
         wall, cpu = time.perf_counter(), time.process_time()
-        generated = self._engine.generate(
-            EngineRequest(
-                run_seed=self._run_seed,
-                stream=chunk.stream,
-                step=chunk.step,
-                prompts=chunk.prompts,
-                num_rollouts=chunk.num_rollouts,
-                sampling=chunk.sampling,
-            )
-        )
-        scored, failure_reason, answers = score(
-            verifiers,
-            chunk.prompts,
-            generated,
-            chunk.policy_version,
-            truncated_is_wrong=chunk.sampling.truncated_is_wrong,
-            with_answers=chunk.with_answers,
-        )
-        groups = [group for group in scored if isinstance(group, RolloutGroup)]
-        outcomes, rollouts = outcomes_to_table([group.outcome for group in groups]), rollouts_to_table(groups)
-        cpu_s = time.process_time() - cpu + verifiers.take_cpu_s()
-        header = _header(
-            chunk,
-            groups,
-            failures=tuple(group for group in scored if isinstance(group, GroupFailure)),
-            samples=_samples(chunk, generated, scored),
-            failure_reason=failure_reason,
-            notes=self._verifiers.take_notes(),
-            answers=answers,
-            cpu_s=cpu_s,
-            wall_s=time.perf_counter() - wall,
-        )
-        return header, outcomes, rollouts
+        generated = self._engine.generate(request)
+        return self._judge.finish(chunk, generated, lambda: (time.process_time() - cpu, time.perf_counter() - wall))
 
     def close(self) -> None:
         """End the verifiers' processes, where there are any."""
-        for verifiers in (self._verifiers, *self._suite_verifiers.values()):
-            verifiers.close()
+        self._judge.close()
 
 
 def _header(

@@ -9,7 +9,7 @@ from typing import Protocol
 from gps_ray.base.types import FinishReason, FloatArray, IntArray, Prompt, Sampling
 from gps_ray.weights.interface import WeightPayload
 
-__all__ = ["EngineRequest", "GeneratedGroup", "GeneratedResponse", "RolloutEngine"]
+__all__ = ["ContinuousEngine", "EngineRequest", "GeneratedGroup", "GeneratedResponse", "RolloutEngine"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,4 +59,34 @@ class RolloutEngine(Protocol):
 
     def logprobs(self, tokens: IntArray) -> FloatArray:
         """[T - 1] float32: log p(token t + 1 | tokens up to t) at temperature 1, for the probe after a load."""
+        ...
+
+
+class ContinuousEngine(RolloutEngine, Protocol):
+    """An engine with a running batch: groups enter it while others are under way, and leave it one by one.
+
+    All its methods are called from one thread.
+    """
+
+    @property
+    def num_places(self) -> int:
+        """Responses that are generated side by side; more wait for a place."""
+        ...
+
+    @property
+    def num_unfinished(self) -> int:
+        """Responses that were submitted and have not ended, those that wait included."""
+        ...
+
+    def submit(self, request: EngineRequest) -> int:
+        """Take in a request of one prompt; returns the number that its group is known by. Raises RolloutError for a
+        prompt that cannot be served."""
+        ...
+
+    def step(self) -> list[tuple[int, GeneratedGroup]]:
+        """One pass over the running batch; the groups that it completed, with their numbers."""
+        ...
+
+    def begun(self) -> set[int]:
+        """Groups of which a response holds a place, and the next one to get one."""
         ...

@@ -15,6 +15,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -87,7 +88,8 @@ class VerifierNotes:
 class VerifierPool:
     """Judges responses in ``num_processes`` processes, or in this one where the task bounds its own work.
 
-    Processes are started at the first response, kept, and replaced after a response that broke a limit. ``task`` must
+    Processes are started at the first response, kept, and replaced after a response that broke a limit. Several threads
+    may judge at a time: they share the processes, and one without any waits for the first that is free. ``task`` must
     be picklable (its class or function at the top of an importable module).
     """
 
@@ -96,6 +98,8 @@ class VerifierPool:
         self._is_local = bounds_its_own_work(task)
         self._size = config.num_verifiers if num_processes is None else num_processes
         self._processes: list[_Process] = []
+        self._taken: set[_Process] = set()  # those that some thread has
+        self._changed = threading.Condition(threading.RLock())
         self._keeper: subprocess.Popen[bytes] | None = None
         self._cpu_s = 0.0
         self._notes = VerifierNotes()
@@ -121,8 +125,8 @@ class VerifierPool:
                             f"not tried: {num_lost} in a row before it were lost: {last_loss}"
                         )
                 waiting.clear()
-            while waiting and len(busy) < self._size:
-                process, rows = self._idle(busy), waiting.popleft()
+            while waiting and (process := self._take(may_wait=not busy)) is not None:
+                rows = waiting.popleft()
                 process.ask([items[row] for row in rows], with_answers, self._config.verify_deadline_s)
                 busy[process.connection] = process, rows
             first = min((process.deadline for process, _ in busy.values()), default=0.0)
@@ -132,6 +136,7 @@ class VerifierPool:
                     continue
                 del busy[connection]
                 answers, loss = self._collect(process, connection in ready, len(rows))
+                self._give_back(process)
                 if loss and len(rows) > 1:
                     # One of the batch did that. Alone, the others have their verdicts.
                     waiting.extendleft(range(row, row + 1) for row in reversed(rows))
@@ -143,12 +148,14 @@ class VerifierPool:
 
     def take_cpu_s(self) -> float:
         """CPU seconds of the verdicts since the last call that were spent outside of this process."""
-        taken, self._cpu_s = self._cpu_s, 0.0
+        with self._changed:
+            taken, self._cpu_s = self._cpu_s, 0.0
         return taken
 
     def take_notes(self) -> VerifierNotes:
         """What the verifiers said since the last call."""
-        taken, self._notes = self._notes, VerifierNotes()
+        with self._changed:
+            taken, self._notes = self._notes, VerifierNotes()
         return taken
 
     def close(self) -> None:
@@ -169,12 +176,29 @@ class VerifierPool:
         except Exception as error:
             return Judgement.failed(reason_of(error))
 
-    def _idle(self, busy: dict[Any, tuple[_Process, range]]) -> _Process:
-        """A process that waits for work and is alive; started here if there is none."""
-        for process in [process for process in self._processes if process.connection not in busy]:
-            if process.is_alive():
-                return process
-            self._drop(process)
+    def _take(self, may_wait: bool) -> _Process | None:
+        """A process that is alive and nobody else's, started here if there may be one more. Where all are taken: the
+        first that is given back, or None for who may not wait."""
+        with self._changed:
+            while True:
+                for process in [process for process in self._processes if process not in self._taken]:
+                    if process.is_alive():
+                        self._taken.add(process)
+                        return process
+                    self._drop(process)
+                if len(self._processes) < self._size:
+                    self._taken.add(process := self._start())
+                    return process
+                if not may_wait:
+                    return None
+                self._changed.wait()
+
+    def _give_back(self, process: _Process) -> None:
+        with self._changed:
+            self._taken.discard(process)
+            self._changed.notify()
+
+    def _start(self) -> _Process:
         if self._keeper is None:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-S", "-c", _KEEPER], stdin=subprocess.PIPE, start_new_session=True
@@ -183,7 +207,11 @@ class VerifierPool:
         process = _Process(self._task, self._config)
         self._processes.append(process)
         self._tell_keeper(process.pid)
-        process.wait_ready(self._config.start_deadline_s)
+        try:
+            process.wait_ready(self._config.start_deadline_s)
+        except RolloutError:
+            self._drop(process)
+            raise
         return process
 
     def _collect(self, process: _Process, is_ready: bool, count: int) -> tuple[list[Judgement], str]:
@@ -191,8 +219,9 @@ class VerifierPool:
         if is_ready:
             with contextlib.suppress(EOFError, OSError):
                 message = json.loads(process.connection.recv_bytes())
-                self._cpu_s += message["cpu_s"]
-                self._notes.add(message["notes"])
+                with self._changed:
+                    self._cpu_s += message["cpu_s"]
+                    self._notes.add(message["notes"])
                 if message["is_spent"]:
                     self._drop(process)
                 return [
@@ -206,9 +235,10 @@ class VerifierPool:
         return [Judgement.failed(loss)] * count, loss
 
     def _drop(self, process: _Process) -> None:
-        process.kill()
-        self._processes.remove(process)
-        self._tell_keeper(-process.pid)
+        with self._changed:
+            process.kill()
+            self._processes.remove(process)
+            self._tell_keeper(-process.pid)
 
     def _tell_keeper(self, number: int) -> None:
         assert self._keeper is not None
@@ -256,7 +286,6 @@ class _Process:
         except (EOFError, OSError):
             why = f"it ended while importing ({self.exit_text()})"
         if why:
-            self.kill()
             raise RolloutError(
                 f"the process that verifies task {self._name!r} did not start: {why}; check that data.task can be "
                 "imported and pickled where the rollout workers run, or raise rollout.start_deadline_s"

@@ -36,7 +36,7 @@ _FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
 class VllmEngine:
-    """A ``RolloutEngine`` (``gps_ray.rollout.engine``) on a local Hugging Face folder.
+    """A ``ContinuousEngine`` (``gps_ray.rollout.engine``) on a local Hugging Face folder.
 
     Raises ConfigError where vLLM is missing or of another version than the pinned one, ModelError where the folder
     cannot be served, RolloutError where the memory does not suffice.
@@ -62,6 +62,8 @@ class VllmEngine:
         if len(unknown):
             self._llm.collective_rpc(_mask_tokens, args=(unknown.tolist(),))
         self.policy_version = 0
+        self._num_submitted = 0
+        self._open: dict[str, tuple[IntArray, tuple[str, ...]]] = {}  # groups under way: prompt, stop strings
 
     def load_weights(self, policy_version: int, payload: WeightPayload) -> None:
         """Replace the parameters in place by vLLM's weight-transfer protocol and forget every cached prefix.
@@ -114,6 +116,50 @@ class VllmEngine:
             for prompt, output in zip(prompts, outputs, strict=True)
         ]
 
+    @property
+    def num_places(self) -> int:
+        places: int = self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
+        return places
+
+    @property
+    def num_unfinished(self) -> int:
+        unfinished: int = self._llm.llm_engine.get_num_unfinished_requests()
+        return unfinished
+
+    def submit(self, request: EngineRequest) -> int:
+        """Take in a group; its draws are those of ``generate``. Raises RolloutError where it does not fit."""
+        (prompt,) = (self._chat.encode(self.tokenizer, prompt.chat) for prompt in request.prompts)
+        self._check_lengths([prompt], request.sampling.max_response_tokens)
+        (params,) = self._sampling(request)
+        # Only the finished group comes back, and not each token of it.
+        params.output_kind = _final_only()
+        self._num_submitted += 1
+        name = str(self._num_submitted)
+        with _as_rollout_error():
+            self._llm.llm_engine.add_request(name, {"prompt_token_ids": prompt.tolist()}, params)
+        self._open[name] = prompt, request.sampling.stop
+        return self._num_submitted
+
+    def step(self) -> list[tuple[int, GeneratedGroup]]:
+        """One pass; the groups of which the last response ended in it."""
+        with _as_rollout_error():
+            outputs = self._llm.llm_engine.step()
+        finished = []
+        for output in outputs:
+            if output.finished and output.request_id in self._open:
+                prompt, stop = self._open.pop(output.request_id)
+                group = GeneratedGroup(prompt_tokens=prompt, responses=self._responses(output, stop))
+                finished.append((int(output.request_id), group))
+        return finished
+
+    def begun(self) -> set[int]:
+        """Groups with a running response, and the first that waits: the next pass takes it in if it can."""
+        scheduler = self._llm.llm_engine.engine_core.engine_core.scheduler
+        # "3_17-5f0c" is response 3 of request 17; one response has no number of its own.
+        waiting = min(self._open, key=int, default=None)
+        running = {request.request_id.rpartition("_")[2].partition("-")[0] for request in scheduler.running}
+        return {int(name) for name in running | ({waiting} if waiting and not running else set())}
+
     def _sampling(self, request: EngineRequest) -> list[Any]:
         from vllm import SamplingParams
 
@@ -153,14 +199,8 @@ class VllmEngine:
 
     def _generate(self, prompts: Sequence[list[int]], params: list[Any]) -> list[Any]:
         inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
-        try:
+        with _as_rollout_error():
             outputs: list[Any] = self._llm.generate(inputs, params, use_tqdm=False)
-        # A lost rank, memory that ran out: vLLM and torch raise what they like.
-        except Exception as error:
-            raise RolloutError(
-                f"vLLM failed while generating: {one_line(error)}; lower rollout.vllm.max_num_seqs or "
-                "rollout.vllm.max_num_batched_tokens if memory ran out"
-            ) from error
         return outputs
 
     def _check_version(self, completion: Any) -> None:
@@ -198,6 +238,24 @@ class VllmEngine:
             GeneratedResponse(tokens=tokens, sampled_logprobs=logprobs, text=text, finish_reason=reason)
             for (tokens, logprobs, reason), text in zip(responses, texts, strict=True)
         ]
+
+
+@contextmanager
+def _as_rollout_error() -> Iterator[None]:
+    """A lost rank, memory that ran out: vLLM and torch raise what they like."""
+    try:
+        yield
+    except Exception as error:
+        raise RolloutError(
+            f"vLLM failed while generating: {one_line(error)}; lower rollout.vllm.max_num_seqs or "
+            "rollout.vllm.max_num_batched_tokens if memory ran out"
+        ) from error
+
+
+def _final_only() -> Any:
+    from vllm.sampling_params import RequestOutputKind
+
+    return RequestOutputKind.FINAL_ONLY
 
 
 def _stop_tokens(model_directory: Path, tokenizer: Any) -> tuple[int, ...]:

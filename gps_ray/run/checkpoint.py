@@ -52,6 +52,7 @@ class SelectionRecord(Stored):
     expected_useful: tuple[float | None, ...] | None = None
     text_mean: tuple[float | None, ...] | None = None
     num_steps_observed: int | None = None
+    expected_lengths: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, selection: Selection) -> SelectionRecord:
@@ -71,6 +72,7 @@ class SelectionRecord(Stored):
             expected_useful=None if selection.expected_useful is None else finite(selection.expected_useful),
             text_mean=None if selection.text_mean is None else finite(selection.text_mean),
             num_steps_observed=selection.num_steps_observed,
+            expected_lengths=tuple(selection.expected_lengths.tolist()),
         )
 
     def selection(self) -> Selection:
@@ -90,6 +92,7 @@ class SelectionRecord(Stored):
             expected_useful=None if self.expected_useful is None else floats(self.expected_useful),
             text_mean=None if self.text_mean is None else floats(self.text_mean),
             num_steps_observed=self.num_steps_observed,
+            expected_lengths=np.array(self.expected_lengths, dtype=np.float64),
         )
 
 

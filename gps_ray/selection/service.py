@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from gps_ray.base.states import load_state_file, save_state_file
+from gps_ray.base.states import below, load_state_file, nested, save_state_file
 from gps_ray.base.tables import outcomes_from_table
 from gps_ray.base.types import ObserveResult, PosteriorMoments, Selection, SelectionRequest
 from gps_ray.predictor.history import PromptIndex
@@ -21,6 +21,7 @@ from gps_ray.predictor.interface import PromptTable
 from gps_ray.run.outcomes import write_outcomes
 from gps_ray.run.segments import Segments
 from gps_ray.selection.interface import PromptSelector
+from gps_ray.selection.lengths import ResponseLengths
 
 __all__ = ["SelectorService"]
 
@@ -34,19 +35,29 @@ class SelectorService:
         self._selector = selector
         self._index = PromptIndex(table)
         self._segments = Segments(outcome_directory)
+        self._lengths = ResponseLengths(len(table.prompt_ids))
         self._steps_observed = 0
 
     def select(self, request: SelectionRequest) -> Selection:
-        """The selector's choice, with the CPU-seconds it took in this process and the steps that it knew of."""
+        """The selector's choice, with the CPU-seconds it took in this process, the steps that it knew of and the
+        lengths to be expected."""
         start = time.process_time()
         selection = self._selector.select(request)
-        return replace(selection, cpu_s=time.process_time() - start, num_steps_observed=self._steps_observed)
+        expected_lengths = self._lengths.expected(self._index.rows(selection.prompt_ids))
+        return replace(
+            selection,
+            cpu_s=time.process_time() - start,
+            num_steps_observed=self._steps_observed,
+            expected_lengths=expected_lengths,
+        )
 
     def observe(self, step: int, selections: Sequence[Selection], tables: Sequence[pa.Table]) -> ObserveResult:
         """Learn from the groups in the order of ``tables`` (that of the selection) and write them to disk."""
         start = time.process_time()
         outcomes = [outcome for table in tables for outcome in outcomes_from_table(table)]
-        self._selector.observe(self._index.outcome_batch(step, outcomes))
+        batch = self._index.outcome_batch(step, outcomes)
+        self._selector.observe(batch)
+        self._lengths.observe(batch)
         cpu_s = time.process_time() - start
         file = write_outcomes(self._segments, step, outcomes, selections)
         self._steps_observed = step
@@ -72,10 +83,14 @@ class SelectorService:
 
     def save(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        state = {**self._selector.state(), "service/steps_observed": np.array(self._steps_observed)}
-        save_state_file(state, directory / STATE_FILE)
+        own = {"steps_observed": np.array(self._steps_observed), **nested("lengths", self._lengths.state())}
+        save_state_file({**self._selector.state(), **nested("service", own)}, directory / STATE_FILE)
 
     def load(self, directory: Path) -> None:
         state = load_state_file(directory / STATE_FILE)
-        self._steps_observed = int(state.pop("service/steps_observed"))
-        self._selector.load_state(state)
+        own = below("service", state)
+        self._steps_observed = int(own["steps_observed"])
+        lengths = below("lengths", own)
+        if lengths:  # a checkpoint from before there was a record: it begins anew
+            self._lengths.load_state(lengths)
+        self._selector.load_state({name: array for name, array in state.items() if not name.startswith("service/")})

@@ -47,7 +47,7 @@ def _generate(config: TrainConfig, strike: signal.Signals | None) -> tuple[list[
         try:
             await pool.start()
             await pool.load_weights(PublishedWeights(policy_version=3, payload=ray.put(ObjectStorePayload(arrays={}))))
-            pid = await asyncio.wrap_future(pool._workers[0].ready.remote().future())
+            pid = await asyncio.wrap_future(pool._slots[0].worker.actor.ready.remote().future())
             chunks = []
             async for chunk in pool.generate(request):
                 chunks.append(chunk)

@@ -93,7 +93,8 @@ def simulated_table(data: DataSets) -> PromptTable:
 
 
 class _Pool:
-    """``shuffle`` changes the order in which chunks finish, as timing would."""
+    """``shuffle`` changes the order in which chunks finish, those of several steps among each other, as timing would.
+    It serves the versions that the loop gave it last, as many as may be asked for."""
 
     def __init__(self, run: Run, shuffle: int) -> None:
         self._run, self._shuffle = run, shuffle
@@ -105,6 +106,7 @@ class _Pool:
         own = {p.prompt_id: p for part in (data.pool, data.evaluation, data.heldout_probe) for p in part}
         self._prompts = {"": own, **{name: {p.prompt_id: p for p in suite} for name, suite in data.suites.items()}}
         self.versions: list[int] = []
+        self._published: dict[int, PublishedWeights] = {}
         # Every request, and the learner's version when it came.
         self.requests: list[tuple[GenerateRequest, int]] = []
 
@@ -112,15 +114,24 @@ class _Pool:
         self._run.point("generate")
         self.requests.append((request, self._run.learner.version))
         chunks = cut_chunks(request, self._prompts[request.suite], self._run.config.rollout.prompts_per_chunk)
-        for i in generator(self._shuffle, "tests/finish", request.step).permutation(len(chunks)):
-            await asyncio.sleep(0)
+        rng = generator(self._shuffle, "tests/finish", request.step)
+        for i in rng.permutation(len(chunks)):
+            for _ in range(1 + rng.integers(0, 40) * bool(self._shuffle)):
+                await asyncio.sleep(0)
+            self._serve(request.policy_version)
             header, outcomes, rollouts = self._runner.run(chunks[i])
             yield Chunk(header=header, outcomes=outcomes, rollouts=rollouts)
 
     async def load_weights(self, published: PublishedWeights) -> None:
         self._run.point("load_weights")
-        self._runner.load_weights(published, published.payload)
         self.versions.append(published.policy_version)
+        self._published[published.policy_version] = published
+        for old in sorted(self._published)[: -1 - self._run.config.run.max_policy_lag]:
+            del self._published[old]
+
+    def _serve(self, version: int) -> None:
+        published = self._published[version]
+        self._runner.load_weights(published, published.payload)
 
     def metrics(self) -> Mapping[str, float]:
         return {"rollout/queue_depth": 0.0}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gps_ray.base.errors import ConfigError
-from gps_ray.base.types import UpdateRequest, UpdateResult
+from gps_ray.base.types import Chunk, GenerateRequest, UpdateRequest, UpdateResult
 from gps_ray.run.checkpoint import CheckpointStore
 from gps_ray.run.metrics import read_metrics
 from gps_ray.run.outcomes import read_outcomes
@@ -65,15 +66,21 @@ def test_uniform_uses_each_prompt_once_per_epoch(tmp_path: Path) -> None:
     assert len({row["prompt_id"] for row in _rows(run)}) == 48
 
 
-@pytest.mark.parametrize("lag", [0, 1])
-def test_the_order_in_which_chunks_finish_changes_nothing(tmp_path: Path, lag: int) -> None:
+@pytest.mark.parametrize(("selector", "lag"), [("gps", 0), ("gps", 1), ("gps", 2), ("ds", 1), ("ds", 2)])
+def test_the_order_in_which_chunks_finish_changes_nothing(tmp_path: Path, selector: str, lag: int) -> None:
     results = []
-    for shuffle in (0, 1):
-        config = simulated_config(tmp_path / f"run{shuffle}", "selection.selector=gps", f"run.max_policy_lag={lag}")
+    for shuffle in (0, 1, 2):
+        config = simulated_config(
+            tmp_path / f"run{shuffle}",
+            f"selection.selector={selector}",
+            f"run.max_policy_lag={lag}",
+            "evaluation.every_steps=6",
+            "checkpoint.every_steps=6",
+        )
         run = Run(config, shuffle=shuffle)
         run()
         results.append(result_of(run))
-    assert results[0] == results[1]
+    assert results[0] == results[1] == results[2]
 
 
 def test_the_next_selection_is_made_during_the_update(tmp_path: Path) -> None:
@@ -84,7 +91,7 @@ def test_the_next_selection_is_made_during_the_update(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("selector", "lag"), [("uniform", 0), ("gps", 0), ("ds", 0), ("oracle", 0), ("uniform", 1), ("gps", 2)]
+    ("selector", "lag"), [("uniform", 0), ("gps", 0), ("ds", 0), ("oracle", 0), ("uniform", 1), ("gps", 2), ("ds", 1)]
 )
 def test_killed_at_any_call_and_resumed_it_ends_the_same(tmp_path: Path, selector: str, lag: int) -> None:
     # Running ahead needs stretches between checkpoints that are longer than the lag.
@@ -234,6 +241,27 @@ def test_rollouts_are_made_during_the_update(tmp_path: Path) -> None:
         run.learner.update = waiting  # type: ignore[method-assign]
 
     Run(simulated_config(tmp_path / "run", *AHEAD, "run.max_policy_lag=1"), change=wait)()
+
+
+def test_rollouts_of_a_step_begin_while_those_of_the_step_before_are_made(tmp_path: Path) -> None:
+    """No step waits for the slowest rollout of the one before; the learner still sees them in order."""
+
+    def change(run: Run) -> None:
+        generate = run.pool.generate
+
+        async def until_the_next_has_begun(request: GenerateRequest) -> AsyncIterator[Chunk]:
+            async for chunk in generate(request):
+                yield chunk
+            if request.stream == "rollout" and request.step % 6 != 0:
+                async with asyncio.timeout(10):
+                    while not any(other.step == request.step + 1 for other, _ in run.pool.requests):
+                        await asyncio.sleep(0.01)
+
+        run.pool.generate = until_the_next_has_begun  # type: ignore[method-assign]
+
+    run = Run(simulated_config(tmp_path / "run", *AHEAD, "run.max_policy_lag=1"), change=change)
+    run()
+    assert [row["step"] for row in read_metrics(run.folder.metrics.path)] == list(range(13))
 
 
 def test_prompts_in_flight_are_not_selected_again(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gps_ray.base.errors import ModelError, RolloutError
 from gps_ray.base.types import FinishReason
 from gps_ray.model import load_model, weights_of
 from gps_ray.rollout.drawing import drawn_logprobs
+from gps_ray.rollout.engine import EngineRequest
 from gps_ray.rollout.torch_engine import TorchEngine
 from gps_ray.run.metrics import read_metrics
 from gps_ray.weights.interface import PublisherSettings
@@ -242,6 +244,37 @@ def test_a_request_repeats_and_its_draws_are_its_own(call: Callable[..., Any]) -
     ragged = tokens_of(call("generate", make_request([3, 1] * (len(PROMPTS) // 2))))
     assert [len(group) for group in ragged] == [3, 1] * (len(PROMPTS) // 2)
     assert ragged == [group[: len(part)] for group, part in zip(first, ragged, strict=True)]
+
+
+def _in_a_running_batch(
+    engine: Any, request: EngineRequest
+) -> tuple[list[list[list[int]]], list[tuple[int, int, int]]]:
+    """Tokens by group, two groups submitted before each pass; and (submitted, begun, finished groups) after each."""
+    numbers, groups, history = [], {}, []
+    while len(groups) < len(request.prompts):
+        for i in range(len(numbers), min(len(numbers) + 2, len(request.prompts))):
+            one = slice(i, i + 1)
+            numbers.append(
+                engine.submit(replace(request, prompts=request.prompts[one], num_rollouts=request.num_rollouts[one]))
+            )
+        begun = engine.begun()
+        assert begun <= set(numbers)
+        groups |= dict(engine.step())
+        history.append((len(numbers), len(begun), len(groups)))
+    assert (engine.num_unfinished, engine.begun()) == (0, set())
+    return tokens_of([groups[number] for number in numbers]), history
+
+
+def test_groups_enter_a_running_batch_and_leave_one_by_one(call: Callable[..., Any]) -> None:
+    """With the draws that they have when all are there at once."""
+    request = make_request(12)
+    assert call("__getattribute__", "num_places") == 256 < 12 * len(PROMPTS)
+    tokens, history = call(_in_a_running_batch, request)
+    assert tokens == tokens_of(call("generate", request))
+    # The first left while others had not come, and no group left that had not begun.
+    assert any(finished > 0 and submitted < len(PROMPTS) for submitted, _, finished in history)
+    assert all(finished <= submitted for submitted, _, finished in history)
+    assert history[0][1] == 1
 
 
 def test_responses_end_at_a_stop_token_or_at_the_limit(call: Callable[..., Any]) -> None:
