@@ -4,6 +4,10 @@ For a small model most of a decoding step through transformers is Python, mask b
 for long queries. This is the same arithmetic in a third of the operations. The cache and the bookkeeping are the
 generic decoder's; tests hold both, and the model's own forward, to the same logits.
 
+With weights in bfloat16 the matrix products are in it (a CPU that has them is twice as quick); norms, attention and the
+sum that runs through the layers stay in float32, as under the learner's autocast. The model's own forward would round
+that sum after every layer.
+
 It leans on how transformers names the parts of these models: ``_NAMES``, ``_LAYER_NAMES`` and ``_OWN_NAMES`` list all
 that it reads. Where a version of transformers lacks one of them, ``LlamaDecoder.supports`` says so in the log and the
 model's own forward is used. What names cannot show: ``rotary_emb(x, position_ids)`` must return cosine and sine, each
@@ -59,6 +63,7 @@ _OWN_NAMES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 # Those whose cosines depend on the position only, not on the length of the sequence.
 _ROPE_TYPES = frozenset({"default", "linear", "llama3"})
+_DTYPES = frozenset({torch.float32, torch.bfloat16})
 
 
 # From so many entries on a matrix is kept a second time, in the layout that oneDNN wants: torch's own product (MKL)
@@ -67,27 +72,32 @@ _LARGE = 1 << 18
 
 
 class _Linear:
-    """x [N, in] -> x W^T + b [N, out]. ``pack`` must follow each change of the weights."""
+    """x [N, in] -> x W^T + b [N, out], in the dtype of the weights. ``pack`` must follow each change of them."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.weight, self.bias = weight, bias
         self.packed: torch.Tensor | None = None
 
     def pack(self) -> None:
-        if self.weight.numel() >= _LARGE and torch._C._has_mkldnn:
+        if self.weight.numel() >= _LARGE and _packs(self.weight.dtype):
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.to(self.weight.dtype)
         if self.packed is None:
             return linear(x, self.weight, self.bias)
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
         return product
 
     def plus(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """x + self(y), in one operation where there is no bias and no packed copy."""
-        if self.bias is None and self.packed is None:
+        """x + self(y) in float32, in one operation where there is no bias and no other copy or dtype."""
+        if self.bias is None and self.packed is None and self.weight.dtype == x.dtype:
             return torch.addmm(x, y, self.weight.t())
         return x + self(y)
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    return torch._C._has_mkldnn and (dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class _Norm:
@@ -181,7 +191,8 @@ def _has(owner: Any, dotted: str) -> bool:
 
 
 class LlamaDecoder(Decoder):
-    """Decodes Llama, Qwen2 and Qwen3 in float32 on a CPU. ``select_rows`` must come between prefill and first step."""
+    """Decodes Llama, Qwen2 and Qwen3 on a CPU; logits are float32. ``select_rows`` must come between prefill and first
+    step."""
 
     def __init__(self, model: Any, weights: LlamaWeights, max_new_tokens: int) -> None:
         super().__init__(model, max_new_tokens)
@@ -192,7 +203,7 @@ class LlamaDecoder(Decoder):
     @staticmethod
     def supports(model: Any) -> bool:
         """Whether what is written out here computes what this model computes, and finds what it reads of it."""
-        if type(model).__name__ not in _OWN_NAMES or model.dtype != torch.float32 or model.device.type != "cpu":
+        if type(model).__name__ not in _OWN_NAMES or model.dtype not in _DTYPES or model.device.type != "cpu":
             return False
         missing = _missing_names(model)
         if missing:
@@ -212,7 +223,8 @@ class LlamaDecoder(Decoder):
     def prefill(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         num_tokens = tokens.shape[1]
         places = torch.arange(num_tokens + self.max_new_tokens)
-        cosine, sine = self.weights.rotary(self.weights.embedding, places[None])
+        # Its first argument says the dtype of the result.
+        cosine, sine = self.weights.rotary(torch.empty(0), places[None])
         half = sine.shape[-1] // 2
         # rotate_half(x) = [-x2, x1] is roll(x) with the sign moved into the table.
         signs = torch.cat([-torch.ones(half), torch.ones(half)])
@@ -237,7 +249,7 @@ class LlamaDecoder(Decoder):
         weights, (num_rows, num_new) = self.weights, tokens.shape
         positions = positions.flatten()
         rope = self.cosine[positions][:, None], self.sine[positions][:, None]
-        x = embedding(tokens.flatten(), weights.embedding)
+        x = embedding(tokens.flatten(), weights.embedding).float()
         for index, layer in enumerate(weights.layers):
             heads = _heads(layer, layer.input_norm(x), *rope)
             if self.buffers:
@@ -248,7 +260,7 @@ class LlamaDecoder(Decoder):
             gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, dim=-1)
             x = layer.down.plus(x, silu(gate).mul_(up))
         last = x.view(num_rows, num_new, -1)[:, -1]
-        return weights.lm_head(weights.final_norm(last))
+        return weights.lm_head(weights.final_norm(last)).float()
 
     def _attend_from_one(
         self, index: int, layer: _Layer, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
@@ -296,7 +308,7 @@ def _heads(
 
     cosine, sine [N, 1, head_dim] of the tokens' positions, the sine signed for ``roll``.
     """
-    heads = layer.qkv(x).view(len(x), -1, layer.head_dim)
+    heads = layer.qkv(x).float().view(len(x), -1, layer.head_dim)
     num_query, num_turned = layer.num_query_heads, layer.num_query_heads + layer.num_kv_heads
     turned, values = heads[:, :num_turned], heads[:, num_turned:]
     if layer.head_norms is not None:
