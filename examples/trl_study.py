@@ -1,7 +1,7 @@
 """TRL's GRPOTrainer with a selector of gps-ray against its own sampling, on data and settings of a config of ours.
 
     python -m jobs.warm_start --config configs/demo.yaml       # prints the folder of the small model
-    python examples/trl_study.py --config configs/demo.yaml --model FOLDER --out runs/trl_study
+    python -m examples.trl_study --config configs/demo.yaml --model FOLDER --out runs/trl_study
 
 Prints the share of useful groups during training and the accuracy after it, both as TRL itself logs them, and their
 differences paired by seed, with 95 % intervals over seeds. What lies in ``--out`` already is not run again.
