@@ -238,6 +238,8 @@ def _check_settings(trainer: Any, selector: Selector) -> None:
     args, dataset = trainer.args, trainer.train_dataset
     if not isinstance(dataset, Dataset):
         raise UsageError(f"train_dataset: expected a datasets.Dataset, got {type(dataset).__name__}; rows are chosen")
+    if "prompt" not in dataset.column_names:
+        raise UsageError(f"train_dataset: expected a column 'prompt', got {dataset.column_names}")
     loader = args.accelerator_config
     if args.ignore_data_skip or loader.dispatch_batches or loader.split_batches:
         raise UsageError(
