@@ -54,6 +54,11 @@ class PromptFeed:
             self._out.append((self.selector.next(self.num_prompts), self._num_observed))
         return self._out[-1][0].copy()
 
+    def put_back(self) -> None:
+        """What is out is handed out once more, for a trainer that begins to read anew and has dropped it."""
+        self._again.extendleft(reversed(self._out))
+        self._out.clear()
+
     def observe(self, num_right: ArrayLike, num_tried: ArrayLike, rows: ArrayLike | None = None) -> Mapping[str, float]:
         """Counts of the oldest batch out, in its order ([num_prompts] each, or a number for all), and what they say.
 

@@ -109,6 +109,11 @@ class Selector:
         return self._texts
 
     @property
+    def group_size(self) -> int:
+        """Rollouts that a prompt usually gets, as given."""
+        return self._group_size
+
+    @property
     def in_flight(self) -> IntArray:
         """Rows that ``next`` has given and ``update`` has not heard of, rising; ``next`` leaves them out."""
         return np.array(sorted(self._in_flight), dtype=np.int64)

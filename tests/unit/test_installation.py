@@ -63,7 +63,7 @@ def test_everything_that_is_imported_is_declared() -> None:
     own = {"gps_ray", "actors", "jobs", "tests"}
     # mlflow's distribution has another name than what is imported, and need not be installed here.
     distributions = {"mlflow": ["mlflow-skinny"], **metadata.packages_distributions()}
-    declared = {_name(line) for line in _requirements("gpu", "gguf", "reasoning-gym", "wandb", "mlflow")}
+    declared = {_name(line) for line in _requirements("gpu", "gguf", "reasoning-gym", "wandb", "mlflow", "trl")}
     missing = {}
     for module, path in _imported(("gps_ray", "actors", "jobs")).items():
         if module in own or module in sys.stdlib_module_names or module in declared:
