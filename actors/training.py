@@ -41,6 +41,7 @@ from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
 from gps_ray.run.folder import FolderPosition, RunFolder, check_can_be_written
 from gps_ray.run.lease import Lease
+from gps_ray.run.mirror import Mirror, attach_mirror
 from gps_ray.run.status import StatusFile
 from gps_ray.run.trackers import TrackedRun, check_tracking, open_trackers
 from gps_ray.tasks.dataset import DataSets, load_data
@@ -134,12 +135,14 @@ def open_folder(
     fingerprint: str,
     resume: bool,
     fence: Callable[[], None] = lambda: None,
+    mirror: Mirror | None = None,
 ) -> tuple[RunFolder, CheckpointStore, tuple[Path, Manifest] | None]:
     """The run folder, its checkpoints and, on a resume, the newest whole one. Raises CheckpointError where that is of
-    another run. ``fence`` is asked before each commit and each line."""
+    another run. ``fence`` is asked before each commit and each line; what ``mirror`` uploads is not pruned."""
     folder = RunFolder(config.run.directory.absolute(), fence)
     keep = config.checkpoint
-    store = CheckpointStore(folder.root, keep.keep_last, fence, keep_best=keep.keep_best)
+    in_use = tuple if mirror is None else mirror.in_use
+    store = CheckpointStore(folder.root, keep.keep_last, fence, keep_best=keep.keep_best, in_use=in_use)
     found = store.newest() if resume else None
     notes: list[str] = []
     if resume and found is None and folder.has_results():
@@ -202,7 +205,14 @@ async def train(
     """
     with Lease(config.run.directory.absolute(), config.run.lease_s) as lease:
         check_run_folder(config, resume)  # again: another may have begun a run, and ended, since the job looked
-        return await _train_held(config, data, model_directory, name, lease, stop, resume=resume, sinks=sinks)
+        mirror = attach_mirror(config, resume)
+        try:
+            return await _train_held(
+                config, data, model_directory, name, lease, stop, mirror, resume=resume, sinks=sinks
+            )
+        finally:
+            if mirror is not None:
+                await mirror.finish(config.run.mirror_deadline_s)
 
 
 def worker_spec(
@@ -239,13 +249,14 @@ async def _train_held(
     name: str,
     lease: Lease,
     stop: StopRequest,
+    mirror: Mirror | None,
     *,
     resume: bool,
     sinks: Sequence[ProgressSink],
 ) -> Mapping[str, float]:
     fingerprint = pool_fingerprint(data)
     config = dated(config, resume)
-    folder, store, found = open_folder(config, data, fingerprint, resume, lease.check)
+    folder, store, found = open_folder(config, data, fingerprint, resume, lease.check, mirror)
     shown = first_prompt(config, data, model_directory)
     if shown is not None:
         write_json(folder.first_prompt, asdict(shown))
@@ -283,6 +294,7 @@ async def _train_held(
             pool_fingerprint=fingerprint,
             sinks=(*sinks, status, cluster_metrics, *trackers),
             stop=stop,
+            mirror=mirror,
         )
         if found is not None:
             await selector.load(found[0] / "selector")

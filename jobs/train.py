@@ -9,6 +9,7 @@ from actors.training import check_run_folder, move_aside, prepare, run_training
 from actors.warm_start_trainer import ensure_model
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.loop.plan import describe
+from gps_ray.run.mirror import check_mirror
 from gps_ray.run.progress import Progress
 from gps_ray.study.report.run_report import write_report
 from jobs.cli import config_arguments, run_job
@@ -24,12 +25,15 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     config, data = prepare(load_config(TrainConfig, args.config, args.overrides))
     if args.dry_run:
+        check_mirror(config)
         check_local_resources(config)
         print(describe(config, data))
         return 0
     if args.restart and (aside := move_aside(config)) is not None:
         print(f"the old run is in {aside} now", flush=True)
     check_run_folder(config, args.resume)
+    if not args.resume:  # which may go on without
+        check_mirror(config)
     with Progress(config.run.num_steps) as progress, cluster_for(config) as dashboard:
         if dashboard:
             print(f"dashboard: {dashboard}", flush=True)

@@ -46,6 +46,8 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "sample_every_steps": "Lower it to read more responses, raise it where they take too much disk.",
         "time_limit_s": "On queues that kill a job after a time: a little less than that.",
         "preemption_grace_s": "What your scheduler leaves between SIGTERM and SIGKILL, less a few seconds.",
+        "mirror": "On machines that may vanish with their disks: spot instances, nodes of others.",
+        "mirror_deadline_s": "Raise it where a checkpoint takes longer to upload (mirror/upload_s).",
         "lease_s": "Raise it where the shared storage stalls for longer.",
     },
     DataConfig: {

@@ -68,6 +68,16 @@ class RunConfig(ConfigSection):
         "free; a dead one on the same host frees it at once.",
     )
 
+    mirror: Annotated[str | None, Resume.FREE] = Field(
+        None,
+        description="Where checkpoints, records and the final model go as well, beside the training: s3://bucket/folder"
+        "?endpoint_override=host:port or any other URI of pyarrow.fs (fsspec+...:// of fsspec). --resume fetches from "
+        "it what the run folder lacks. null: nowhere.",
+    )
+    mirror_deadline_s: Annotated[float, Resume.FREE] = Field(
+        600.0, ge=0, description="When a run ends, what is not on run.mirror yet has so long to get there."
+    )
+
     @property
     def num_live_versions(self) -> int:
         """Versions of the policy that some engine may still read when one is published, itself included.

@@ -54,6 +54,8 @@ def run_in_process(
             "in one process a run has the torch engine, one train worker and no further evaluation suites; set "
             "rollout.engine=torch and learning.num_workers=1, and leave evaluation.suites out"
         )
+    if config.run.mirror is not None:
+        raise ConfigError("run.mirror: a run in one process cannot be resumed; set run.mirror=null")
     if config.run.directory.exists():
         raise ConfigError(f"run.directory: {config.run.directory} is there already; choose another")
     folder = RunFolder(config.run.directory.absolute())

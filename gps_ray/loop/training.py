@@ -33,6 +33,7 @@ from gps_ray.loop.warnings import TruncationWatch, warn_of_sampling
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, SelectionRecord
 from gps_ray.run.folder import RunFolder
 from gps_ray.run.metrics import NUM_TOKENS, VAL_PASS_1, rollouts_saved, step_metrics
+from gps_ray.run.mirror import Mirror
 from gps_ray.selection.admission import build_admission
 from gps_ray.selection.oracle import oracle_candidates
 from gps_ray.selection.registry import needs_true_rates
@@ -44,7 +45,7 @@ __all__ = ["LoopParts", "TrainingLoop"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopParts:
     """What a run is made of. ``sinks`` are told of every phase and every finished step, ``stop`` is where somebody may
-    ask the run to end."""
+    ask the run to end, ``mirror`` takes what was committed to another place."""
 
     selector: SelectorPort
     pool: RolloutPool
@@ -55,6 +56,7 @@ class LoopParts:
     pool_fingerprint: str
     sinks: Sequence[ProgressSink] = ()
     stop: StopRequest = field(default_factory=StopRequest)
+    mirror: Mirror | None = None
 
 
 class TrainingLoop:
@@ -122,6 +124,8 @@ class TrainingLoop:
         self._phase("export")
         await self._parts.learner.export(self._parts.folder.unfinished_model())
         self._parts.folder.finish_model()
+        if self._parts.mirror is not None:
+            self._parts.mirror.hand_over_model(self._parts.folder.final_model)
         return self._last_metrics
 
     async def step(self, step: int, begin: int, end: int) -> None:
@@ -268,7 +272,9 @@ class TrainingLoop:
             pass_at_1=self._last_metrics.get(VAL_PASS_1),
             **dict(parts.folder.position()),
         )
-        parts.store.commit(path, manifest)
+        manifest = parts.store.commit(path, manifest)
+        if parts.mirror is not None:
+            parts.mirror.hand_over(path, manifest)
         self._breaks.saved(began)
 
     def _phase(self, name: str) -> None:
@@ -276,7 +282,8 @@ class TrainingLoop:
             sink.phase(name)
 
     def _emit(self, metrics: Mapping[str, float]) -> None:
-        row = {**metrics, **self._ledger.counters}
+        mirror = {} if self._parts.mirror is None else self._parts.mirror.metrics(self._steps_done)
+        row = {**metrics, **mirror, **self._ledger.counters}
         self._parts.folder.metrics.append(row)
         self._last_metrics = row
         for sink in self._parts.sinks:

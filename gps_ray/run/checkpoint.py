@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,15 @@ from gps_ray.run.folder import FolderPosition
 from gps_ray.run.stored import Count, FileEntry, Stored, entry_of
 
 __all__ = [
+    "MANIFEST",
     "CheckpointStore",
     "Manifest",
     "SelectionRecord",
+    "best",
     "check_same_config",
     "check_same_run",
+    "checkpoint_order",
+    "checksum",
 ]
 
 MANIFEST = "manifest.json"
@@ -118,52 +122,70 @@ class Manifest(FolderPosition):
     def text(self) -> str:
         """As it is written to disk, checksum filled in."""
         fields = json.loads(self.model_dump_json())
-        return json.dumps(fields | {"checksum": _checksum(fields)}, indent=1)
+        return json.dumps(fields | {"checksum": checksum(fields)}, indent=1)
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
         """Raises ValueError (pydantic's is one) or OSError where the file is not a whole manifest, CheckpointError
         where it is one of another format."""
-        fields = json.loads(path.read_text())
+        return cls.parse(path.read_text(), str(path))
+
+    @classmethod
+    def parse(cls, text: str | bytes, source: str) -> Manifest:
+        """As ``read``, of what stands at ``source``."""
+        fields = json.loads(text)
         if not isinstance(fields, dict):
             raise ValueError("expected an object")
         if fields.get("format") != FORMAT:
             raise CheckpointError(
-                f"{path}: expected a manifest of format {FORMAT}, got {fields.get('format')!r}; resume with the "
+                f"{source}: expected a manifest of format {FORMAT}, got {fields.get('format')!r}; resume with the "
                 "version of gps-ray that wrote it or use another run.directory"
             )
         manifest = cls.model_validate(fields)
-        if manifest.checksum and manifest.checksum != _checksum(fields):
+        if manifest.checksum and manifest.checksum != checksum(fields):
             raise ValueError("its checksum is another")
         return manifest
 
 
-def _checksum(fields: dict[str, Any]) -> str:
+def checksum(fields: dict[str, Any]) -> str:
+    """Of all fields but ``checksum`` itself."""
     others = {name: value for name, value in fields.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
-def _order(path: Path) -> tuple[int, int]:
+def checkpoint_order(name: str) -> tuple[int, int]:
     """Step and attempt of ``step_000020.10``."""
-    step, _, attempt = path.name.removeprefix("step_").partition(".")
+    step, _, attempt = name.removeprefix("step_").partition(".")
     return int(step), int(attempt)
+
+
+def best(scores: Mapping[str, float | None], num: int) -> list[str]:
+    """The checkpoints of the ``num`` highest scores, of equals the earlier; None: not evaluated."""
+    evaluated = [name for name, score in scores.items() if score is not None]
+    return sorted(evaluated, key=lambda name: (-(scores[name] or 0.0), checkpoint_order(name)))[:num]
 
 
 class CheckpointStore:
     """The checkpoints of one run, under ``run_root/checkpoints``: the newest ``keep_last`` and the best ``keep_best``.
-    ``fence`` raises where this driver may no longer commit."""
+    ``fence`` raises where this driver may no longer commit; what ``in_use`` names stays until a later commit."""
 
     def __init__(
-        self, run_root: Path, keep_last: int, fence: Callable[[], None] = lambda: None, *, keep_best: int = 0
+        self,
+        run_root: Path,
+        keep_last: int,
+        fence: Callable[[], None] = lambda: None,
+        *,
+        keep_best: int = 0,
+        in_use: Callable[[], Collection[Path]] = tuple,
     ) -> None:
         self._directory = run_root / "checkpoints"
         self._keep_last, self._keep_best = keep_last, keep_best
-        self._fence = fence
+        self._fence, self._in_use = fence, in_use
 
     def begin(self, num_steps_done: int) -> Path:
         """A new, empty folder for this step; the attempt number keeps it apart from an unfinished earlier one."""
         earlier = self._directory.glob(f"step_{num_steps_done:06d}.*")
-        attempt = max((_order(path)[1] for path in earlier), default=-1) + 1
+        attempt = max((checkpoint_order(path.name)[1] for path in earlier), default=-1) + 1
         path = self._directory / f"step_{num_steps_done:06d}.{attempt}"
         path.mkdir(parents=True)
         return path
@@ -185,11 +207,15 @@ class CheckpointStore:
 
     def _committed(self) -> list[Path]:
         """Folders with a manifest, newest first."""
-        return sorted((p.parent for p in self._directory.glob(f"step_*/{MANIFEST}")), key=_order, reverse=True)
+        return sorted(
+            (p.parent for p in self._directory.glob(f"step_*/{MANIFEST}")),
+            key=lambda path: checkpoint_order(path.name),
+            reverse=True,
+        )
 
     def _prune(self) -> None:
         older = self._committed()[self._keep_last :]
-        for path in set(older) - self._best():
+        for path in set(older) - self._best() - set(self._in_use()):
             # The manifest goes first: a half-deleted checkpoint must not look whole.
             (path / MANIFEST).unlink()
             shutil.rmtree(path)
@@ -198,12 +224,10 @@ class CheckpointStore:
                 shutil.rmtree(path)
 
     def _best(self) -> set[Path]:
-        """Of equals the earlier."""
         if not self._keep_best:
             return set()
-        scores = {path: Manifest.read(path / MANIFEST).pass_at_1 for path in self._committed()}
-        evaluated = [path for path, score in scores.items() if score is not None]
-        return set(sorted(evaluated, key=lambda path: (-(scores[path] or 0.0), _order(path)))[: self._keep_best])
+        scores = {path.name: Manifest.read(path / MANIFEST).pass_at_1 for path in self._committed()}
+        return {self._directory / name for name in best(scores, self._keep_best)}
 
     def newest(self) -> tuple[Path, Manifest] | None:
         """The newest checkpoint whose every file has the size and hash of its manifest; None if there is none.

@@ -39,7 +39,7 @@ from gps_ray.base.errors import ConfigError, one_line
 from gps_ray.base.types import IntArray, PosteriorMoments, Prompt, RolloutSample
 from gps_ray.config import ConfigSection
 from gps_ray.run.metrics import read_metrics
-from gps_ray.run.segments import Position, Segments
+from gps_ray.run.segments import Position, Segments, files_of
 from gps_ray.run.stored import Count, Stored
 
 __all__ = ["FolderPosition", "JsonLines", "RunFolder", "check_can_be_written"]
@@ -190,6 +190,19 @@ class RunFolder:
             verifier_notes_num_bytes=self.verifier_notes.num_bytes,
             tables={name: table.position() for name, table in self._tables.items()},
         )
+
+    def files_at(self, position: FolderPosition) -> dict[str, int]:
+        """All files that go on from ``position``, by name, each with so many of its first bytes; those bytes never
+        change while one driver goes on."""
+        found = {
+            self.metrics.path.name: position.metrics_num_bytes,
+            self.samples.path.name: position.samples_num_bytes,
+            self.verifier_notes.path.name: position.verifier_notes_num_bytes,
+        }
+        for name, table in position.tables.items():
+            found |= {f"{name}/{file}": size for file, size in files_of(self.root / name, table).items()}
+        whole = (self.config, self.notes, self.root / "run_id")
+        return found | {path.name: path.stat().st_size for path in whole if path.exists()}
 
     def roll_back(self, position: FolderPosition) -> list[str]:
         """Back to what a manifest says, or to an empty run by ``FolderPosition()``. Outcomes and probes that came after

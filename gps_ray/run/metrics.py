@@ -108,6 +108,12 @@ TIMING_SELECT = _metric("timing_s/select", "s", "the selector learning from the 
 TIMING_EVALUATION = _metric("timing_s/evaluation", "s", "evaluation and probes")
 TIMING_STEP = _metric("timing_s/step", "s", "the whole step")
 
+MIRROR_FAILED = _metric("mirror/num_failed", "uploads", "uploads to run.mirror that failed so far in this process")
+MIRROR_STEPS_BEHIND = _metric(
+    "mirror/num_steps_behind", "steps", "steps done since the newest checkpoint that this process brought to run.mirror"
+)
+MIRROR_UPLOAD_S = _metric("mirror/upload_s", "s", "the last upload to run.mirror, beside the training")
+
 # Cumulative cost: every rollout made is charged. Totals are training only; evaluation and probes stand apart.
 COST_ROLLOUTS = _metric("cost/num_rollouts", "rollouts", "rollouts made for training so far, kept or dropped")
 COST_TOKENS = _metric("cost/num_tokens", "tokens", "response tokens generated for training so far")

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from gps_ray.base.errors import DataError, one_line
 from gps_ray.run.stored import FileEntry, Stored, entry_of
 
-__all__ = ["INDEX", "STEPS_PER_SEGMENT", "Position", "Segment", "Segments", "read_segments"]
+__all__ = ["INDEX", "STEPS_PER_SEGMENT", "Position", "Segment", "Segments", "files_of", "read_segments"]
 
 STEPS_PER_SEGMENT = 1000
 INDEX = "segments.jsonl"
@@ -156,6 +156,16 @@ class Segments:
         shutil.move(path, self._discarded(path.name))
 
 
+def files_of(directory: Path, position: Position) -> dict[str, int]:
+    """The table's files at ``position``, by name, each with so many of its first bytes."""
+    if not position.name:
+        return {}
+    index = (directory / INDEX).read_bytes()[: position.index.num_bytes] if position.index.num_bytes else b""
+    finished = {line.name: line.file.num_bytes for line in _lines(index)}
+    newest = {position.name: position.newest.num_bytes}
+    return finished | newest | ({INDEX: position.index.num_bytes} if index else {})
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """``table``: the rows that can be read. ``damage``: why there may be more, "" where the file is whole."""
@@ -208,10 +218,13 @@ def _first_step(name: str) -> int:
 
 
 def _read_index(path: Path) -> list[_Finished]:
+    return _lines(path.read_bytes()) if path.exists() else []
+
+
+def _lines(index: bytes) -> list[_Finished]:
     """Its whole lines; one that cannot be read is left out."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     finished = []
-    for line in lines:
+    for line in index.split(b"\n")[:-1]:
         try:
             finished.append(_Finished.model_validate_json(line))
         except ValueError:

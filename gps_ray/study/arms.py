@@ -65,7 +65,11 @@ def by_variant(config_file: Path | None, variants_file: Path, overrides: Sequenc
 
 def run_config(arm: TrainConfig, name: str, seed: int, directory: Path) -> TrainConfig:
     """The resolved config of one run: this arm and seed, in ``directory/<name>/seed_<seed>``."""
-    run = arm.run.model_copy(update={"seed": seed, "directory": directory / name / f"seed_{seed}"})
+    own = {"seed": seed, "directory": directory / name / f"seed_{seed}"}
+    if arm.run.mirror is not None:
+        place, question, query = arm.run.mirror.partition("?")
+        own["mirror"] = f"{place.rstrip('/')}/{name}/seed_{seed}{question}{query}"
+    run = arm.run.model_copy(update=own)
     return resolve(arm.model_copy(update={"run": run}))
 
 

@@ -36,12 +36,14 @@ from gps_ray.rollout.chunk import ChunkRunner, build_engine, cut_chunks
 from gps_ray.rollout.simulated_engine import SimulatedTask
 from gps_ray.run.checkpoint import CheckpointStore
 from gps_ray.run.folder import FolderPosition, RunFolder
+from gps_ray.run.metrics import read_metrics
+from gps_ray.run.mirror import attach_mirror
 from gps_ray.selection.registry import build_selector
 from gps_ray.selection.service import SelectorService
 from gps_ray.tasks.dataset import DataSets
 from gps_ray.weights.object_store import ObjectStorePayload
 
-__all__ = ["Killed", "Run", "simulated_config"]
+__all__ = ["Killed", "Run", "results", "simulated_config"]
 
 
 class Killed(Exception):
@@ -90,6 +92,19 @@ def simulated_table(data: DataSets) -> PromptTable:
         embeddings=embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True),
         num_pool=len(data.pool),
     )
+
+
+def results(root: Path) -> tuple[object, ...]:
+    """All of a finished run that does not depend on the clock: metrics, final model, outcomes as bytes."""
+    steps = [
+        {k: v for k, v in row.items() if not k.startswith(("timing_s/", "cost/cpu_s", "cost/wall_s", "mirror/"))}
+        for row in read_metrics(root / "metrics.jsonl")
+    ]
+    for row in steps:
+        row.pop("rollout/tokens_per_s", None)
+    final = (root / "final_model" / "config.json").read_bytes()
+    outcomes = {path.name: path.read_bytes() for path in (root / "outcomes").glob("*")}
+    return steps, final, outcomes
 
 
 class _Pool:
@@ -221,8 +236,12 @@ class Run:
         self.points: list[str] = []
         self.stop = StopRequest()
         self._kill_at = kill_at
+        self.mirror = attach_mirror(config, resume)
         self.store = CheckpointStore(
-            self.folder.root, config.checkpoint.keep_last, keep_best=config.checkpoint.keep_best
+            self.folder.root,
+            config.checkpoint.keep_last,
+            keep_best=config.checkpoint.keep_best,
+            in_use=tuple if self.mirror is None else self.mirror.in_use,
         )
         found = self.store.newest() if resume else None
         self.folder.create(config, {"pool": self.data.pool, "evaluation": self.data.evaluation})
@@ -243,6 +262,7 @@ class Run:
                 folder=self.folder,
                 store=self.store,
                 stop=self.stop,
+                mirror=self.mirror,
                 pool_fingerprint=pool_fingerprint(self.data),
             ),
             None if found is None else found[1],
@@ -254,4 +274,11 @@ class Run:
             raise Killed(name)
 
     def __call__(self) -> Mapping[str, float]:
-        return asyncio.run(self.loop.run())
+        async def run() -> Mapping[str, float]:
+            try:
+                return await self.loop.run()
+            finally:
+                if self.mirror is not None:
+                    await self.mirror.finish(self.config.run.mirror_deadline_s)
+
+        return asyncio.run(run())

@@ -1,0 +1,142 @@
+"""SIGKILL, and the disk with it: a run on an empty machine goes on from S3 and ends bit for bit the same."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gps_ray.run.metrics import read_metrics
+from gps_ray.run.object_folder import ObjectFolder
+from tests.loop.ports import Run, results, simulated_config
+from tests.processes import ROOT, SMALL_RUN, Head, end, job_environment, start_job, wait_for
+from tests.s3 import s3_bucket
+
+pytestmark = pytest.mark.faults
+
+# The loop with its in-process ports, in a process that can be killed.
+CHILD = """
+import sys
+from pathlib import Path
+from tests.loop.ports import Run, simulated_config
+Run(simulated_config(Path(sys.argv[2]), *sys.argv[3:]), resume=sys.argv[1] == "resume")()
+"""
+STEPS = ("run.num_steps=30", "checkpoint.every_steps=1", "evaluation.every_steps=10", "run.mirror_deadline_s=120")
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    with s3_bucket(monkeypatch, tmp_path / "s3.log") as uri:
+        yield uri
+
+
+def _start(how: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-c", CHILD, how, *arguments],
+            cwd=ROOT,
+            env=job_environment(),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _num_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_killed_again_and_again_with_its_disk_it_ends_bit_for_bit_the_same(tmp_path: Path, bucket: str) -> None:
+    Run(simulated_config(tmp_path / "whole", *STEPS))()
+    folder, log = tmp_path / "run", tmp_path / "run.log"
+    arguments = (str(folder), *STEPS, f"run.mirror={bucket % 'chain'}")
+    num_kills, how = 0, "begin"
+    for num_more in (2, 3, 5, 2, 4):
+        process = _start(how, *arguments, log=log)
+        try:
+            fetched = wait_for("the folder", lambda: _num_lines(folder / "metrics.jsonl"))
+            wait_for(
+                "some steps",
+                lambda begun=fetched, more=num_more, child=process: (
+                    _num_lines(folder / "metrics.jsonl") >= begun + more or child.poll() is not None
+                ),
+            )
+        finally:
+            end(process, signal.SIGKILL)
+        num_kills += process.returncode == -signal.SIGKILL
+        shutil.rmtree(folder)
+        # Killed before its first upload there is nothing to go on from, and --resume begins.
+        how = "resume"
+    process = _start("resume", *arguments, log=log)
+    assert process.wait(280) == 0, log.read_text()[-3000:]
+    assert num_kills >= 3
+    assert results(folder) == results(tmp_path / "whole")
+    there = ObjectFolder(bucket % "chain")
+    assert {n.split("/")[1] for n in there.sizes() if n.startswith("checkpoints/")} == {
+        "step_000029.0",
+        "step_000030.0",
+    }
+    assert "fetched the checkpoint of step" in log.read_text()
+
+
+def test_a_store_that_never_answers_ends_neither_the_run_nor_its_exit(tmp_path: Path) -> None:
+    """It takes connections, and says nothing. The run begins while the store is a folder, as the start asks it."""
+    Run(simulated_config(tmp_path / "run", "run.num_steps=2"))()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        uri = f"s3://bucket/run?scheme=http&region=us-east-1&endpoint_override=127.0.0.1:{port}"
+        process = _start(
+            "resume",
+            str(tmp_path / "run"),
+            f"run.mirror={uri}",
+            "run.mirror_deadline_s=1",
+            log=tmp_path / "log",
+        )
+        try:
+            assert process.wait(200) == 0, (tmp_path / "log").read_text()[-3000:]
+        finally:
+            end(process, signal.SIGKILL)
+    said = (tmp_path / "log").read_text()
+    assert "the run goes on from its folder" in said
+    assert "(run.mirror_deadline_s) is over" in said
+    assert "Traceback" not in said
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_real_run_killed_with_its_disk_goes_on_from_s3(head: Head, tmp_path: Path, bucket: str) -> None:
+    run = (*SMALL_RUN, "run.num_steps=6", "checkpoint.every_steps=2", "evaluation.every_steps=6")
+
+    def start(name: str, *more: str) -> subprocess.Popen[bytes]:
+        arguments = (*run, f"run.directory={tmp_path / name}", *more)
+        return start_job("train", *arguments, log=tmp_path / f"{name}.log", head=head)
+
+    whole = start("whole")
+    try:
+        assert whole.wait(280) == 0, (tmp_path / "whole.log").read_text()[-3000:]
+    finally:
+        end(whole)
+    mirror = f"run.mirror={bucket % 'real'}"
+    there = ObjectFolder(bucket % "real")
+    killed = start("killed", mirror)
+    try:
+        wait_for("step 2 on the mirror", lambda: "checkpoints/step_000002.0/manifest.json" in there.sizes())
+    finally:
+        end(killed, signal.SIGKILL)
+    shutil.rmtree(tmp_path / "killed")
+    again = start("killed", mirror, "--resume")
+    try:
+        assert again.wait(280) == 0, (tmp_path / "killed.log").read_text()[-3000:]
+    finally:
+        end(again)
+    weights = Path("final_model") / "model.safetensors"
+    assert (tmp_path / "killed" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+    assert there.read(weights.as_posix()) == (tmp_path / "whole" / weights).read_bytes()
+    segments = [{p.name: p.read_bytes() for p in (tmp_path / n / "outcomes").glob("*")} for n in ("killed", "whole")]
+    assert segments[0] == segments[1]
