@@ -20,7 +20,8 @@ from gps_ray.loop.evaluation import Counts, collect_counts
 from gps_ray.loop.plan import chat_format, prompt_limit, resolve, with_folder
 from gps_ray.loop.presets import presets
 from gps_ray.loop.suites import Suite, extra_suites, main_suite, read_suites
-from gps_ray.run.evaluation_cache import EvaluationCache, chunk_key, model_fingerprint
+from gps_ray.model.fingerprint import model_fingerprint
+from gps_ray.run.evaluation_cache import EvaluationCache, chunk_key
 from gps_ray.study.evaluation import SuiteResult
 from gps_ray.tasks.dataset import load_data
 from gps_ray.tasks.functions import FunctionTask

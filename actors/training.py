@@ -37,6 +37,7 @@ from gps_ray.loop.presets import presets
 from gps_ray.loop.suites import Suite, extra_suites, read_suites
 from gps_ray.loop.training import LoopParts, TrainingLoop
 from gps_ray.predictor.interface import PromptTable
+from gps_ray.predictor.policy_states import policy_reader
 from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
 from gps_ray.run.folder import FolderPosition, RunFolder, check_can_be_written
@@ -234,12 +235,15 @@ def worker_spec(
     )
 
 
-def _prompt_table(config: TrainConfig, data: DataSets) -> PromptTable:
+def _prompt_table(config: TrainConfig, data: DataSets, model_directory: Path | None) -> PromptTable:
     features = config.selection.features
     if len(data.pool) >= _LARGE_POOL:
         kept = f": made once, then kept in {features.cache_directory}" if features.cache_directory else ""
         print(f"text features of {len(data.pool)} prompts{kept}", flush=True)
-    return build_prompt_table(data.pool, data.heldout_probe, features)
+    reader = policy_reader(model_directory, chat_format(config.data, config.run.date), features)
+    if reader is not None:
+        print(f"states of {len(data.pool)} prompts are read from the policy: some minutes for a large pool", flush=True)
+    return build_prompt_table(data.pool, data.heldout_probe, features, reader)
 
 
 async def _train_held(
@@ -260,7 +264,7 @@ async def _train_held(
     shown = first_prompt(config, data, model_directory)
     if shown is not None:
         write_json(folder.first_prompt, asdict(shown))
-    table = _prompt_table(config, data)
+    table = _prompt_table(config, data, model_directory)
     prompts = {p.prompt_id: p for split in (data.pool, data.evaluation, data.heldout_probe) for p in split}
     suites = extra_suites(config, data.suites)
     spec = worker_spec(config, model_directory, suites)

@@ -13,6 +13,7 @@ from gps_ray.base.types import IntArray
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.predictor.prompt_features import embed_texts
+from gps_ray.predictor.prompt_states import stored_states
 from gps_ray.predictor.recorded import RecordedOutcomes, held_out, teach
 from gps_ray.selection.registry import build_predictor, resolve_selection
 
@@ -45,6 +46,7 @@ def run_static(
         texts=recorded.prompts,
         embeddings=embed_texts(recorded.prompts, selection.features),
         num_pool=len(recorded.prompts),
+        states=stored_states(selection.features, recorded.prompts),
     )
     predictor = build_predictor(resolve_selection(selection), table, group_size, seed)
     next_step = teach(predictor, recorded, split.train)

@@ -192,6 +192,10 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "provider": "Where prompts are in a language or a notation that English word vectors do not know.",
         "dimension": "Lower it where the pool is so large that features fill the memory.",
         "cache_directory": "Where several folders or hosts should share the features.",
+        "prompt_states": "Where states of a model too large for the machine that starts the run were read elsewhere.",
+        "policy_states": "With gps_fused on a pool of varied problems, where reading the pool once is affordable.",
+        "state_depths": "For a model whose middle layers lie elsewhere; every further layer adds as many numbers.",
+        "state_max_tokens": "Lower it where long prompts make the reading slow.",
     },
     PpmConfig: {
         "model_dim": "Larger for pools of 100,000 and more; gps_paper has the paper's.",
@@ -244,6 +248,7 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "words_variance": _FLAT,
         "notation_variance": _FLAT,
         "length_variance": _FLAT,
+        "states_variance": _FLAT,
         "length_slope_variance": _FLAT,
         "prior_slope_variance": "Raise it where the text prior comes from a very different model.",
         "text_share_with_prior": "Raise it where the text prior comes from a very different model.",

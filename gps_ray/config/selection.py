@@ -30,6 +30,30 @@ class FeaturesConfig(ConfigSection):
     cache_directory: Annotated[Path | None, Resume.FREE] = Field(
         Path("runs/features"), description="Features by hash of provider and texts; null: they are not kept."
     )
+    prompt_states: Path | None = Field(
+        None,
+        description="File of jobs.prompt_states: what a model's middle layers say of the prompts, a further kernel of "
+        "gps_fused. null: none.",
+    )
+    policy_states: bool = Field(
+        False,
+        description="Read the prompts' states from the policy that the run starts from, once, in the process that "
+        "starts the run, and keep them in cache_directory.",
+    )
+    state_depths: tuple[float, ...] = Field(
+        (0.75,), min_length=1, description="policy_states: which layers, as shares of the model's depth."
+    )
+    state_max_tokens: int = Field(
+        512, ge=2, description="policy_states: tokens that are read of a prompt, from its end."
+    )
+
+    @model_validator(mode="after")
+    def _one_source_of_states(self) -> FeaturesConfig:
+        if self.policy_states and self.prompt_states is not None:
+            raise ValueError("prompt_states and policy_states: expected one of the two; leave the other out")
+        if not all(0 < depth <= 1 for depth in self.state_depths):
+            raise ValueError(f"state_depths: expected shares in (0, 1], got {list(self.state_depths)}")
+        return self
 
 
 class PpmConfig(ConfigSection):
@@ -121,6 +145,11 @@ class FusedConfig(ConfigSection):
     words_variance: float = Field(0.6, ge=0, description="Kernel on words and pairs of words (hashed TF-IDF).")
     notation_variance: float = Field(0.6, ge=0, description="Kernel on lengths, notation and the numbers in the text.")
     length_variance: float = Field(0.6, ge=0, description="Kernel on the lengths alone.")
+    states_variance: float = Field(
+        2.4,
+        ge=0,
+        description="Kernel on the prompts' states (features.prompt_states or policy_states), where there are any.",
+    )
     length_slope_variance: float = Field(0.3, ge=0, description="Linear term in the log of the text's length.")
     prior_slope_variance: float = Field(0.25, ge=0, description="Slope of the text prior, around 1.")
     text_share_with_prior: float = Field(

@@ -29,6 +29,7 @@ from gps_ray.integrations.prompts import PromptLike, as_rows, counts, fingerprin
 from gps_ray.predictor.history import OutcomeWindow
 from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
 from gps_ray.predictor.prompt_features import embed_texts
+from gps_ray.predictor.prompt_states import stored_states
 from gps_ray.selection.interface import PromptSelector
 from gps_ray.selection.registry import SELECTORS, build_selector, needs_true_rates
 
@@ -95,7 +96,9 @@ class Selector:
             raise UsageError(f"group_size: expected at least 1 rollout per prompt, got {group_size}")
         own = None if embeddings is None else _unit_rows(embeddings, len(self._texts))
         self._own_embeddings = own
-        table = _table(self._texts, embed_texts(self._texts, self._config.features) if own is None else own)
+        features = self._config.features
+        embedded = embed_texts(self._texts, features) if own is None else own
+        table = _table(self._texts, embedded, stored_states(features, self._texts))
         self._fingerprint = fingerprint(table.texts, table.embeddings if own is not None else None)
         self._selector = build_selector(self._config, table, group_size, seed)
         self._row_of = {text: row for row, text in reversed(list(enumerate(self._texts)))}
@@ -212,7 +215,8 @@ class Selector:
                 f"predict: {len(new)} texts are not in the pool, and have no embeddings; give rows instead"
             )
         texts = (*self._texts, *new)
-        table = _table(texts, embed_texts(texts, self._config.features), len(self._texts))
+        features = self._config.features
+        table = _table(texts, embed_texts(texts, features), stored_states(features, texts), len(self._texts))
         selector = build_selector(self._config, table, self._group_size, self._seed)
         for batch in self._history.batches:
             selector.observe(batch)
@@ -314,9 +318,16 @@ def _texts(prompts: Sequence[PromptLike]) -> tuple[str, ...]:
     return texts
 
 
-def _table(texts: tuple[str, ...], embeddings: FloatArray, num_pool: int | None = None) -> PromptTable:
-    names = tuple(map(str, range(len(texts))))
-    return PromptTable(prompt_ids=names, texts=texts, embeddings=embeddings, num_pool=num_pool or len(texts))
+def _table(
+    texts: tuple[str, ...], embeddings: FloatArray, states: FloatArray | None, num_pool: int | None = None
+) -> PromptTable:
+    return PromptTable(
+        prompt_ids=tuple(map(str, range(len(texts)))),
+        texts=texts,
+        embeddings=embeddings,
+        num_pool=num_pool or len(texts),
+        states=states,
+    )
 
 
 def _unit_rows(embeddings: ArrayLike, num_prompts: int) -> FloatArray:

@@ -28,6 +28,7 @@ from gps_ray.learning.learner import Learner
 from gps_ray.loop.plan import chat_format, pool_fingerprint
 from gps_ray.loop.ports import ProgressSink
 from gps_ray.loop.training import LoopParts, TrainingLoop
+from gps_ray.predictor.policy_states import policy_reader
 from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.rollout.chunk import ChunkRunner, build_engine, cut_chunks
 from gps_ray.run.checkpoint import CheckpointStore
@@ -62,7 +63,7 @@ def run_in_process(
     folder.create(config, data.splits)
     with contextlib.closing(_Pool(config, data, model_directory)) as pool:
         parts = LoopParts(
-            selector=InProcessSelector(config, data, folder),
+            selector=InProcessSelector(config, data, folder, model_directory),
             pool=pool,
             learner=_Learner(config, model_directory),
             data=data,
@@ -118,8 +119,10 @@ class _Pool:
 class InProcessSelector:
     """The config's selector as a ``SelectorPort``."""
 
-    def __init__(self, config: TrainConfig, data: DataSets, folder: RunFolder) -> None:
-        table = build_prompt_table(data.pool, data.heldout_probe, config.selection.features)
+    def __init__(self, config: TrainConfig, data: DataSets, folder: RunFolder, model_directory: Path) -> None:
+        features = config.selection.features
+        reader = policy_reader(model_directory, chat_format(config.data, config.run.date), features)
+        table = build_prompt_table(data.pool, data.heldout_probe, features, reader)
         selector = build_selector(config.selection, table, config.rollout.group_size, config.run.seed)
         self._service = SelectorService(selector, table, folder.outcomes)
 

@@ -70,7 +70,7 @@ class FusedPredictor:
         """``prior_logits`` [N]: what other outcomes say of these texts; None takes them from ``config.text_prior``
         where that is set. Raises DataError where the prior cannot be read."""
         if prior_logits is None and config.text_prior is not None:
-            prior_logits = load_text_prior(config.text_prior).logits(table.texts, table.embeddings)
+            prior_logits = load_text_prior(config.text_prior).logits(table.texts, table.embeddings, table.states)
         self._has_prior = prior_logits is not None
         features = build_text_features(table, config)
         self._filter = build_filter(features, prior_logits, table.num_pool, config)

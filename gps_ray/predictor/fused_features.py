@@ -3,6 +3,7 @@
 The text part is a Gaussian process with a sum of kernels, each a variance times a correlation:
 
     k(x, x') = embedding RBF + hashed TF-IDF inner product + RBF of lengths and notation + RBF of the lengths alone
+             + RBF of the states of a model's middle layers, where they were read
 
 An RBF's squared bandwidth is the median squared distance. The leading D eigenfunctions over M landmark prompts
 (Nystroem; Williams and Seeger, NIPS 2000) make columns phi with phi(x) . phi(x') ~ k(x, x'); what they leave of
@@ -92,6 +93,8 @@ def _kernels(
         yield config.notation_variance, _rbf(form, landmarks)
     if config.length_variance > 0:
         yield config.length_variance, _rbf(form[:, : len(LENGTHS)], landmarks)
+    if config.states_variance > 0 and table.states is not None:
+        yield config.states_variance, _rbf(standardised(table.states.astype(np.float32), landmarks), landmarks)
 
 
 def _rbf(values: FloatArray, landmarks: IntArray) -> _Kernel:

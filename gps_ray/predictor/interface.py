@@ -22,13 +22,15 @@ class PromptTable:
     """Every prompt the selector may be asked about.
 
     prompt_ids [N], texts [N]; embeddings [N, E] float32 with rows of unit norm (zero rows allowed for prompts without
-    features). Rows 0 .. num_pool - 1 are the pool and can be selected; the rest (held-out probes) is only predicted.
+    features); states [N, F] float16: what a model's middle layers say of the prompts, None where nobody read them. Rows
+    0 .. num_pool - 1 are the pool and can be selected; the rest (held-out probes) is only predicted.
     """
 
     prompt_ids: tuple[str, ...]
     texts: tuple[str, ...]
     embeddings: FloatArray
     num_pool: int
+    states: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -16,6 +16,7 @@ from gps_ray.base.import_path import load_object
 from gps_ray.base.types import FloatArray, Prompt
 from gps_ray.config import FeaturesConfig
 from gps_ray.predictor.interface import PromptTable
+from gps_ray.predictor.prompt_states import stored_states
 
 __all__ = ["PromptFeatures", "WordLlamaFeatures", "build_prompt_table", "embed_texts", "load_provider"]
 
@@ -107,15 +108,27 @@ def _read(path: Path, shape: tuple[int, int]) -> FloatArray | None:
 
 
 def build_prompt_table(
-    pool: Sequence[Prompt], extra_prompts: Sequence[Prompt], features_config: FeaturesConfig
+    pool: Sequence[Prompt],
+    extra_prompts: Sequence[Prompt],
+    features_config: FeaturesConfig,
+    read_policy: Callable[[Sequence[Prompt]], FloatArray] | None = None,
 ) -> PromptTable:
-    """The pool, then prompts that are only predicted (held-out probes); one that is in the pool stands there alone."""
+    """The pool, then prompts that are only predicted (held-out probes); one that is in the pool stands there alone.
+
+    ``read_policy`` gives the states [N, F] of all of them where ``features_config.policy_states`` asks for them
+    (``policy_reader``). Raises ConfigError where it is missing, DataError where ``prompt_states`` lacks a prompt.
+    """
     in_pool = {prompt.prompt_id for prompt in pool}
     prompts = [*pool, *(prompt for prompt in extra_prompts if prompt.prompt_id not in in_pool)]
     texts = tuple(prompt.text for prompt in prompts)
+    if features_config.policy_states and read_policy is not None:
+        states: FloatArray | None = read_policy(prompts)
+    else:
+        states = stored_states(features_config, texts)
     return PromptTable(
         prompt_ids=tuple(prompt.prompt_id for prompt in prompts),
         texts=texts,
         embeddings=embed_texts(texts, features_config),
         num_pool=len(pool),
+        states=states,
     )

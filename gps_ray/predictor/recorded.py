@@ -25,6 +25,7 @@ __all__ = [
     "held_out",
     "normalised_text",
     "outcome_batch",
+    "read_prompts",
     "read_recorded",
     "read_series",
     "teach",
@@ -67,6 +68,11 @@ class RecordedSeries:
     def group_size(self) -> int:
         """G: the most frequent number of rollouts per point."""
         return int(np.bincount(self.num_tried).argmax())
+
+
+def read_prompts(file: Path) -> tuple[str, ...]:
+    """Column prompt (string), in the file's order; other columns are ignored. Raises DataError."""
+    return tuple(_read(file, {"prompt": "strings"})["prompt"].to_pylist())
 
 
 def read_recorded(file: Path) -> RecordedOutcomes:

@@ -33,7 +33,7 @@ from gps_ray.predictor.text_encoder import TextEncoder, read_texts
 
 __all__ = ["PriorReport", "TextPrior", "fit_text_prior", "load_text_prior"]
 
-_FORMAT = 1
+_FORMAT = 2
 _PENALTIES = (1.5, 3.0, 6.0, 12.0)
 _MAX_ITERATIONS = 60
 _MIN_PROMPTS = 50
@@ -48,6 +48,7 @@ class PriorReport:
     penalty: float
     heldout_spearman: float
     embedding_dimension: int
+    state_dimension: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +61,24 @@ class TextPrior:
     slope: float
     report: PriorReport
 
-    def logits(self, texts: Sequence[str], embeddings: FloatArray) -> FloatArray:
-        """Predicted logits of the success rates [N]; embeddings [N, E] as in the outcomes it was fitted on.
+    def logits(self, texts: Sequence[str], embeddings: FloatArray, states: FloatArray | None = None) -> FloatArray:
+        """Predicted logits of the success rates [N]; embeddings [N, E] and states [N, F] as in the outcomes it was
+        fitted on. A prior that was fitted without states does not look at any.
 
-        Raises DataError for embeddings of another dimension.
+        Raises DataError for embeddings or states of another dimension.
         """
         if embeddings.shape[1] != self.report.embedding_dimension:
             raise DataError(
                 f"text prior: fitted with embeddings of dimension {self.report.embedding_dimension}, got "
                 f"{embeddings.shape[1]}; set selection.features as it was, or fit the prior anew"
             )
-        blocks = self.encoder.blocks(read_texts(texts, embeddings))
+        needed, found = self.report.state_dimension, 0 if states is None else states.shape[1]
+        if needed and found != needed:
+            raise DataError(
+                f"text prior: fitted with prompt states of dimension {needed}, got {found or 'none'}; set "
+                "selection.features.prompt_states as it was, or fit the prior anew"
+            )
+        blocks = self.encoder.blocks(read_texts(texts, embeddings, states if needed else None))
         predicted: FloatArray = self.intercept + self.slope * _times(blocks, self.weights).astype(np.float64)
         return predicted
 
@@ -101,8 +109,15 @@ def load_text_prior(directory: Path) -> TextPrior:
         ) from error
 
 
-def fit_text_prior(texts: Sequence[str], embeddings: FloatArray, num_right: IntArray, num_tried: IntArray) -> TextPrior:
-    """Learn from texts [N] with embeddings [N, E] and num_right of num_tried > 0 [N].
+def fit_text_prior(
+    texts: Sequence[str],
+    embeddings: FloatArray,
+    num_right: IntArray,
+    num_tried: IntArray,
+    states: FloatArray | None = None,
+) -> TextPrior:
+    """Learn from texts [N] with embeddings [N, E], states [N, F] where there are any, and num_right of num_tried > 0
+    [N].
 
     Deterministic. Raises DataError for too few prompts, or where all success rates are equal.
     """
@@ -115,7 +130,7 @@ def fit_text_prior(texts: Sequence[str], embeddings: FloatArray, num_right: IntA
     target = np.log((num_right + added) / (num_tried - num_right + added))
     importance = num_tried / (num_tried + 1.5)
 
-    raw = read_texts(texts, embeddings)
+    raw = read_texts(texts, embeddings, states)
     apart = held_out(texts, "text_prior/held_out")
     encoder = TextEncoder.fit(raw.take(~apart))
     blocks, checked = encoder.blocks(raw.take(~apart)), encoder.blocks(raw.take(apart))
@@ -135,6 +150,7 @@ def fit_text_prior(texts: Sequence[str], embeddings: FloatArray, num_right: IntA
         penalty=_PENALTIES[best],
         heldout_spearman=float(ranks[best]),
         embedding_dimension=embeddings.shape[1],
+        state_dimension=0 if states is None else states.shape[1],
     )
     return TextPrior(encoder, weights, intercept, slope, report)
 

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -22,26 +21,9 @@ import numpy as np
 from gps_ray.base.errors import DataError
 from gps_ray.base.types import ChunkHeader, GroupFailure, Prompt, RolloutSample, RolloutStatus
 
-__all__ = ["EvaluationCache", "chunk_key", "model_fingerprint"]
+__all__ = ["EvaluationCache", "chunk_key"]
 
 _ARRAYS = ("num_right", "num_wrong", "num_failed", "num_truncated", "num_response_tokens", "reward_sum")
-# What of a model folder decides its responses; a README does not.
-_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
-
-
-def model_fingerprint(directory: Path) -> str:
-    """SHA-256 over names and whole contents of a model folder's files. Two checkpoints of one model differ in nothing
-    but their numbers, so sizes and headers would not do; a gigabyte takes about a second."""
-    files = sorted(path for path in directory.iterdir() if path.is_file() and path.suffix in _SUFFIXES)
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        digests = list(pool.map(_file_digest, files))
-    named = [f"{path.name} {digest}" for path, digest in zip(files, digests, strict=True)]
-    return hashlib.sha256("\n".join(named).encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def chunk_key(facts: Mapping[str, Any], prompts: Sequence[Prompt]) -> str:

@@ -12,6 +12,7 @@ from gps_ray.base.errors import DataError, one_line
 from gps_ray.base.tables import OUTCOMES, outcomes_from_table
 from gps_ray.config import FeaturesConfig
 from gps_ray.predictor.prompt_features import embed_texts
+from gps_ray.predictor.prompt_states import stored_states
 from gps_ray.predictor.recorded import RecordedOutcomes, added_up, read_recorded
 from gps_ray.predictor.text_prior import TextPrior, fit_text_prior
 from gps_ray.run.folder import RunFolder
@@ -23,7 +24,8 @@ __all__ = ["prior_from_past", "read_past"]
 def prior_from_past(sources: Sequence[Path], features: FeaturesConfig) -> TextPrior:
     """Fit on all ``sources`` together (``read_past``). Raises DataError."""
     past = added_up([row for source in sources for row in _rows(read_past(source))])
-    return fit_text_prior(past.prompts, embed_texts(past.prompts, features), past.num_right, past.num_tried)
+    embeddings, states = embed_texts(past.prompts, features), stored_states(features, past.prompts)
+    return fit_text_prior(past.prompts, embeddings, past.num_right, past.num_tried, states)
 
 
 def read_past(source: Path) -> RecordedOutcomes:

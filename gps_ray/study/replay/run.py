@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.json_files import write_json
+from gps_ray.base.types import FloatArray
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.predictor.prompt_features import embed_texts
+from gps_ray.predictor.prompt_states import load_states, stored_states
 from gps_ray.predictor.recorded import RecordedSeries, read_recorded, read_series, without_overlap
 from gps_ray.predictor.text_prior import fit_text_prior
 from gps_ray.selection.registry import resolve_selection
@@ -105,6 +107,7 @@ def _over_time(request: ReplayRequest, series: RecordedSeries, say: Say) -> Summ
         texts=series.prompts,
         embeddings=embed_texts(series.prompts, request.selection.features),
         num_pool=len(series.prompts),
+        states=stored_states(request.selection.features, series.prompts),
     )
     if request.prior is not None:
         request = _pre_trained(request, series, say)
@@ -134,13 +137,25 @@ def _pre_trained(request: ReplayRequest, series: RecordedSeries, say: Say) -> Re
     recorded = read_recorded(request.prior)
     kept = without_overlap(recorded, series.prompts)
     embeddings = embed_texts(kept.prompts, request.selection.features)
-    prior = fit_text_prior(kept.prompts, embeddings, kept.num_right, kept.num_tried)
+    states, note = _states_of_prior(request.selection.features.prompt_states, kept.prompts)
+    prior = fit_text_prior(kept.prompts, embeddings, kept.num_right, kept.num_tried, states)
     directory = request.out / "text_prior"
     prior.save(directory)
     num_removed = len(recorded.prompts) - len(kept.prompts)
     say(
         f"text prior: {len(kept.prompts)} prompts ({num_removed} overlapping ones removed), held-out Spearman "
-        f"{prior.report.heldout_spearman:.3f}"
+        f"{prior.report.heldout_spearman:.3f}{note}"
     )
     fused = request.selection.fused.model_copy(update={"text_prior": directory})
     return replace(request, selection=request.selection.model_copy(update={"fused": fused}))
+
+
+def _states_of_prior(file: Path | None, prompts: Sequence[str]) -> tuple[FloatArray | None, str]:
+    """The states of the prior's prompts, where the file holds all of them, and what to say of it."""
+    if file is None:
+        return None, ""
+    stored = load_states(file)
+    num_missing = len(stored.missing(prompts))
+    if num_missing:
+        return None, f"; fitted without prompt states: {file} lacks {num_missing} of its {len(prompts)} prompts"
+    return stored.take(prompts), ""

@@ -9,12 +9,13 @@ import numpy as np
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.keyed_random import generator
-from gps_ray.base.types import FloatArray
+from gps_ray.base.types import FloatArray, IntArray
 from gps_ray.config import FeaturesConfig, FusedConfig, SelectionConfig
 from gps_ray.predictor.calibration import predictor_quality
 from gps_ray.predictor.fused import FusedPredictor
 from gps_ray.predictor.interface import Posterior, PromptTable
 from gps_ray.predictor.prompt_features import embed_texts
+from gps_ray.predictor.prompt_states import stored_states
 from gps_ray.predictor.recorded import RecordedOutcomes, held_out, normalised_text, teach, without_overlap
 from gps_ray.predictor.text_prior import fit_text_prior
 from gps_ray.selection.registry import build_predictor, resolve_selection
@@ -26,12 +27,14 @@ _GROUP_SIZE = 8  # of the groups whose usefulness is predicted
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaticData:
-    """Outcomes to learn from and held-out ones, each with the embeddings [N, E] of its prompts."""
+    """Outcomes to learn from and held-out ones, each with the embeddings [N, E] and states [N, F] of its prompts."""
 
     learn: RecordedOutcomes
     test: RecordedOutcomes
     learn_embeddings: FloatArray
     test_embeddings: FloatArray
+    learn_states: FloatArray | None
+    test_states: FloatArray | None
 
 
 def static_data(recorded: RecordedOutcomes, test: RecordedOutcomes | None, features: FeaturesConfig) -> StaticData:
@@ -51,6 +54,8 @@ def static_data(recorded: RecordedOutcomes, test: RecordedOutcomes | None, featu
         test=test,
         learn_embeddings=embed_texts(learn.prompts, features),
         test_embeddings=embed_texts(test.prompts, features),
+        learn_states=stored_states(features, learn.prompts),
+        test_states=stored_states(features, test.prompts),
     )
 
 
@@ -64,32 +69,35 @@ def static_figures(data: StaticData, num_labels: int, config: SelectionConfig, s
     if resolved.predictor is None:
         return {}
     rows = generator(seed, "replay/labels").permutation(len(data.learn.prompts))[:num_labels]
-    labels, embeddings = data.learn.take(rows), data.learn_embeddings[rows]
     if resolved.predictor == "fused":
-        posterior = _pre_trained(data, labels, embeddings, resolved.fused)
+        posterior = _pre_trained(data, rows, resolved.fused)
     else:
-        posterior = _observed(data, labels, embeddings, resolved, seed)
+        posterior = _observed(data, rows, resolved, seed)
     mean = np.asarray(posterior.mean(), dtype=np.float64)
     return predictor_quality(mean, data.test.num_right, data.test.num_tried, _GROUP_SIZE)
 
 
-def _pre_trained(data: StaticData, labels: RecordedOutcomes, embeddings: FloatArray, config: FusedConfig) -> Posterior:
-    prior = fit_text_prior(labels.prompts, embeddings, labels.num_right, labels.num_tried)
-    logits = prior.logits(data.test.prompts, data.test_embeddings)
-    table = _table(data.test.prompts, data.test_embeddings, len(logits))
+def _pre_trained(data: StaticData, rows: IntArray, config: FusedConfig) -> Posterior:
+    labels, states = data.learn.take(rows), None if data.learn_states is None else data.learn_states[rows]
+    prior = fit_text_prior(labels.prompts, data.learn_embeddings[rows], labels.num_right, labels.num_tried, states)
+    logits = prior.logits(data.test.prompts, data.test_embeddings, data.test_states)
+    table = _table(data.test.prompts, data.test_embeddings, data.test_states, len(logits))
     return FusedPredictor(table, config, logits).predict(np.arange(len(logits)), 0)
 
 
-def _observed(
-    data: StaticData, labels: RecordedOutcomes, embeddings: FloatArray, config: SelectionConfig, seed: int
-) -> Posterior:
+def _observed(data: StaticData, rows: IntArray, config: SelectionConfig, seed: int) -> Posterior:
+    labels = data.learn.take(rows)
     texts = (*labels.prompts, *data.test.prompts)
-    table = _table(texts, np.concatenate([embeddings, data.test_embeddings]), len(labels.prompts))
+    embeddings = np.concatenate([data.learn_embeddings[rows], data.test_embeddings])
+    states = None
+    if data.learn_states is not None and data.test_states is not None:
+        states = np.concatenate([data.learn_states[rows], data.test_states])
+    table = _table(texts, embeddings, states, len(labels.prompts))
     predictor = build_predictor(config, table, _GROUP_SIZE, seed)
     num_steps = teach(predictor, labels, np.arange(len(labels.prompts)))
     return predictor.predict(np.arange(len(labels.prompts), len(texts)), num_steps)
 
 
-def _table(texts: Sequence[str], embeddings: FloatArray, num_pool: int) -> PromptTable:
+def _table(texts: Sequence[str], embeddings: FloatArray, states: FloatArray | None, num_pool: int) -> PromptTable:
     ids = tuple(f"row-{row}" for row in range(len(texts)))
-    return PromptTable(prompt_ids=ids, texts=tuple(texts), embeddings=embeddings, num_pool=num_pool)
+    return PromptTable(prompt_ids=ids, texts=tuple(texts), embeddings=embeddings, num_pool=num_pool, states=states)

@@ -107,7 +107,7 @@ def test_what_is_no_prior_is_refused_in_one_line(prior: TextPrior, tmp_path: Pat
     about.write_text(json.dumps({**json.loads(whole), "format": 99}))
     with pytest.raises(DataError, match="another format"):
         load_text_prior(tmp_path)
-    for broken in ("{", "[]", "{}", json.dumps({"format": 1, "surprise": 1})):
+    for broken in ("{", "[]", "{}", json.dumps({"format": 2, "surprise": 1})):
         about.write_text(broken)
         with pytest.raises(DataError, match=r"jobs\.pretrain_predictor.*change selection\.fused\.text_prior") as error:
             load_text_prior(tmp_path)

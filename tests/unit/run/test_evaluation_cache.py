@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from gps_ray.base.types import ChunkHeader, GroupFailure, Prompt, RolloutSample, RolloutStatus
-from gps_ray.run.evaluation_cache import EvaluationCache, chunk_key, model_fingerprint
+from gps_ray.model.fingerprint import model_fingerprint
+from gps_ray.run.evaluation_cache import EvaluationCache, chunk_key
 
 DAY = datetime.date(2026, 1, 2)
 PROMPT = Prompt(prompt_id="a", text="1 + 1", answer="2", task="exact")
