@@ -7,10 +7,11 @@ EXTRA := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/nu
 # The stamp's name holds what decides the installation, so a changed pin reinstalls and nothing else does.
 STAMP := $(VENV)/.installed-$(EXTRA)-$(shell cat Makefile pyproject.toml deploy/*.txt | cksum | cut -d' ' -f1)
 VLLM_STAMP := $(STAMP)-vllm
+DOCS_STAMP := $(STAMP)-docs
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
   -c deploy/constraints.txt -c deploy/constraints-$(EXTRA).txt
 
-.PHONY: setup vllm demo demo-llm test test-all check format clean
+.PHONY: setup vllm docs demo demo-llm test test-all check format clean
 .NOTPARALLEL:
 
 setup: $(STAMP)
@@ -33,6 +34,15 @@ ifeq ($(EXTRA),cpu)
 endif
 	touch $@
 
+# The documentation as a site in build/site; a warning ends it.
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "open build/site/index.html"
+
+$(DOCS_STAMP): $(STAMP)
+	$(PIP_INSTALL) -e '.[docs]'
+	touch $@
+
 demo: setup
 	$(BIN)/python -m jobs.demo
 
@@ -47,7 +57,7 @@ test: vllm check
 	$(BIN)/python -m pytest tests/loop tests/ray tests/faults -n 2 --dist loadfile -m "not slow"
 
 # What `make test` cannot afford is marked slow.
-test-all: test
+test-all: test docs
 	command -v prometheus >/dev/null || apt-get install -y -q prometheus || echo "no prometheus: the tests that need it are skipped"
 	$(BIN)/python -m pytest tests -m slow
 

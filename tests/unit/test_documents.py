@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import textwrap
 from pathlib import Path
@@ -47,10 +48,10 @@ def test_the_files_that_the_architecture_names_within_the_library_are_there() ->
     assert [name for name in named if not (ROOT / name).exists() and not (ROOT / "gps_ray" / name).exists()] == []
 
 
-def test_the_readme_names_enough_to_be_looked_at() -> None:
+def test_the_documents_name_enough_to_be_looked_at() -> None:
     """The pattern finds the kinds of path that are written; one that found nothing would let all pass."""
-    readme = _PATH.findall((ROOT / "README.md").read_text())
-    assert {"configs/countdown.yaml", "docs/comparison.md", "docs/loop.svg", "tests/faults/"} <= set(readme)
+    named = [path for name in ("README.md", "docs/training.md") for path in _PATH.findall((ROOT / name).read_text())]
+    assert {"configs/countdown.yaml", "docs/comparison.md", "docs/loop.svg", "tests/faults/"} <= set(named)
 
 
 def _block(text: str, first_line: str) -> str:
@@ -64,16 +65,36 @@ def test_the_readmes_data_and_verifier_are_taken_as_they_stand(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     exec(_block(readme, "import pyarrow as pa"), {})  # noqa: S102
-    (tmp_path / "my_tasks").mkdir()
-    (tmp_path / "my_tasks" / "sums.py").write_text(_block(readme, "def reward("))
-    overrides = re.findall(
-        r"data\.\w+=\S+", _block(readme, "python -m jobs.train --config configs/countdown.yaml run.directory")
-    )
-    assert len(overrides) == 3
+    (tmp_path / "my_sums.py").write_text(_block(readme, "def reward("))
+    overrides = re.findall(r"[\w.]+=\S+", _block(readme, "python -m jobs.train run.directory"))
+    assert len(overrides) == 10
     config = load_config(TrainConfig, None, overrides)
     data = load_data(config.data, 10)
     assert (len(data.pool), len(data.evaluation)) == (80, 20)
     prompt = data.pool[0]
     task = load_task(config.data.task, config.data.task_options)
-    assert task.verify(prompt, " 7\n") == (1.0, RolloutStatus.RIGHT)
+    assert task.verify(prompt, "It is 7\n") == (1.0, RolloutStatus.RIGHT)
     assert task.verify(prompt, "8") == (0.0, RolloutStatus.WRONG)
+    assert task.verify(prompt, "") == (0.0, RolloutStatus.WRONG)
+
+
+def _messages() -> str:
+    """All texts of the program, with a space for each value that is put in."""
+    texts = []
+    for path in (file for package in ("gps_ray", "actors", "jobs") for file in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("".join(part.value if isinstance(part, ast.Constant) else " " for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return " ".join("\n".join([*texts, (ROOT / "Makefile").read_text()]).split())
+
+
+def test_troubleshooting_quotes_what_is_said() -> None:
+    """Of each message the parts between the dots, in the words of the program."""
+    first_cells = re.findall(r"^\| ([^|]*) \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    quoted = [quote for cell in first_cells for quote in re.findall(r"`([^`]+)`", cell)]
+    parts = [part.strip(" (),:") for quote in quoted for part in quote.split("...")]
+    assert len(parts) > 40
+    messages = _messages()
+    assert [part for part in parts if part not in messages and part != "No available agent"] == []  # that one is Ray's

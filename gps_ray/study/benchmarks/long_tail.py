@@ -262,7 +262,7 @@ class _Case:
         pool = _TimedPool(self, config, by_id)
         await pool.start()
         parts = LoopParts(
-            selector=InProcessSelector(config, data, folder),
+            selector=InProcessSelector(config, data, folder, directory),
             pool=pool,
             learner=_ClockLearner(self),
             data=data,
