@@ -15,6 +15,7 @@ BENCHMARKS = {
     "exchange": "actors.benchmarks.exchange",
     "gpu_update": "gps_ray.study.benchmarks.gpu_update",
     "learner_memory": "gps_ray.study.benchmarks.learner_memory",
+    "memory_plan": "gps_ray.study.benchmarks.memory_plan",
     "one_process": "gps_ray.study.benchmarks.one_process",
     "records": "gps_ray.study.benchmarks.records",
     "rollout": "actors.benchmarks.rollout",
