@@ -16,6 +16,7 @@ BENCHMARKS = {
     "gpu_update": "gps_ray.study.benchmarks.gpu_update",
     "learner_memory": "gps_ray.study.benchmarks.learner_memory",
     "long_tail": "gps_ray.study.benchmarks.long_tail",
+    "memory_plan": "gps_ray.study.benchmarks.memory_plan",
     "one_process": "gps_ray.study.benchmarks.one_process",
     "records": "gps_ray.study.benchmarks.records",
     "rollout": "actors.benchmarks.rollout",

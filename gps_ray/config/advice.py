@@ -96,7 +96,7 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
     },
     ModelConfig: {
         "path": "Always with a real model.",
-        "dtype": "bfloat16 on GPUs, and raise rollout.probe_tolerance to about 0.1 with it.",
+        "dtype": "float32 on GPUs to hold a run against one on CPUs; they take bfloat16 by themselves.",
     },
     EmbeddedModelConfig: {
         "family": "To try that architecture's path without a real model.",
@@ -138,7 +138,7 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "chunk_deadline_s": "Raise it where long responses take longer and workers are restarted for nothing.",
         "start_deadline_s": "Raise it where loading or compiling the model takes longer.",
         "max_chunk_attempts": "Raise it on preemptible nodes.",
-        "probe_tolerance": "About 0.1 with bfloat16; never to silence a difference that you cannot explain.",
+        "probe_tolerance": "Never to silence a difference that you cannot explain.",
         "num_verifiers": "Raise it where verifying is slow (python -m jobs.bench verifier).",
         "verify_deadline_s": "Raise it for verifiers that run programs or ask a service.",
         "verify_memory_bytes": "Raise it for verifiers that load large libraries or data.",
@@ -341,6 +341,7 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
     },
     ClusterConfig: {
         "address": "To join a cluster from outside of a job; jobs find theirs.",
+        "gpu": "Always on GPUs: a run that cannot fit is then refused before anything starts.",
         "local_num_cpus": "To leave cores to others on this machine.",
         "local_dashboard": "false where nothing may listen, even on loopback.",
         "object_store_memory_bytes": "Raise it for larger models: two versions of the weights and a step's rollouts "

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from gps_ray.base.devices import DEVICES
 from gps_ray.base.types import Sampling
 from gps_ray.config.data import DataConfig
 from gps_ray.config.facts import Fact, Resume
@@ -187,11 +188,23 @@ class ClusterConfig(ConfigSection):
         description="A job ends, with one line, when Ray's head has not answered for so long. From 60 on Ray is "
         "quicker, and says less (RAY_gcs_rpc_server_reconnect_timeout_s).",
     )
+    gpu: str | None = Field(
+        None,
+        description=f"What the GPUs are, for the plan of memory and time: {', '.join(DEVICES)}; null: not known, so "
+        "nothing is held against their memory.",
+    )
     local_num_cpus: int | None = Field(
         None, ge=1, description="CPUs a local cluster offers; null: as many as the machine has."
     )
     local_dashboard: bool = Field(True, description="A local cluster serves Ray's dashboard on 127.0.0.1.")
     object_store_memory_bytes: int = Field(256 << 20, ge=80 << 20, description="Object store of a local cluster.")
+
+    @field_validator("gpu")
+    @classmethod
+    def _is_known(cls, gpu: str | None) -> str | None:
+        if gpu is not None and gpu not in DEVICES:
+            raise ValueError(f"expected one of {', '.join(DEVICES)}, or null, got {gpu!r}; give one of them")
+        return gpu
 
 
 def _own_sampling(section: EvaluationConfig | SuiteConfig) -> dict[str, Any]:

@@ -13,9 +13,11 @@ import yaml
 from gps_ray.base.errors import ConfigError, one_line
 from gps_ray.config import DataConfig, TrainConfig
 from gps_ray.learning.algorithms import check_algorithm
+from gps_ray.loop.memory_plan import MemoryPlan, check_memory_plan, memory_plan
 from gps_ray.loop.presets import with_presets
 from gps_ray.loop.resources import resource_needs
 from gps_ray.loop.suites import extra_suites
+from gps_ray.loop.time_plan import MEAN_SHARE, time_plan
 from gps_ray.selection.registry import resolve_selection
 from gps_ray.tasks.chat import ChatFormat
 from gps_ray.tasks.dataset import DataSets, PromptLimit
@@ -33,6 +35,9 @@ __all__ = [
     "resolve",
     "with_folder",
 ]
+
+
+_GIB = 2**30
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -172,14 +177,45 @@ def describe(config: TrainConfig, data: DataSets) -> str:
     for need in resource_needs(config):
         lines.append(f"{need.count} x {need.what}: {need.num_cpus:g} CPU, {need.num_gpus:g} GPU each ({need.key})")
     lines.append("1 x selector, 1 x learner: 0 CPU reserved")
-    return "\n".join([*lines, *_first_prompt(config, data)])
-
-
-def _first_prompt(config: TrainConfig, data: DataSets) -> list[str]:
     shown = first_prompt(config, data)
-    if shown is None:
+    if shown is not None:
+        lines += _devices(config, shown.num_tokens)
+        lines += ["", f"# the first prompt as the policy reads it, {shown.num_tokens} tokens", shown.text]
+    return "\n".join(lines)
+
+
+def _devices(config: TrainConfig, prompt_tokens: int) -> list[str]:
+    """Memory by process and, on known GPUs, seconds of a step. Raises ResourceError where it cannot fit."""
+    check_memory_plan(config, prompt_tokens)
+    plan = memory_plan(config, prompt_tokens)
+    if plan is None:
         return []
-    return ["", f"# the first prompt as the policy reads it, {shown.num_tokens} tokens", shown.text]
+    lines = ["", f"# memory in GiB, by the model's config.json, with prompts of {prompt_tokens} tokens"]
+    for process in plan.processes:
+        parts = ", ".join(f"{part.what} {part.num_bytes / _GIB:.2f}" for part in process.parts)
+        lines.append(f"{process.count} x {process.what}: {parts}: {process.num_bytes / _GIB:.2f} ({process.note})")
+    for place, _, num_bytes in plan.loads():
+        known = (
+            "; set cluster.gpu to have it held against one"
+            if plan.capacity is None
+            else (f" of {plan.capacity / _GIB:.2f}, {(plan.capacity - num_bytes) / _GIB:.2f} left")
+        )
+        lines.append(f"{place}: {num_bytes / _GIB:.2f}{known}")
+    return [*lines, *_seconds(config, plan, prompt_tokens)]
+
+
+def _seconds(config: TrainConfig, plan: MemoryPlan, prompt_tokens: int) -> list[str]:
+    times = time_plan(config, plan, prompt_tokens)
+    if times is None:
+        return []
+    tokens = int(MEAN_SHARE * config.rollout.max_response_tokens)
+    beside = "beside each other" if config.run.max_policy_lag else "one after the other (run.max_policy_lag=0)"
+    return [
+        "",
+        f"# a step on {config.cluster.gpu}, a rough estimate with responses of {tokens} tokens",
+        f"rollouts {times.rollout_s:.0f} s ({times.tokens_per_s:.0f} tokens/s over all workers), update "
+        f"{times.update_s:.0f} s, {beside}: {times.step_s(config.run.max_policy_lag):.0f} s; {times.limit}",
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,18 +199,18 @@ class EngineAtVersion:
         """Serve ``published.policy_version`` from now on; ``payload`` is what its handle stands for.
 
         Raises RolloutError where the engine's log-probs of the probe text differ from the learner's by more than
-        ``rollout.probe_tolerance``, ModelError where the parameters do not fit.
+        ``rollout.probe_tolerance`` in the mean, ModelError where the parameters do not fit.
         """
         self._engine.load_weights(published.policy_version, payload)
         if len(published.probe_tokens):
-            difference = np.abs(self._engine.logprobs(published.probe_tokens) - published.probe_logprobs).max()
-            # Written so that NaN does not pass.
-            if not difference <= self._config.probe_tolerance:
+            differences = np.abs(self._engine.logprobs(published.probe_tokens) - published.probe_logprobs)
+            # The mean: of bfloat16 single tokens are far off. Written so that NaN does not pass.
+            if not differences.mean() <= self._config.probe_tolerance:
                 raise RolloutError(
                     f"after loading policy version {published.policy_version} the engine's log-probs differ from the "
-                    f"learner's by {difference:.2g}, expected at most rollout.probe_tolerance="
-                    f"{self._config.probe_tolerance:g}; the weights did not arrive whole, or raise "
-                    "rollout.probe_tolerance for a coarse model.dtype"
+                    f"learner's by {differences.mean():.2g} in the mean ({differences.max():.2g} at most), expected a "
+                    f"mean of at most rollout.probe_tolerance={self._config.probe_tolerance:g}; the weights did not "
+                    "arrive whole, or raise rollout.probe_tolerance for a coarse model.dtype"
                 )
         self._policy_version = published.policy_version
 

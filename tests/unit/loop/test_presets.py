@@ -2,69 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.types import Prompt
-from gps_ray.config import EmbeddedModelConfig, TrainConfig, load_config
+from gps_ray.config import TrainConfig, load_config
 from gps_ray.loop.plan import check_data, describe, prompt_limit, resolve
 from gps_ray.loop.presets import presets
-from gps_ray.model import make_embedded_model
 from gps_ray.tasks.dataset import load_data, prompt_id, write_prompts
+from tests.unit.loop.model_folders import MODELS, SMALL, TEMPLATE, model_folder
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
-_LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
-_QWEN2 = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "tie_word_embeddings": False}
-_QWEN3 = {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 128}
-
-
-def _shape(
-    hidden: int, layers: int, inner: int, heads: int, kv_heads: int, vocab: int, positions: int
-) -> dict[str, Any]:
-    return {
-        "hidden_size": hidden,
-        "num_hidden_layers": layers,
-        "intermediate_size": inner,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "vocab_size": vocab,
-        "max_position_embeddings": positions,
-    }
-
-
-# The published config.json of each, as far as shapes go, and billions of parameters.
-MODELS: dict[str, tuple[dict[str, Any], float]] = {
-    "Qwen3-4B": (_QWEN3 | _shape(2560, 36, 9728, 32, 8, 151936, 40960) | {"tie_word_embeddings": True}, 4.02),
-    "Qwen3-8B": (_QWEN3 | _shape(4096, 36, 12288, 32, 8, 151936, 40960) | {"tie_word_embeddings": False}, 8.19),
-    "DeepSeek-R1-Distill-Qwen-1.5B": (_QWEN2 | _shape(1536, 28, 8960, 12, 2, 151936, 131072), 1.78),
-    "DeepSeek-R1-Distill-Qwen-7B": (_QWEN2 | _shape(3584, 28, 18944, 28, 4, 152064, 131072), 7.62),
-    "Llama-3.2-3B-Instruct": (_LLAMA | _shape(3072, 28, 8192, 24, 8, 128256, 131072) | {"head_dim": 128}, 3.21),
-}
-SMALL = _LLAMA | _shape(576, 30, 1536, 9, 3, 49152, 8192)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    small = EmbeddedModelConfig(hidden_size=32, num_layers=1, num_heads=1, intermediate_size=32)
-    make_embedded_model(small, ("What", "is", "one", "two"), folder)
-    return folder
-
-
-def _folder(directory: Path, tokenizer: Path, config: dict[str, Any], template: str = TEMPLATE) -> Path:
-    directory.mkdir(parents=True)
-    for file in tokenizer.glob("tokenizer*"):
-        shutil.copy(file, directory)
-    (directory / "config.json").write_text(json.dumps(config))
-    (directory / "chat_template.jinja").write_text(template)
-    return directory
 
 
 def _config(model: Path, *overrides: str) -> TrainConfig:
@@ -84,7 +35,7 @@ def _config(model: Path, *overrides: str) -> TrainConfig:
 def test_the_configs_of_real_models_pass_a_dry_run(file: Path, tmp_path: Path, tokenizer: Path) -> None:
     written = yaml.safe_load(file.read_text())
     name = Path(written["model"]["path"]).name
-    model = _folder(tmp_path / name, tokenizer, MODELS[name][0])
+    model = model_folder(tmp_path / name, tokenizer, MODELS[name][0])
     answers = {"countdown": '{{"numbers": [1, {}], "target": {}}}', "math": "{1}"}
     answer = answers[written["data"]["task"]]
     sets = {"pool": range(2, 300), "evaluation": range(300, 310)}
@@ -109,12 +60,12 @@ def test_the_parameters_are_those_of_the_model_cards(name: str, tmp_path: Path, 
     from gps_ray.model.model_facts import model_facts
 
     config, billions = MODELS[name]
-    facts = model_facts(_folder(tmp_path / name, tokenizer, config))
+    facts = model_facts(model_folder(tmp_path / name, tokenizer, config))
     assert facts.num_parameters / 1e9 == pytest.approx(billions, rel=0.01)
 
 
 def test_nothing_of_the_toy_reaches_a_real_model_and_explicit_keys_win(tmp_path: Path, tokenizer: Path) -> None:
-    model = _folder(tmp_path / "small", tokenizer, SMALL)
+    model = model_folder(tmp_path / "small", tokenizer, SMALL)
     config = resolve(_config(model))
     toy = TrainConfig()
     found = (config.rollout.max_response_tokens, config.learning.learning_rate, config.evaluation.probe_rollouts)
@@ -129,7 +80,9 @@ def test_nothing_of_the_toy_reaches_a_real_model_and_explicit_keys_win(tmp_path:
 
 
 def test_a_model_that_thinks_gets_room_to_finish(tmp_path: Path, tokenizer: Path) -> None:
-    model = _folder(tmp_path / "small", tokenizer, SMALL | {"max_position_embeddings": 40960}, TEMPLATE + "<think>")
+    model = model_folder(
+        tmp_path / "small", tokenizer, SMALL | {"max_position_embeddings": 40960}, TEMPLATE + "<think>"
+    )
     assert resolve(_config(model)).rollout.max_response_tokens == 8192
     silent = _config(model, "data.chat_template_kwargs={enable_thinking: false}")
     assert resolve(silent).rollout.max_response_tokens == 512
@@ -143,7 +96,7 @@ def test_the_embedded_model_and_toys_keep_their_defaults(tokenizer: Path) -> Non
 
 
 def test_what_the_model_takes_less_the_response_is_the_longest_prompt(tmp_path: Path, tokenizer: Path) -> None:
-    model = _folder(tmp_path / "small", tokenizer, SMALL | {"max_position_embeddings": 64})
+    model = model_folder(tmp_path / "small", tokenizer, SMALL | {"max_position_embeddings": 64})
     config = resolve(_config(model, "rollout.max_response_tokens=44", "evaluation.max_response_tokens=54"))
     limit = prompt_limit(config)
     assert limit is not None
