@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["Milestone", "gather_or_cancel"]
+__all__ = ["Milestone", "gather_or_cancel", "with_beside"]
+
+T = TypeVar("T")
 
 
 async def gather_or_cancel(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
@@ -20,6 +22,22 @@ async def gather_or_cancel(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def with_beside(main: Coroutine[Any, Any, T], beside: Coroutine[Any, Any, Any]) -> T:
+    """The value of ``main``. ``beside`` begins first and runs along; it is not waited for, and where it fails both end
+    with its error."""
+    side, task = asyncio.ensure_future(beside), asyncio.ensure_future(main)
+    try:
+        while not task.done():
+            await asyncio.wait([each for each in (side, task) if not each.done()], return_when=asyncio.FIRST_COMPLETED)
+            if side.done():
+                side.result()
+        return task.result()
+    finally:
+        for each in (side, task):
+            each.cancel()
+        await asyncio.gather(side, task, return_exceptions=True)
 
 
 class Milestone:

@@ -48,7 +48,8 @@ class RolloutPool(Protocol):
 
     async def load_weights(self, published: PublishedWeights) -> None:
         """Serve this version from now on, beside those that requests under way ask for. Returns when every healthy
-        worker that has nothing left of those serves it and its probe agreed."""
+        worker that has nothing left of those serves it and its probe agreed; who stops waiting for that changes
+        nothing."""
         ...
 
     def metrics(self) -> Mapping[str, float]:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from gps_ray.base.concurrency import Milestone, gather_or_cancel
+from gps_ray.base.concurrency import Milestone, gather_or_cancel, with_beside
 from gps_ray.base.types import ObserveResult, PublishedWeights, Selection, UpdateRequest, UpdateResult
 from gps_ray.config import TrainConfig
 from gps_ray.loop.breaks import Break, Breaks, RunStopped, StopRequest
@@ -199,7 +199,7 @@ class TrainingLoop:
         before = partial(self._rolled_out.reached, record.step - 1)
         rollouts = roll_out(record, selection, self._config, self._parts.pool, self._chooser, before)
         if self._runs_ahead:
-            await gather_or_cancel(self._load(record, record.policy_version), rollouts)
+            await with_beside(rollouts, self._load(record, record.policy_version))
         else:
             await rollouts
 

@@ -74,14 +74,18 @@ class _Batch:
 class Dispatcher:
     """Hands out chunks, the one with the most expected tokens first, to the worker with the fewest in flight.
 
-    ``max_in_flight`` chunks each at most; None: as many rollouts as the worker says it has room for. What was submitted
-    first goes out first; what was submitted later may overtake it on workers that the first cannot use.
+    ``max_in_flight`` chunks each at most; or, with ``num_places``, so many rollouts for a worker that has none and then
+    as many as it says it has room for. What was submitted first goes out first; what was submitted later may overtake
+    it on workers that the first cannot use.
     """
 
-    def __init__(self, *, num_workers: int, max_chunk_attempts: int, max_in_flight: int | None = 2) -> None:
+    def __init__(
+        self, *, num_workers: int, max_chunk_attempts: int, max_in_flight: int = 2, num_places: int | None = None
+    ) -> None:
         self._workers = [_Worker() for _ in range(num_workers)]
         self._max_chunk_attempts = max_chunk_attempts
         self._max_in_flight = max_in_flight
+        self._num_places = num_places
         self._newest: int | None = None
         self._batches: list[_Batch] = []
         self._next_ticket = 0
@@ -168,25 +172,26 @@ class Dispatcher:
         """Would the worker be given more, if it had room?"""
         entry = self._workers[worker]
         return (
-            self._max_in_flight is None
+            self._num_places is not None
             and entry.state is WorkerState.HEALTHY
-            and entry.room <= 0
+            and not self._has_room(worker)
             and any(batch.pending and self._may_serve(worker, batch) for batch in self._batches)
         )
 
     def assign(self) -> list[Assignment]:
-        """What to start now; it counts as in flight from here on."""
+        """What to start now; it counts as in flight from here on. Who is just loading a batch's version is waited for
+        where it would have the least to do: the first to be up should not be given the work of all."""
         assigned: list[Assignment] = []
         for batch in self._batches:
             while batch.pending:
-                free = [
-                    (self._workers[index].load, index)
-                    for index in range(len(self._workers))
-                    if self._has_room(index) and self._may_serve(index, batch)
+                able = [
+                    (worker.load, index)
+                    for index, worker in enumerate(self._workers)
+                    if self._may_serve(index, batch) and (self._has_room(index) or worker.is_loading)
                 ]
-                if not free:
+                _, index = min(able, default=(0.0, None))
+                if index is None or self._workers[index].is_loading:
                     break
-                _, index = min(free)
                 assigned.append(self._start(index, batch))
         return assigned
 
@@ -198,7 +203,7 @@ class Dispatcher:
             if worker.is_idle:
                 version = self._wanted_by(index)
                 if version is not None and (worker.state is WorkerState.STALE or worker.version != version):
-                    worker.state, worker.version, worker.is_loading, worker.room = WorkerState.STALE, version, True, 0
+                    worker.state, worker.version, worker.is_loading = WorkerState.STALE, version, True
                     begun.append((index, version))
         return begun
 
@@ -261,7 +266,9 @@ class Dispatcher:
         entry = self._workers[worker]
         if entry.state is not WorkerState.HEALTHY:
             return False
-        return entry.room > 0 if self._max_in_flight is None else len(entry.in_flight) < self._max_in_flight
+        if self._num_places is None:
+            return len(entry.in_flight) < self._max_in_flight
+        return entry.room > 0 or not entry.in_flight
 
     def _wanted_by(self, worker: int) -> int | None:
         """The version that an idle worker should serve."""
@@ -279,6 +286,8 @@ class Dispatcher:
         ticket = batch.pending.pop(0)
         chunk, entry = self._chunks[ticket], self._workers[worker]
         self._num_attempts[ticket] += 1
+        if not entry.in_flight:
+            entry.room = self._num_places or 0
         entry.in_flight[ticket] = chunk
         entry.room -= int(chunk.num_rollouts.sum())
         batch.workers.add(worker)

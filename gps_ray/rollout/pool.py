@@ -113,7 +113,7 @@ class WorkerPool:
         self._dispatcher = Dispatcher(
             num_workers=config.num_workers,
             max_chunk_attempts=config.max_chunk_attempts,
-            max_in_flight=None if config.batches_continuously else 2,
+            num_places=config.vllm.max_num_seqs if config.batches_continuously else None,
         )
         self._requests: list[_Waiting] = []
         self._settling: list[asyncio.Future[None]] = []

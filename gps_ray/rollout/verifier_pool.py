@@ -111,7 +111,8 @@ class VerifierPool:
         the prompt's own answer.
         """
         if self._is_local:
-            return [self._judge_here(*item, with_answers) for item in items]
+            with self._changed:  # tasks need not stand two threads
+                return [self._judge_here(*item, with_answers) for item in items]
         size = min(getattr(self._task, "batch_size", 1), -(-len(items) // self._size) or 1)
         waiting = deque(range(begin, min(begin + size, len(items))) for begin in range(0, len(items), size))
         judged: list[Judgement | None] = [None] * len(items)

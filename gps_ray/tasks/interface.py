@@ -54,7 +54,8 @@ class Task(Protocol):
     - ``verify_batch(prompts, responses)``: verdicts (or exceptions) of up to ``batch_size`` responses at once;
     - ``check_prompt(prompt)``: raise DataError where the prompt's answer cannot be read; quick and safe in the driver;
     - ``take_notes()``: JSON values about the verdicts since the last call, counted and listed in the run's report;
-    - ``bounds_its_own_work``: no response makes it slow, large or crash, so it runs in the rollout worker itself;
+    - ``bounds_its_own_work``: no response makes it slow, large or crash, so it runs in the rollout worker itself,
+      in whichever of its threads;
     - ``is_async``: awaitables have the deadline of a verdict each.
     """
 

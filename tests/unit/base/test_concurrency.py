@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gps_ray.base.concurrency import Milestone, gather_or_cancel
+from gps_ray.base.concurrency import Milestone, gather_or_cancel, with_beside
 
 
 def test_results_come_in_the_order_of_the_coroutines() -> None:
@@ -76,3 +76,29 @@ def test_nobody_goes_on_after_a_turn_that_failed() -> None:
 
     asyncio.run(whole())
     assert milestone.at == 0
+
+
+def test_what_runs_beside_is_not_waited_for_and_its_error_ends_both() -> None:
+    seen: list[str] = []
+
+    async def forever() -> None:
+        seen.append("beside")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            seen.append("cancelled")
+
+    async def soon(value: int) -> int:
+        seen.append("main")
+        await asyncio.sleep(0)
+        return value
+
+    async def failing() -> None:
+        raise ValueError("no weights")
+
+    assert asyncio.run(with_beside(soon(3), forever())) == 3
+    assert seen == ["beside", "main", "cancelled"]
+    with pytest.raises(ValueError, match="no weights"):
+        asyncio.run(with_beside(forever(), failing()))
+    assert seen[3:] == ["beside", "cancelled"]
+    assert asyncio.run(with_beside(soon(4), asyncio.sleep(0))) == 4

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.tasks.interface import Verdict
@@ -50,3 +51,17 @@ class OwnTask:
         if response == "pid":
             return float(os.getpid()), RolloutStatus.WRONG
         return (1.0, RolloutStatus.RIGHT) if response == prompt.answer else (0.0, RolloutStatus.WRONG)
+
+
+class PatientTask:
+    """Comes to a verdict on the response "wait" once there is a file at ``path``, on others at once."""
+
+    name = "patient"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        while response == "wait" and not self._path.exists():
+            time.sleep(0.01)
+        return 1.0, RolloutStatus.RIGHT

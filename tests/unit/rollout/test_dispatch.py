@@ -27,10 +27,8 @@ def _chunks(*num_rollouts: int, version: int = 0, tokens: Sequence[float] | None
     ]
 
 
-def _healthy(num_workers: int, max_in_flight: int | None = 2, **limits: int) -> Dispatcher:
-    dispatcher = Dispatcher(
-        num_workers=num_workers, max_in_flight=max_in_flight, **({"max_chunk_attempts": 3} | limits)
-    )
+def _healthy(num_workers: int, **limits: int) -> Dispatcher:
+    dispatcher = Dispatcher(num_workers=num_workers, **({"max_chunk_attempts": 3} | limits))
     dispatcher.publish(0)
     for worker in range(num_workers):
         dispatcher.worker_restarted(worker)
@@ -144,26 +142,37 @@ def test_a_batch_leaves_workers_to_the_next_one() -> None:
     assert _assign(dispatcher) == [(2, 8)]
 
 
-def test_the_worker_says_how_many_rollouts_it_takes() -> None:
-    dispatcher = _healthy(2, max_in_flight=None)
-    assert not dispatcher.needs_room(0)  # nothing to give
-    dispatcher.submit(_chunks(4, 4, 4, 4))
-    assert _assign(dispatcher) == []
-    assert dispatcher.needs_room(0)
+def test_a_worker_is_filled_and_then_says_how_many_rollouts_it_takes() -> None:
+    dispatcher = _healthy(2, num_places=8)
+    assert not dispatcher.needs_room(0)
+    dispatcher.submit(_chunks(4, 4, 4, 4, 4, 4, 4, 4))
+    # Both are filled by turns, whichever would answer first.
+    assert _assign(dispatcher) == [(0, 0), (1, 1), (0, 2), (1, 3)]
+    assert (dispatcher.needs_room(0), dispatcher.needs_room(1)) == (True, True)
     dispatcher.set_room(0, 5)
     assert not dispatcher.needs_room(0)
-    assert _assign(dispatcher) == [(0, 0), (0, 1)]
-    assert dispatcher.needs_room(0)
-    dispatcher.set_room(1, 9)
-    assert _assign(dispatcher) == [(1, 2), (1, 3)]
-    assert not dispatcher.needs_room(0)
+    assert _assign(dispatcher) == [(0, 4), (0, 5)]
+    assert dispatcher.finished(1, 1)
+    assert _assign(dispatcher) == []  # it has another one, and has not said that it takes more
+    assert dispatcher.finished(1, 3)
+    assert _assign(dispatcher) == [(1, 6), (1, 7)]
+    assert not dispatcher.needs_room(1)
+
+
+def test_the_first_worker_to_be_up_is_not_given_the_work_of_all() -> None:
+    dispatcher = _healthy(3, num_places=100)
     dispatcher.publish(1)
-    for worker, ticket in ((0, 0), (0, 1), (1, 2), (1, 3)):
-        dispatcher.finished(worker, ticket)
-    assert _load(dispatcher) == [(0, 1), (1, 1)]
-    dispatcher.submit(_chunks(1, version=1))
-    # Room is asked for anew with new weights.
-    assert (dispatcher.needs_room(1), _assign(dispatcher)) == (True, [])
+    dispatcher.submit(_chunks(4, 4, 4, 4, version=1), max_workers=2)
+    loads = dispatcher.begin_loads()
+    assert loads == [(0, 1), (1, 1), (2, 1)]
+    dispatcher.loaded(1, 1)
+    assert _assign(dispatcher) == []  # worker 0 has nothing to do either
+    dispatcher.loaded(0, 1)
+    # Two of three may share it: nobody waits for the third.
+    assert _assign(dispatcher) == [(0, 0), (1, 1), (0, 2), (1, 3)]
+    dispatcher.loaded(2, 1)
+    dispatcher.submit(_chunks(4, version=1), max_workers=1)
+    assert _assign(dispatcher) == [(2, 4)]
 
 
 def test_who_served_a_request_is_still_known_while_the_next_weights_are_loaded() -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ from gps_ray.rollout.chunk import ChunkRequest, ChunkResult
 from gps_ray.rollout.group_runner import GroupRunner
 from gps_ray.tasks.interface import Verdict
 from gps_ray.weights.object_store import ObjectStorePayload
-from tests.unit.rollout.own_task import OwnTask
+from tests.unit.rollout.own_task import OwnTask, PatientTask
 from tests.unit.rollout.stepped_engine import SteppedEngine, group_chunk
 
 WAIT_S = 60
@@ -27,17 +28,12 @@ Start = Callable[..., tuple[GroupRunner, SteppedEngine]]
 
 
 class SameTask:
-    """Right if the response is the prompt's answer; waits for ``slow`` where the prompt is of that name."""
+    """Right if the response is the prompt's answer."""
 
     name = "t"
     bounds_its_own_work = True
 
-    def __init__(self) -> None:
-        self.slow = threading.Event()
-
     def verify(self, prompt: Prompt, response: str) -> Verdict:
-        if prompt.prompt_id == "slow":
-            assert self.slow.wait(WAIT_S)
         return 1.0, RolloutStatus.RIGHT if response == prompt.answer else RolloutStatus.WRONG
 
 
@@ -91,14 +87,13 @@ def test_a_group_enters_as_places_become_free_and_leaves_at_once(start: Start) -
     assert [len(rollout.response_tokens) for rollout in groups_from_table(table)["long"]] == [9, 2]
 
 
-def test_neither_engine_nor_other_groups_wait_for_a_verdict(start: Start) -> None:
-    task = SameTask()
-    runner, _ = start(2, {"slow": [1], "quick": [5]}, None, task)
-    slow = runner.run(group_chunk("slow", 1, 0))
+def test_neither_engine_nor_other_groups_wait_for_a_verdict(start: Start, tmp_path: Path) -> None:
+    runner, _ = start(2, {"wait": [1], "quick": [5]}, None, PatientTask(tmp_path / "go"))
+    slow = runner.run(group_chunk("wait", 1, 0))
     quick = runner.run(group_chunk("quick", 1, 1))
     assert quick.result(WAIT_S)[0].num_right.tolist() == [1]
     assert not slow.done()
-    task.slow.set()
+    (tmp_path / "go").touch()
     assert slow.result(WAIT_S)[0].num_right.tolist() == [1]
 
 
