@@ -21,6 +21,9 @@ from gps_ray.predictor.prompt_states import stored_states
 __all__ = ["PromptFeatures", "WordLlamaFeatures", "build_prompt_table", "embed_texts", "load_provider"]
 
 
+_TEXTS_AT_ONCE = 1024
+
+
 class PromptFeatures(Protocol):
     """A feature provider. ``name`` is part of the cache key: it must change whenever the features would."""
 
@@ -44,9 +47,15 @@ class WordLlamaFeatures:
 
         # The vectors lie inside the package; its own default would look for them on the network.
         model = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
-        # norm=True would divide by 0 for a text without tokens.
-        vectors: FloatArray = model.embed(list(texts), norm=False)[:, : self.dimension]
-        return vectors
+        # What model.embed does, to the bit (a test holds it), without padding every text to the longest of its batch.
+        model.tokenizer.no_padding()
+        last, pooled = len(model.embedding) - 1, np.empty((len(texts), model.embedding.shape[1]), dtype=np.float32)
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            part = list(texts[start : start + _TEXTS_AT_ONCE])
+            for i, encoding in enumerate(model.tokenizer.encode_batch_fast(part, add_special_tokens=False), start):
+                ids = np.minimum(encoding.ids, last).astype(np.int64)
+                pooled[i] = model.embedding[ids].sum(0, dtype=np.float32) / np.float32(max(len(ids), 1))
+        return pooled[:, : self.dimension]
 
 
 def load_provider(config: FeaturesConfig) -> PromptFeatures:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import wordllama
 
 from gps_ray.base.errors import ConfigError, DataError
 from gps_ray.base.types import FloatArray, Prompt
 from gps_ray.config import FeaturesConfig
-from gps_ray.predictor.prompt_features import build_prompt_table, embed_texts
+from gps_ray.predictor.prompt_features import WordLlamaFeatures, build_prompt_table, embed_texts
 
 CALLS: list[int] = []
 
@@ -55,6 +56,13 @@ def test_wordllama_offline_unit_norm_and_blank_text(tmp_path: Path) -> None:
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1, 1, 0, 1], atol=1e-6)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[3]
+
+
+def test_wordllamas_vectors_are_its_own_to_the_bit() -> None:
+    texts = ["make 24 from 4 6 8", "", "the capital of France " * 40, "\u6570\u5b66 \U0001f9ee", "a"]
+    model = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
+    found = WordLlamaFeatures(FeaturesConfig()).embed(texts)
+    np.testing.assert_array_equal(found, model.embed(texts, norm=False))
 
 
 def test_cache_is_keyed_by_provider_and_texts_and_survives_a_torn_file(tmp_path: Path) -> None:

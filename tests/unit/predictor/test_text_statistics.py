@@ -32,6 +32,13 @@ def test_a_prompt_counted_by_hand() -> None:
     assert values["even_share"] == 2 / 5
 
 
+def test_characters_beyond_ascii_are_counted_too() -> None:
+    values = _named("\u00c4\u00d6 X1 \u0663 \u00fc")  # two capitals, an Arabic digit, a small letter
+    assert values["upper_case_share"] == 3 / 9
+    assert values["digit_share"] == 2 / 9
+    assert values["non_ascii_share"] == 4 / 9
+
+
 def test_texts_without_words_or_numbers_and_with_huge_ones_stay_finite() -> None:
     texts = ["", " ", "??", "né 数学", "9" * 400 + " and " + "9" * 400, "\x00\ud800"]
     values = text_statistics(texts)
