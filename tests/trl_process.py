@@ -12,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.trl_runs import KillAt, learnt, make_trainer
+from tests.trl_runs import kill_at, learnt, make_trainer
 
 
 def main(folder: Path, killed_at: int | None) -> None:
@@ -20,7 +20,7 @@ def main(folder: Path, killed_at: int | None) -> None:
         folder, per_device_train_batch_size=6, max_steps=8, save_strategy="steps", save_steps=3, ddp_backend="gloo"
     )
     if killed_at is not None:
-        trainer.add_callback(KillAt(killed_at, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+        kill_at(trainer, killed_at, lambda: os.kill(os.getpid(), signal.SIGKILL))
     trainer.train(resume_from_checkpoint=any(folder.glob("run/checkpoint-*")) or None)
     if trainer.accelerator.is_main_process:
         found = {"learnt": [array.tolist() for array in learnt(trainer)]}

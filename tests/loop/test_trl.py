@@ -18,7 +18,7 @@ import torch
 
 import gps_ray
 from tests.own_data import make_own_model
-from tests.trl_runs import GROUP_SIZE, PROMPTS, KillAt, learnt, make_trainer, right_of, trl_adapter
+from tests.trl_runs import GROUP_SIZE, PROMPTS, kill_at, learnt, make_trainer, right_of, trl_adapter
 
 pytestmark = pytest.mark.loop
 
@@ -88,7 +88,7 @@ def _run(folder: Path, loader: str, killed_at: int | None = None, **changes: Any
     if killed_at is None:
         trainer.train()
         return trainer
-    trainer.add_callback(KillAt(killed_at, _kill))
+    kill_at(trainer, killed_at, _kill)
     with pytest.raises(_Killed):
         trainer.train()
     resumed = make_trainer(folder, **settings)
@@ -134,7 +134,7 @@ def test_training_again_begins_with_what_was_read_and_not_rolled_out(
 def test_a_checkpoint_without_a_selector_is_said(tmp_path: Path) -> None:
     changes = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
     make_trainer(tmp_path, **changes).train()
-    (tmp_path / "run" / "checkpoint-2" / trl_adapter.STATE_FILE).unlink()
+    (tmp_path / "run" / "checkpoint-2" / trl_adapter().STATE_FILE).unlink()
     resumed = make_trainer(tmp_path, **changes | {"max_steps": 3})
     with pytest.warns(UserWarning, match="the selector begins anew"):
         resumed.train(resume_from_checkpoint=True)
@@ -151,7 +151,7 @@ def test_wrong_use_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         make_trainer(tmp_path, ignore_data_skip=True)
     with pytest.warns(UserWarning, match="has 20 prompts, and 2 batches of 8 are out at once"):
         make_trainer(tmp_path, per_device_train_batch_size=32)
-    monkeypatch.setattr(trl_adapter.trl, "__version__", "1.17.2")
+    monkeypatch.setattr(trl_adapter().trl, "__version__", "1.17.2")
     with pytest.warns(UserWarning, match=r"was tested with TRL 1\.16, this is 1\.17\.2"):
         make_trainer(tmp_path)
 
@@ -159,6 +159,7 @@ def test_wrong_use_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_lines_of_the_documentation_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[2] / "docs" / "trl.md").read_text()
     lines = textwrap.dedent(page[page.index("    from datasets") : page.index("\nA test runs these lines")])
+    trl_adapter()
     make_own_model(tmp_path / "my_model")
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
