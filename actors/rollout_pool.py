@@ -153,6 +153,15 @@ class RayRolloutPool:
         await self._load(index)
         self._tell_watchers()
 
+    def actors(self) -> dict[str, tuple[Any, Mapping[str, float]]]:
+        """Handle and needs of each worker that asks Ray for a place itself, by name."""
+        needs = {"CPU": self._config.num_cpus_per_worker, "GPU": self._config.num_gpus_per_worker}
+        return {
+            self._names[index]: (worker, needs)
+            for index, worker in enumerate(self._workers)
+            if self._groups[index] is None
+        }
+
     def when_workers_change(self, *watchers: Callable[[], None]) -> None:
         """Call ``watchers`` whenever a worker is given up, and when the one in its place serves."""
         self._watchers = watchers
@@ -209,7 +218,7 @@ class RayRolloutPool:
         value = await within(
             self._config.chunk_deadline_s,
             header,
-            f"chunk {chunk.chunk_id} on rollout worker {index}",
+            _of_chunk(chunk, self._names[index]),
             "rollout.chunk_deadline_s",
         )
         self._timed[index].append((int(value.num_response_tokens.sum()), value.wall_s))
@@ -225,6 +234,12 @@ class RayRolloutPool:
     def close(self) -> None:
         for index in range(len(self._workers)):
             self._end(index)
+
+
+def _of_chunk(chunk: ChunkRequest, worker: str) -> str:
+    ids = [prompt.prompt_id[:40] for prompt in chunk.prompts]
+    more = f" and {len(ids) - 2} more" if len(ids) > 2 else ""
+    return f"chunk {chunk.chunk_id} of step {chunk.step} (prompts {', '.join(ids[:2])}{more}) on {worker}"
 
 
 def _rate(timed: Sequence[tuple[int, float]]) -> float | None:

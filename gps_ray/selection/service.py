@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from safetensors import SafetensorError
 
 from gps_ray.base.states import load_state_file, save_state_file
+from gps_ray.base.storage import writing
 from gps_ray.base.tables import outcomes_from_table
 from gps_ray.base.types import ObserveResult, PosteriorMoments, Selection, SelectionRequest
 from gps_ray.predictor.history import PromptIndex
@@ -71,9 +73,11 @@ class SelectorService:
         )
 
     def save(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+        with writing(directory):
+            directory.mkdir(exist_ok=True)
         state = {**self._selector.state(), "service/steps_observed": np.array(self._steps_observed)}
-        save_state_file(state, directory / STATE_FILE)
+        with writing(directory / STATE_FILE, SafetensorError):
+            save_state_file(state, directory / STATE_FILE)
 
     def load(self, directory: Path) -> None:
         state = load_state_file(directory / STATE_FILE)
