@@ -16,9 +16,9 @@ from actors.signals import handlers_kept
 from actors.token import ensure_private_token
 from gps_ray.base.errors import LostError, ResourceError, one_line
 from gps_ray.config import ClusterConfig, TrainConfig
-from gps_ray.loop.resources import check_resources
+from gps_ray.loop.resources import check_nodes, check_resources
 
-__all__ = ["check_local_resources", "cluster_for", "in_cluster"]
+__all__ = ["check_local_resources", "check_placement", "cluster_for", "in_cluster"]
 
 
 def in_cluster(config: ClusterConfig) -> bool:
@@ -82,7 +82,7 @@ def cluster_for(config: TrainConfig) -> Iterator[str]:
     """
     cluster = config.cluster
     if ray.is_initialized():
-        check_resources(config, ray.cluster_resources(), "the cluster")
+        _check_cluster(config, "the cluster")
         yield ""
         return
     if in_cluster(cluster):
@@ -94,10 +94,15 @@ def cluster_for(config: TrainConfig) -> Iterator[str]:
         where = "the local cluster"
     try:
         with _head_watched(cluster), _one_line_ends():
-            check_resources(config, ray.cluster_resources(), where)
+            _check_cluster(config, where)
             yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     finally:
         ray.shutdown()
+
+
+def _check_cluster(config: TrainConfig, where: str) -> None:
+    check_resources(config, ray.cluster_resources(), where)
+    check_nodes(config, [node["Resources"] for node in ray.nodes() if node["Alive"]], where)
 
 
 def _head_watched(config: ClusterConfig) -> Any:
@@ -130,6 +135,15 @@ def _one_line_ends() -> Iterator[None]:
         ) from error
     finally:
         ray._private.worker.print_to_stdstream = shown
+
+
+def check_placement(config: TrainConfig) -> None:
+    """For a dry run: raise ResourceError where the cluster that the run would join, or start, cannot hold it. Joins one
+    that is there for the moment."""
+    if in_cluster(config.cluster):
+        with cluster_for(config):
+            return
+    check_local_resources(config)
 
 
 def check_local_resources(config: TrainConfig) -> None:

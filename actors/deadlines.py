@@ -8,6 +8,7 @@ from typing import Any
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from gps_ray.base.errors import DeadlineError, GpsRayError
+from gps_ray.base.waits import waiting_for
 
 __all__ = ["death", "within"]
 
@@ -19,7 +20,8 @@ async def within(deadline_s: float, reference: Any, what: str, key: str) -> Any:
     ``GpsRayError`` as such, and Ray's errors otherwise.
     """
     try:
-        return await asyncio.wait_for(asyncio.wrap_future(reference.future()), deadline_s)
+        with waiting_for(what):
+            return await asyncio.wait_for(asyncio.wrap_future(reference.future()), deadline_s)
     except (TimeoutError, GetTimeoutError) as error:
         raise DeadlineError(
             f"{what} did not answer within {deadline_s:g} s; raise {key} if it only needs time"

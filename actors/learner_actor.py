@@ -22,7 +22,7 @@ from ray.util.placement_group import PlacementGroup, get_current_placement_group
 
 from actors.deadlines import death, within
 from actors.ray_train import first_failure, one_line, select_gpu, torch_trainer
-from gps_ray.base.errors import GpsRayError, LearnerError, LostError
+from gps_ray.base.errors import GpsRayError, LearnerError, LostError, StorageError
 from gps_ray.base.types import PublishedWeights, UpdateRequest, UpdateResult
 from gps_ray.config import LearningConfig, TrainConfig
 from gps_ray.learning.mailbox import START, Kind, Mailbox, Message
@@ -97,8 +97,15 @@ def train_loop(settings: dict[str, Any]) -> None:
                 message: Message = ray.get(mailbox.next_message.remote(attempt, rank), timeout=POLL_S + ANSWER_S)
                 if message.kind is Kind.CLOSE:
                     return
-                if message.kind is not Kind.IDLE:
+                if message.kind is Kind.IDLE:
+                    continue
+                try:
                     complete(message.sequence, _serve(learner, publisher, message))
+                except (
+                    StorageError
+                ) as error:  # in all workers: the checkpoint could not be written, and nothing changed
+                    if rank == 0:
+                        _tell(mailbox.refuse.remote(attempt, message.sequence, error))
     except Exception as error:
         # Said here, the caller has the reason at once; Ray Train would take its time and give a page of traceback.
         with contextlib.suppress(RayError):  # the mailbox may be what died
@@ -244,6 +251,9 @@ class LearnerActor:
 
     async def complete(self, attempt: int, sequence: int, result: Any) -> bool:
         return self._mailbox.complete(attempt, sequence, result)
+
+    async def refuse(self, attempt: int, sequence: int, error: GpsRayError) -> bool:
+        return self._mailbox.refuse(attempt, sequence, error)
 
     async def fail(self, attempt: int, reason: str) -> bool:
         return self._mailbox.fail(attempt, reason)

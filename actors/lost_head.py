@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gps_ray.base.errors import LostError, ResourceError, one_line
 
-__all__ = ["ask_head", "bounded", "head_watched"]
+__all__ = ["ask_head", "bounded", "end_now", "head_watched"]
 
 ANSWER_DEADLINE_S = 4.0
 _PERIOD_S = 2.0
@@ -49,7 +49,7 @@ def bounded(deadline_s: float, what: str) -> Iterator[None]:
     comes in."""
 
     def overdue() -> None:
-        _end(f"{what} within {deadline_s:g} s (cluster.connect_deadline_s)", ResourceError.exit_code)
+        end_now(f"{what} within {deadline_s:g} s (cluster.connect_deadline_s)", ResourceError.exit_code)
 
     timer = threading.Timer(deadline_s, overdue)
     timer.daemon = True
@@ -70,7 +70,7 @@ def head_watched(address: str, raylet_socket: str, deadline_s: float) -> Iterato
         answered = time.monotonic()
         while not ended.wait(_PERIOD_S):
             if not _listens(raylet_socket) and not ended.wait(_PERIOD_S):
-                _end(
+                end_now(
                     "this machine's Ray node (raylet) was lost; where it is not the job's own start it again, then "
                     "--resume goes on from the last checkpoint",
                     LostError.exit_code,
@@ -79,7 +79,7 @@ def head_watched(address: str, raylet_socket: str, deadline_s: float) -> Iterato
             if not reason:
                 answered = time.monotonic()
             elif time.monotonic() - answered > deadline_s and not ended.is_set():
-                _end(
+                end_now(
                     f"Ray's head (gcs) at {address} has not answered for {deadline_s:g} s "
                     f"(cluster.head_deadline_s; {reason}); start one, then --resume goes on from the last checkpoint",
                     LostError.exit_code,
@@ -106,7 +106,7 @@ def _listens(path: str) -> bool:
     return True
 
 
-def _end(line: str, code: int) -> None:
+def end_now(line: str, code: int) -> None:
     """This process and all below it, at once: what Ray would clean up needs the head."""
     print(f"error: {line}", file=sys.stderr, flush=True)
     for pid in _below(os.getpid()):

@@ -35,7 +35,7 @@ class RayWorker:
         self.actor = actor
         self._name = f"rollout worker {index}"
         self._config = config
-        self._group = group
+        self.group = group
         # Where chunks are run one after the other: when the one before was done.
         self._before: asyncio.Event | None = None
 
@@ -69,8 +69,8 @@ class RayWorker:
 
     def end(self) -> None:
         ray.kill(self.actor)
-        if self._group is not None:
-            remove_placement_group(self._group)
+        if self.group is not None:
+            remove_placement_group(self.group)
 
     async def _wait_in_turn(self, chunk: ChunkRequest, header: Any) -> Any:
         """The actor runs one chunk at a time: the one before has to be done first."""
@@ -97,8 +97,7 @@ class RayWorker:
                     raise
 
     async def _chunk_answer(self, chunk: ChunkRequest, header: Any, deadline_s: float) -> Any:
-        what = f"chunk {chunk.chunk_id} of step {chunk.step} on {self._name}"
-        return await self._answer(deadline_s, header, what, "rollout.chunk_deadline_s")
+        return await self._answer(deadline_s, header, _of_chunk(chunk, self._name), "rollout.chunk_deadline_s")
 
     async def _answer(self, deadline_s: float, reference: Any, what: str, key: str) -> Any:
         try:
@@ -120,6 +119,7 @@ class RayRolloutPool(WorkerPool):
     ) -> None:
         self._run_name = run_name
         self._spec = spec
+        self._newest: dict[int, tuple[str, RayWorker]] = {}  # by place
         # By suite: one id in two sets may have different extra_info, which a verifier reads.
         by_suite = {"": prompts, **{s.key: {p.prompt_id: p for p in s.prompts} for s in suites}}
         super().__init__(spec.rollout, self._spawn, by_suite, num_versions)
@@ -135,4 +135,18 @@ class RayRolloutPool(WorkerPool):
             actor = ray.remote(ContinuousRolloutWorker).options(**options, max_concurrency=MAX_CALLS)
         else:
             actor = ray.remote(RolloutWorker).options(**options)
-        return RayWorker(index, actor.remote(self._spec), config, group)
+        worker = RayWorker(index, actor.remote(self._spec), config, group)
+        self._newest[index] = (worker_name(index, number), worker)
+        return worker
+
+    def actors(self) -> dict[str, tuple[Any, Mapping[str, float]]]:
+        """Handle and needs of each worker that asks Ray for a place itself, by name."""
+        config = self._spec.rollout
+        needs = {"CPU": config.num_cpus_per_worker, "GPU": config.num_gpus_per_worker}
+        return {name: (worker.actor, needs) for name, worker in self._newest.values() if worker.group is None}
+
+
+def _of_chunk(chunk: ChunkRequest, worker: str) -> str:
+    ids = [prompt.prompt_id[:40] for prompt in chunk.prompts]
+    more = f" and {len(ids) - 2} more" if len(ids) > 2 else ""
+    return f"chunk {chunk.chunk_id} of step {chunk.step} (prompts {', '.join(ids[:2])}{more}) on {worker}"

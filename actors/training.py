@@ -15,10 +15,13 @@ from actors.rollout_pool import RayRolloutPool
 from actors.rollout_worker import WorkerSpec
 from actors.selector_actor import spawn_selector
 from actors.signals import stopping_on_signals
+from actors.stalls import WaitsSink, stall_watched
+from actors.unplaced import said_while_unplaced
 from actors.warm_start_trainer import ensure_model
 from gps_ray.base.concurrency import gather_or_cancel
 from gps_ray.base.errors import CheckpointError, ConfigError
 from gps_ray.base.json_files import write_json
+from gps_ray.base.waits import Waits
 from gps_ray.config import TrainConfig
 from gps_ray.learning.schedule import check_same_end
 from gps_ray.loop.breaks import StopRequest
@@ -208,9 +211,10 @@ async def train(
         check_run_folder(config, resume)  # again: another may have begun a run, and ended, since the job looked
         mirror = attach_mirror(config, resume)
         try:
-            return await _train_held(
-                config, data, model_directory, name, lease, stop, mirror, resume=resume, sinks=sinks
-            )
+            with stall_watched(name, config.run) as waits:
+                return await _train_held(
+                    config, data, model_directory, name, lease, stop, mirror, waits, resume=resume, sinks=sinks
+                )
         finally:
             if mirror is not None:
                 await mirror.finish(config.run.mirror_deadline_s)
@@ -254,6 +258,7 @@ async def _train_held(
     lease: Lease,
     stop: StopRequest,
     mirror: Mirror | None,
+    waits: Waits,
     *,
     resume: bool,
     sinks: Sequence[ProgressSink],
@@ -286,8 +291,12 @@ async def _train_held(
     )
     trackers, is_finished = open_trackers(config.tracking, tracked), False
     try:
-        status.phase("starting the actors")
-        await gather_or_cancel(pool.start(), learner.start(resume_from=None if found is None else found[0] / "learner"))
+        for sink in (status, WaitsSink(waits)):
+            sink.phase("starting the actors")
+        with said_while_unplaced(name, pool.actors):
+            await gather_or_cancel(
+                pool.start(), learner.start(resume_from=None if found is None else found[0] / "learner")
+            )
         parts = LoopParts(
             selector=selector,
             pool=pool,
@@ -296,7 +305,7 @@ async def _train_held(
             folder=folder,
             store=store,
             pool_fingerprint=fingerprint,
-            sinks=(*sinks, status, cluster_metrics, *trackers),
+            sinks=(*sinks, WaitsSink(waits), status, cluster_metrics, *trackers),
             stop=stop,
             mirror=mirror,
         )

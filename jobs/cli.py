@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from actors.signals import end_on_signals
-from gps_ray.base.errors import GpsRayError
+from gps_ray.base.errors import GpsRayError, StorageError
+from gps_ray.base.storage import storage_error
 from gps_ray.integrations.commands.console import config_arguments, name_list, number_list, print_table
 from gps_ray.loop.breaks import RunStopped
 
@@ -25,4 +28,9 @@ def run_job(main: Callable[[Sequence[str]], int]) -> None:
     except GpsRayError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        print(f"error: {storage_error(Path(error.filename or '.'), error)}", file=sys.stderr)
+        code = StorageError.exit_code
     sys.exit(code)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.cluster import cluster_for
+from actors.cluster import check_placement, cluster_for
 from actors.comparing import run_comparison
 from actors.training import prepare
 from gps_ray.base.json_files import write_json
@@ -46,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
     config, data = prepare(next(iter(arms.values())))
     seeds = tuple(dict.fromkeys(args.seeds))  # each once: a run has one folder
     if args.dry_run:
+        check_placement(config)
         print(describe(config, data))
         print(f"runs: {', '.join(arms)} x seeds {', '.join(map(str, seeds))}, in {args.out}")
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from actors.cluster import check_local_resources, cluster_for
+from actors.cluster import check_placement, cluster_for
 from actors.training import check_run_folder, move_aside, prepare, run_training
 from actors.warm_start_trainer import ensure_model
 from gps_ray.config import TrainConfig, load_config
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     config, data = prepare(load_config(TrainConfig, args.config, args.overrides))
     if args.dry_run:
         check_mirror(config)
-        check_local_resources(config)
+        check_placement(config)
         print(describe(config, data))
         return 0
     if args.restart and (aside := move_aside(config)) is not None:

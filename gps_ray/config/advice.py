@@ -46,6 +46,8 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "sample_every_steps": "Lower it to read more responses, raise it where they take too much disk.",
         "time_limit_s": "On queues that kill a job after a time: a little less than that.",
         "preemption_grace_s": "What your scheduler leaves between SIGTERM and SIGKILL, less a few seconds.",
+        "stall_timeout_s": "Raise it above your longest update or longest chunk of rollouts.",
+        "on_stall": "stop where something restarts a run that has ended.",
         "mirror": "On machines that may vanish with their disks: spot instances, nodes of others.",
         "mirror_deadline_s": "Raise it where a checkpoint takes longer to upload (mirror/upload_s).",
         "lease_s": "Raise it where the shared storage stalls for longer.",
@@ -337,6 +339,7 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "result.",
         "every_s": "Where steps differ much in length.",
         "keep_last": "More where you may want to go back, fewer where disk is short.",
+        "max_skipped": "0 where no checkpoint may be missed; raise it where the disk is shared and others make room.",
         "keep_best": "1 to keep the best model of a run that may get worse.",
     },
     ClusterConfig: {

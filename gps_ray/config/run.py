@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -69,6 +69,16 @@ class RunConfig(ConfigSection):
         "free; a dead one on the same host frees it at once.",
     )
 
+    stall_timeout_s: Annotated[float | None, Resume.FREE] = Field(
+        900.0,
+        gt=0,
+        description="Where nothing moves for so many seconds (no phase or step begins, no remote call ends), the run "
+        "says who waits for what, then does what on_stall says; null: never.",
+    )
+    on_stall: Annotated[Literal["warn", "stop"], Resume.FREE] = Field(
+        "warn",
+        description="warn: the run goes on. stop: it ends with exit code 3; --resume goes on from its checkpoint.",
+    )
     mirror: Annotated[str | None, Resume.FREE] = Field(
         None,
         description="Where checkpoints, records and the final model go as well, beside the training: s3://bucket/folder"
@@ -155,6 +165,12 @@ class CheckpointConfig(ConfigSection):
         "with run.max_policy_lag, where a break between any two steps would change the result.",
     )
     keep_last: Annotated[int, Resume.FREE] = Field(2, ge=1, description="Older ones are deleted.")
+    max_skipped: Annotated[int, Resume.FREE] = Field(
+        3,
+        ge=0,
+        description="A checkpoint that cannot be written (a full disk) is skipped; after so many in a row the next one "
+        "ends the run, with exit code 3.",
+    )
     keep_best: Annotated[int, Resume.FREE] = Field(
         0, ge=0, description="So many of the highest val/pass@1 are kept as well, of those whose step was evaluated."
     )

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
 from gps_ray.base.errors import CheckpointError
+from gps_ray.base.storage import storage_error
 
 __all__ = ["load_shards", "save_shards"]
 
@@ -104,9 +105,20 @@ def _one_line_errors(directory: Path, expected: str) -> Iterator[None]:
 
 
 def save_shards(state: dict[str, Any], directory: Path) -> None:
-    """Write this worker's part of ``state`` (nested dictionaries of tensors) into ``directory``."""
+    """Write this worker's part of ``state`` (nested dictionaries of tensors) into ``directory``. Raises StorageError,
+    in all workers, where one could not write its part."""
+    try:
+        _save(state, directory)
+    except CheckpointError as error:
+        cause: BaseException = error.__cause__ or error
+        if isinstance(cause, CheckpointException) and cause.failures:
+            cause = next(iter(cause.failures.values()))[0]
+        raise storage_error(directory, cause) from error
+
+
+def _save(state: dict[str, Any], directory: Path) -> None:
     with _one_line_errors(directory, "a folder that can be written"):
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(exist_ok=True)
         state_dict_saver.save(state, checkpoint_id=str(directory), no_dist=not torch.distributed.is_initialized())
 
 

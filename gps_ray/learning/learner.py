@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from safetensors import SafetensorError
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from transformers.utils import logging as transformers_logging
 
 from gps_ray.base.keyed_random import generator
+from gps_ray.base.storage import writing
 from gps_ray.base.types import FloatArray, IntArray, UpdateResult
 from gps_ray.config import LearningConfig
 from gps_ray.learning.algorithms import resolve_algorithm
@@ -304,5 +306,6 @@ class Learner:
         # A fresh copy: config.json must name the dtype that lies beside it, and this one is whole on rank 0 only.
         policy = load_model(self._directory)
         load_weights_into(policy, weights)
-        policy.to(self._dtype).save_pretrained(directory)
-        load_tokenizer(self._directory).save_pretrained(directory)
+        with writing(directory, SafetensorError, RuntimeError):
+            policy.to(self._dtype).save_pretrained(directory)
+            load_tokenizer(self._directory).save_pretrained(directory)

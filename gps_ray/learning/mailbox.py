@@ -130,6 +130,15 @@ class Mailbox:
         future.set_result(result)
         return True
 
+    def refuse(self, attempt: int, sequence: int, error: GpsRayError) -> bool:
+        """For the train worker: a message that could not be done, and has changed nothing; the attempt goes on. False
+        as from ``complete``."""
+        future = self._waiting.get(sequence)
+        if not self._is_current(attempt) or future is None or future.done():
+            return False
+        future.set_exception(error)
+        return True
+
     def fail(self, attempt: int, reason: str, kind: type[GpsRayError] = LearnerError) -> bool:
         """End the attempt: everyone who waits, or asks later, gets an error of this kind with ``reason``. The first
         reason stands; False from an attempt that is over."""

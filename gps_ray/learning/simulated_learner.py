@@ -13,6 +13,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from gps_ray.base.errors import CheckpointError
+from gps_ray.base.storage import writing
 from gps_ray.base.types import FloatArray, IntArray, UpdateResult
 from gps_ray.learning.groups import count_metrics, train_groups
 
@@ -53,8 +54,9 @@ class SimulatedLearner:
         return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
 
     def save(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / STATE_FILE).write_text(json.dumps({"policy_version": self._policy_version}))
+        with writing(directory / STATE_FILE):
+            directory.mkdir(exist_ok=True)
+            (directory / STATE_FILE).write_text(json.dumps({"policy_version": self._policy_version}))
 
     def load(self, directory: Path) -> None:
         try:

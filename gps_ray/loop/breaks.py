@@ -80,5 +80,9 @@ class Breaks:
         self.has_news = False
         self._checkpoint_s = max(self._checkpoint_s, self._saved - began)
 
+    def skipped(self) -> None:
+        """A checkpoint could not be written: the clock begins anew, what was done since the last is still news."""
+        self._saved = self._step_began = self._clock()
+
     def now(self) -> float:
         return self._clock()

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from gps_ray.base.concurrency import Milestone, gather_or_cancel, with_beside
+from gps_ray.base.errors import StorageError
 from gps_ray.base.types import ObserveResult, PublishedWeights, Selection, UpdateRequest, UpdateResult
 from gps_ray.config import TrainConfig
 from gps_ray.loop.breaks import Break, Breaks, RunStopped, StopRequest
@@ -28,11 +31,12 @@ from gps_ray.loop.oracle import OracleLook
 from gps_ray.loop.ports import LearnerPort, ProgressSink, RolloutPool, SelectorPort
 from gps_ray.loop.rounds import roll_out
 from gps_ray.loop.sampling import Sampler
+from gps_ray.loop.skips import SkippedCheckpoints
 from gps_ray.loop.step_record import StepRecord
 from gps_ray.loop.warnings import TruncationWatch, warn_of_sampling
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, SelectionRecord
 from gps_ray.run.folder import RunFolder
-from gps_ray.run.metrics import NUM_TOKENS, VAL_PASS_1, rollouts_saved, step_metrics
+from gps_ray.run.metrics import NUM_SKIPPED, NUM_TOKENS, VAL_PASS_1, rollouts_saved, step_metrics
 from gps_ray.run.mirror import Mirror
 from gps_ray.selection.admission import build_admission
 from gps_ray.selection.oracle import oracle_candidates
@@ -69,6 +73,7 @@ class TrainingLoop:
         self._steps_done = 0 if resumed_from is None else resumed_from.num_steps_done
         self._served = Milestone(self._steps_done)  # the policy version that the pool serves
         self._breaks = Breaks(config, parts.stop)
+        self._skipped = SkippedCheckpoints(config.checkpoint.max_skipped)
         self._ledger = Ledger()
         self._guards = StepGuards(config.rollout, config.run.max_idle_steps)
         self._truncation = TruncationWatch()
@@ -176,10 +181,10 @@ class TrainingLoop:
         if self._breaks.is_wanted() and self._breaks.has_news:
             await self._checkpoint()
         if self._breaks.reason and not is_last:
-            raise RunStopped(
-                self._breaks.reason,
-                f"stopped after step {self._steps_done} with a checkpoint; --resume goes on from it",
-            )
+            how = "without one, which could not be written; --resume goes on from the last that was"
+            if not self._breaks.has_news:
+                how = "with a checkpoint; --resume goes on from it"
+            raise RunStopped(self._breaks.reason, f"stopped after step {self._steps_done} {how}")
 
     def _next_stop(self) -> int:
         """The next step after which nothing may be under way: what is evaluated or checkpointed is one version."""
@@ -258,11 +263,33 @@ class TrainingLoop:
         return await self._evaluator.evaluate(step, self._is_due(self._config.evaluation.probe_every_steps, step))
 
     async def _checkpoint(self) -> None:
-        """All parts write side by side; the manifest makes them one."""
+        """Write one, or go on without where there is no room for it, as far as the config allows."""
         self._phase("checkpoint")
-        parts, began = self._parts, self._breaks.now()
+        began = self._breaks.now()
+        try:
+            await self._write_checkpoint()
+        except StorageError as error:
+            if not self._parts.store.has_any() or not self._parts.folder.root.exists():
+                raise  # there would be nothing to go on from
+            self._skipped.skipped(self._steps_done, error)
+            self._breaks.skipped()
+        else:
+            self._skipped.written()
+            self._breaks.saved(began)
+
+    async def _write_checkpoint(self) -> None:
+        """All parts write side by side; the manifest makes them one. What is left of one that fails makes room."""
+        parts = self._parts
         path = parts.store.begin(self._steps_done)
-        await gather_or_cancel(parts.learner.save(path / "learner"), parts.selector.save(path / "selector"))
+        try:
+            await _all_saved(parts.learner.save(path / "learner"), parts.selector.save(path / "selector"))
+            self._commit(path)
+        except StorageError:
+            parts.store.discard(path)
+            raise
+
+    def _commit(self, path: Path) -> None:
+        parts = self._parts
         manifest = Manifest(
             num_steps_done=self._steps_done,
             counters=self._ledger.counters,
@@ -275,7 +302,6 @@ class TrainingLoop:
         manifest = parts.store.commit(path, manifest)
         if parts.mirror is not None:
             parts.mirror.hand_over(path, manifest)
-        self._breaks.saved(began)
 
     def _phase(self, name: str) -> None:
         for sink in self._parts.sinks:
@@ -283,8 +309,24 @@ class TrainingLoop:
 
     def _emit(self, metrics: Mapping[str, float]) -> None:
         mirror = {} if self._parts.mirror is None else self._parts.mirror.metrics(self._steps_done)
-        row = {**metrics, **mirror, **self._ledger.counters}
+        skipped = {NUM_SKIPPED: float(self._skipped.num)} if self._skipped.num else {}
+        row = {**metrics, **mirror, **skipped, **self._ledger.counters}
         self._parts.folder.metrics.append(row)
         self._last_metrics = row
         for sink in self._parts.sinks:
             sink.step(int(row["step"]), row)
+
+
+async def _all_saved(*saves: Coroutine[Any, Any, None]) -> None:
+    """Where one has no room the others end all the same: their files are about to be deleted."""
+
+    async def attempt(save: Coroutine[Any, Any, None]) -> StorageError | None:
+        try:
+            await save
+        except StorageError as error:
+            return error
+        return None
+
+    for error in await gather_or_cancel(*map(attempt, saves)):
+        if error is not None:
+            raise error

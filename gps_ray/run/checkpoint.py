@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import Field, FiniteFloat
 
 from gps_ray.base.errors import CheckpointError, ConfigError
+from gps_ray.base.storage import check_room, writing
 from gps_ray.base.types import Selection
 from gps_ray.config import Resume, TrainConfig, key_facts, parse_config
 from gps_ray.run.folder import FolderPosition
@@ -181,27 +182,42 @@ class CheckpointStore:
         self._directory = run_root / "checkpoints"
         self._keep_last, self._keep_best = keep_last, keep_best
         self._fence, self._in_use = fence, in_use
+        self._num_bytes = 0  # of the last one
 
     def begin(self, num_steps_done: int) -> Path:
-        """A new, empty folder for this step; the attempt number keeps it apart from an unfinished earlier one."""
+        """A new, empty folder for this step; the attempt number keeps it apart from an unfinished earlier one. Raises
+        StorageError where there is no room for one like the last."""
         earlier = self._directory.glob(f"step_{num_steps_done:06d}.*")
         attempt = max((checkpoint_order(path.name)[1] for path in earlier), default=-1) + 1
         path = self._directory / f"step_{num_steps_done:06d}.{attempt}"
-        path.mkdir(parents=True)
+        if self._num_bytes:
+            check_room(self._directory, self._num_bytes)
+        with writing(path):
+            self._directory.mkdir(exist_ok=True)  # not the run folder, which somebody may have deleted
+            path.mkdir()
         return path
+
+    def discard(self, path: Path) -> None:
+        """Delete one that was begun and cannot be finished."""
+        shutil.rmtree(path, ignore_errors=True)
+
+    def has_any(self) -> bool:
+        return bool(self._committed())
 
     def commit(self, path: Path, manifest: Manifest) -> Manifest:
         """Hash what the parts wrote, then write the manifest; afterwards older checkpoints that are not to be kept and
-        unfinished ones go."""
+        unfinished ones go. Raises StorageError where it cannot be written."""
         files = {p.relative_to(path).as_posix(): entry_of(p) for p in sorted(path.rglob("*")) if p.is_file()}
         whole = manifest.model_copy(update={"files": files})
         partial = path / (MANIFEST + ".partial")
-        with partial.open("w") as file:
+        with writing(partial), partial.open("w") as file:
             file.write(whole.text())
             file.flush()
             os.fsync(file.fileno())
         self._fence()
-        partial.replace(path / MANIFEST)
+        with writing(partial):
+            partial.replace(path / MANIFEST)
+        self._num_bytes = sum(entry.num_bytes for entry in files.values())
         self._prune()
         return whole
 

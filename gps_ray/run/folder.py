@@ -36,10 +36,11 @@ import yaml
 from pydantic import Field
 
 from gps_ray.base.errors import ConfigError, one_line
+from gps_ray.base.storage import writing
 from gps_ray.base.types import IntArray, PosteriorMoments, Prompt, RolloutSample
 from gps_ray.config import ConfigSection
 from gps_ray.run.metrics import read_metrics
-from gps_ray.run.segments import Position, Segments, files_of
+from gps_ray.run.segments import Position, Segments, append_whole, files_of
 from gps_ray.run.stored import Count, Stored
 
 __all__ = ["FolderPosition", "JsonLines", "RunFolder", "check_can_be_written"]
@@ -57,9 +58,10 @@ class JsonLines:
         self._fence = fence
 
     def append(self, row: Mapping[str, Any]) -> None:
+        """All of the row or, where that fails with StorageError, nothing."""
         self._fence()
-        with self.path.open("a") as file:
-            file.write(json.dumps(row, allow_nan=True) + "\n")
+        with writing(self.path):
+            append_whole(self.path, (json.dumps(row, allow_nan=True) + "\n").encode(), self.num_bytes)
 
     @property
     def num_bytes(self) -> int:
@@ -135,13 +137,15 @@ class RunFolder:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             directory.chmod(directory.stat().st_mode & 0o7755)
         resolved = config.model_dump(mode="json")
-        self.config.write_text(yaml.safe_dump(resolved, sort_keys=False))
+        with writing(self.config):
+            self.config.write_text(yaml.safe_dump(resolved, sort_keys=False))
         rows = [
             {"prompt_id": p.prompt_id, "text": p.text, "level": p.level, "split": split}
             for split, prompts in splits.items()
             for p in prompts
         ]
-        pq.write_table(pa.Table.from_pylist(rows), self.root / "prompts.parquet")
+        with writing(self.root / "prompts.parquet"):
+            pq.write_table(pa.Table.from_pylist(rows), self.root / "prompts.parquet")
 
     def run_id(self) -> str:
         """Made at the folder's first use; stays through resumes and moves of the folder."""

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from gps_ray.base.errors import CheckpointError
+from gps_ray.base.errors import CheckpointError, StorageError
 
 __all__ = ["Driver", "DriverSign", "Lease", "look_at_driver"]
 
@@ -120,8 +120,14 @@ class Lease:
                 older.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Raise CheckpointError where the folder is no longer this driver's, as after it was stopped for too long."""
+        """Raise CheckpointError where the folder is no longer this driver's, as after it was stopped for too long,
+        StorageError where it is gone."""
         newest = self._newest()
+        if newest is None and self._path is not None:
+            raise StorageError(
+                f"run.directory: {self._root} is gone, or its lease: deleted, or its disk is away; this driver writes "
+                "nothing more; bring it back, then --resume goes on from the last checkpoint"
+            )
         if self._path is None or newest != self._path:
             raise CheckpointError(f"{self._held_by(newest)}: this driver has lost it and writes nothing more")
 

@@ -108,6 +108,9 @@ TIMING_SELECT = _metric("timing_s/select", "s", "the selector learning from the 
 TIMING_EVALUATION = _metric("timing_s/evaluation", "s", "evaluation and probes")
 TIMING_STEP = _metric("timing_s/step", "s", "the whole step")
 
+NUM_SKIPPED = _metric(
+    "checkpoint/num_skipped", "checkpoints", "checkpoints of this process that could not be written; left out while 0"
+)
 MIRROR_FAILED = _metric("mirror/num_failed", "uploads", "uploads to run.mirror that failed so far in this process")
 MIRROR_STEPS_BEHIND = _metric(
     "mirror/num_steps_behind", "steps", "steps done since the newest checkpoint that this process brought to run.mirror"

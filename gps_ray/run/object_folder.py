@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow as pa
 
@@ -36,7 +36,7 @@ class ObjectFolder:
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what your store reads"
             )
         try:
-            self._store, path = fs.FileSystem.from_uri(uri)
+            self._store, path = _s3(uri) if shown.scheme == "s3" else fs.FileSystem.from_uri(uri)
         except (pa.ArrowException, OSError, ValueError, ImportError) as error:
             raise ConfigError(f"run.mirror: {uri!r:.200} cannot be opened ({one_line(error)}); give another") from error
         self._selector: Any = fs.FileSelector
@@ -89,3 +89,22 @@ class ObjectFolder:
 
     def _path(self, name: str) -> str:
         return f"{self._base}/{name}"
+
+
+# Of pyarrow's own parameters those that a bucket which is there may need.
+_S3_PARAMETERS = ("region", "scheme", "endpoint_override")
+
+
+def _s3(uri: str) -> tuple[Any, str]:
+    """As pyarrow's own ``from_uri``, which tries again for more than a minute where a server does not answer."""
+    from pyarrow import fs
+
+    parts = urlsplit(uri)
+    parameters = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+    unknown = sorted(set(parameters) - set(_S3_PARAMETERS))
+    if unknown:
+        raise ValueError(f"{unknown[0]}: not one of {', '.join(_S3_PARAMETERS)}")
+    if not parts.netloc:
+        raise ValueError("no bucket in it")
+    store = fs.S3FileSystem(retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3), **parameters)
+    return store, f"{parts.netloc}{unquote(parts.path)}"

@@ -19,9 +19,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gps_ray.base.errors import DataError, one_line
+from gps_ray.base.storage import writing
 from gps_ray.run.stored import FileEntry, Stored, entry_of
 
-__all__ = ["INDEX", "STEPS_PER_SEGMENT", "Position", "Segment", "Segments", "files_of", "read_segments"]
+__all__ = [
+    "INDEX",
+    "STEPS_PER_SEGMENT",
+    "Position",
+    "Segment",
+    "Segments",
+    "append_whole",
+    "files_of",
+    "read_segments",
+]
 
 STEPS_PER_SEGMENT = 1000
 INDEX = "segments.jsonl"
@@ -54,9 +64,10 @@ class Segments:
 
     def append(self, step: int, table: pa.Table) -> str:
         """Append the rows as one batch and return the segment's name. Raises DataError where somebody else has
-        appended since this process did, OSError, with the segment as it was, where they cannot be written."""
+        appended since this process did, StorageError, with the segment as it was, where they cannot be written."""
         path = self.directory / f"{_PREFIX}{step // STEPS_PER_SEGMENT * STEPS_PER_SEGMENT:08d}{_SUFFIX}"
-        self.directory.mkdir(parents=True, exist_ok=True)
+        with writing(self.directory):
+            self.directory.mkdir(exist_ok=True)
         size = path.stat().st_size if path.exists() else 0
         if self._written is not None:
             expected = self._written[1] if self._written[0] == path else 0
@@ -66,7 +77,8 @@ class Segments:
                     "run.directory; end the other run, then go on with --resume, which cuts this back"
                 )
         data = _schema_message(table.schema) if size == 0 else b""
-        _append_whole(path, data + _batch_message(table), size)
+        with writing(path):
+            append_whole(path, data + _batch_message(table), size)
         self._written = path, path.stat().st_size
         return path.name
 
@@ -80,7 +92,8 @@ class Segments:
         if new:
             lines = [_Finished(name=name, file=entry_of(self.directory / name)).model_dump_json() for name in new]
             size = self._index.stat().st_size if self._index.exists() else 0
-            _append_whole(self._index, "".join(line + "\n" for line in lines).encode(), size)
+            with writing(self._index):
+                append_whole(self._index, "".join(line + "\n" for line in lines).encode(), size)
         newest = self.directory / names[-1]
         _sync(newest)
         return Position(name=newest.name, newest=entry_of(newest), index=entry_of(self._index))
@@ -138,7 +151,7 @@ class Segments:
         finished = [name for name in _names(self.directory) if _first_step(name) < _first_step(position.name)]
         lines = [_Finished(name=name, file=entry_of(self.directory / name)).model_dump_json() for name in finished]
         self._index.unlink(missing_ok=True)
-        _append_whole(self._index, "".join(line + "\n" for line in lines).encode(), 0)
+        append_whole(self._index, "".join(line + "\n" for line in lines).encode(), 0)
         return [
             f"{self._name(self._index)}: not as it was written: made anew from the {len(finished)} finished segments "
             "that are there; whether one is damaged or lost can no longer be told"
@@ -247,7 +260,7 @@ def _batch_message(table: pa.Table) -> bytes:
     return stream[len(_schema_message(table.schema)) : -_END_MARK]
 
 
-def _append_whole(path: Path, data: bytes, size: int) -> None:
+def append_whole(path: Path, data: bytes, size: int) -> None:
     """Append all or, where that fails, nothing to a file of ``size`` bytes."""
     with path.open("ab", buffering=0) as file:
         try:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from safetensors import SafetensorError
 
 from gps_ray.base.states import below, load_state_file, nested, save_state_file
+from gps_ray.base.storage import writing
 from gps_ray.base.tables import outcomes_from_table
 from gps_ray.base.types import ObserveResult, PosteriorMoments, Selection, SelectionRequest
 from gps_ray.predictor.history import PromptIndex
@@ -82,9 +84,11 @@ class SelectorService:
         )
 
     def save(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
         own = {"steps_observed": np.array(self._steps_observed), **nested("lengths", self._lengths.state())}
-        save_state_file({**self._selector.state(), **nested("service", own)}, directory / STATE_FILE)
+        with writing(directory / STATE_FILE, SafetensorError):
+            save_state_file({**self._selector.state(), **nested("service", own)}, directory / STATE_FILE)
 
     def load(self, directory: Path) -> None:
         state = load_state_file(directory / STATE_FILE)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from gps_ray.base.keyed_random import generator
+from gps_ray.base.storage import writing
 from gps_ray.base.types import (
     Chunk,
     GenerateRequest,
@@ -205,8 +206,9 @@ class _Learner:
 
     async def save(self, directory: Path) -> None:
         self._run.point("save learner")
-        directory.mkdir(parents=True)
-        (directory / "learner.json").write_text(json.dumps([self.version, self.digest]))
+        with writing(directory):
+            directory.mkdir()
+            (directory / "learner.json").write_text(json.dumps([self.version, self.digest]))
 
     def load(self, directory: Path) -> None:
         self.version, self.digest = json.loads((directory / "learner.json").read_text())

@@ -12,7 +12,9 @@ import ray
 from ray._private.state import actors
 from ray.cluster_utils import Cluster
 
+from actors.cluster import cluster_for
 from actors.training import prepare, run_training
+from gps_ray.base.errors import ResourceError
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.run.metrics import read_metrics
 from gps_ray.run.outcomes import read_outcomes
@@ -73,6 +75,18 @@ def _run(directory: Path, cache: Path, nodes: tuple[int, ...]) -> tuple[str, lis
         run_training(config, data, sinks=(worker_nodes,))
     outcomes = json.dumps(read_outcomes(directory / "outcomes").to_pylist())  # as text, where NaN equals NaN
     return outcomes, read_metrics(directory / "metrics.jsonl"), worker_nodes
+
+
+def test_a_run_that_fits_the_cluster_and_no_node_is_refused_at_once(tmp_path: Path) -> None:
+    """Ray would wait for ever: 2 CPUs there are, and a worker of 1.5 has no place."""
+    wide = ("rollout.num_workers=1", "rollout.num_cpus_per_worker=1.5")
+    config = load_config(TrainConfig, None, (*SETTINGS, f"run.directory={tmp_path}", *wide))
+    with (
+        _nodes(1, 1),
+        pytest.raises(ResourceError, match=r"a rollout worker needs 1\.5 CPU .* no node of the cluster has them \(2 x"),
+        cluster_for(config),
+    ):
+        pass
 
 
 @pytest.mark.timeout(900)

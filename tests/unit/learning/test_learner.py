@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gps_ray.base.errors import CheckpointError, LearnerError
+from gps_ray.base.errors import CheckpointError, LearnerError, StorageError
 from gps_ray.base.types import FinishReason, RolloutGroup, RolloutStatus
 from gps_ray.config import LearningConfig
 from gps_ray.learning.learner import Learner
@@ -209,6 +209,22 @@ def test_a_saved_and_loaded_learner_goes_on_bit_for_bit(
     assert _same(straight.weights(), stopped.weights())
 
 
+def test_a_full_disk_is_said_and_the_learner_goes_on_as_if_nothing_had_been(
+    model_directory: Path, small_disk: Path, tmp_path: Path
+) -> None:
+    learner = _learner(model_directory)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 20_000))
+    for write, place in ((learner.save, small_disk / "learner"), (learner.export, small_disk / "model")):
+        with pytest.raises(StorageError, match=rf"^{place}.*: no room: the disk is full, .* free; make room"):
+            write(place)
+        shutil.rmtree(place, ignore_errors=True)
+    learner.save(tmp_path / "learner")
+    other = _learner(model_directory)
+    other.load(tmp_path / "learner")
+    assert _same(learner.weights(), other.weights())
+
+
 def test_a_damaged_or_foreign_checkpoint_is_one_line(model_directory: Path, tmp_path: Path) -> None:
     learner = _learner(model_directory)
     learner.save(tmp_path / "learner")
@@ -219,7 +235,7 @@ def test_a_damaged_or_foreign_checkpoint_is_one_line(model_directory: Path, tmp_
     assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match="expected all shards"):
         learner.load(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match="expected a folder that can be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
         learner.save(shard)
 
 

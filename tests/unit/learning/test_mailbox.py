@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gps_ray.base.errors import DeadlineError, LearnerError
+from gps_ray.base.errors import DeadlineError, LearnerError, StorageError
 from gps_ray.learning.mailbox import START, Kind, Mailbox, Message
 
 KEY = "learning.update_deadline_s"
@@ -204,6 +204,26 @@ def test_a_caller_that_gives_up_leaves_the_mailbox_usable() -> None:
         assert not mailbox.complete(attempt, first.sequence, "nobody waits")
         second = await mailbox.next_message(attempt, 1)
         assert mailbox.complete(attempt, second.sequence, "done")
+        assert await asked == "done"
+
+    run(test)
+
+
+def test_what_cannot_be_done_is_answered_with_its_error_and_the_attempt_goes_on() -> None:
+    async def test(mailbox: Mailbox) -> None:
+        attempt = await _started(mailbox)
+        asked = _ask(mailbox, kind=Kind.SAVE)
+        await asyncio.sleep(0)
+        message = await mailbox.next_message(attempt, 1)
+        assert mailbox.refuse(attempt, message.sequence, StorageError("the disk is full"))
+        with pytest.raises(StorageError, match="the disk is full"):
+            await asked
+        assert not mailbox.refuse(attempt, message.sequence, StorageError("again"))
+        assert not mailbox.refuse(attempt - 1, message.sequence, StorageError("of before"))
+        asked = _ask(mailbox, "next")
+        await asyncio.sleep(0)
+        message = await mailbox.next_message(attempt, 1)
+        assert mailbox.complete(attempt, message.sequence, "done")
         assert await asked == "done"
 
     run(test)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gps_ray.run.segments as segments_module
-from gps_ray.base.errors import DataError
+from gps_ray.base.errors import DataError, StorageError
 from gps_ray.run.segments import INDEX, Position, Segments, read_segments
 
 
@@ -198,7 +198,7 @@ def test_an_append_that_fails_leaves_the_table_as_it_was(tmp_path: Path, monkeyp
             return int(written)
 
     monkeypatch.setattr(Path, "open", lambda self, *args, **more: Full(real(self, *args, **more)))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match=r"arrows: no room: the disk is full"):
         segments.append(2, _table(2))
     monkeypatch.undo()
     assert path.read_bytes() == before
