@@ -16,6 +16,7 @@ from gps_ray.config.policy import EmbeddedModelConfig, ModelConfig, WarmStartCon
 from gps_ray.config.rollout import RolloutConfig, SimulatedConfig, VllmConfig
 from gps_ray.config.run import CheckpointConfig, ClusterConfig, EvaluationConfig, RunConfig, SuiteConfig, TrackingConfig
 from gps_ray.config.selection import (
+    ArcusConfig,
     BetaCountsConfig,
     DpsConfig,
     FeaturesConfig,
@@ -23,6 +24,7 @@ from gps_ray.config.selection import (
     GresoConfig,
     PclConfig,
     PpmConfig,
+    SecConfig,
     SelectionConfig,
 )
 from gps_ray.config.sources import SourceConfig
@@ -230,6 +232,16 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "target_easy": "Where more, or fewer, easy prompts are to be skipped.",
         "target_hard": "Where more, or fewer, hard prompts are to be skipped.",
         "safety_factor": _PAPER,
+    },
+    ArcusConfig: {
+        "prior_variance": "Lower it where all prompts are about equally hard.",
+        "drift_variance": "Raise it where the policy improves very fast (high learning rate).",
+        "upward_drift": "Raise it where the policy improves very fast (high learning rate).",
+    },
+    SecConfig: {
+        "num_kinds": "Raise it for a mixture of many tasks.",
+        "rate": "Lower it where a step has few groups of a kind.",
+        "temperature": "Lower it to keep closer to the best kind.",
     },
     PclConfig: {
         "hidden_dim": "Larger for large pools.",

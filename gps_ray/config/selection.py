@@ -11,6 +11,7 @@ from gps_ray.config.facts import Resume
 from gps_ray.config.section import ConfigSection
 
 __all__ = [
+    "ArcusConfig",
     "BetaCountsConfig",
     "DpsConfig",
     "FeaturesConfig",
@@ -18,6 +19,7 @@ __all__ = [
     "GresoConfig",
     "PclConfig",
     "PpmConfig",
+    "SecConfig",
     "SelectionConfig",
 ]
 
@@ -113,6 +115,22 @@ class GresoConfig(ConfigSection):
     target_easy: float = Field(0.083, ge=0, le=1, description="Wanted share of all-right groups among the rolled out.")
     target_hard: float = Field(0.167, ge=0, le=1, description="Wanted share of all-wrong groups.")
     safety_factor: float = Field(1.25, ge=1, description="Oversampling of the later rounds of a step.")
+
+
+class ArcusConfig(ConfigSection):
+    """ARCUS (arXiv 2609.38018): beliefs of psi = arcsin sqrt(success rate), in radians. The sizes are ours."""
+
+    prior_variance: float = Field(0.15, gt=0, description="Of psi before the first outcome, around a rate of 1/2.")
+    drift_variance: float = Field(0.005, ge=0, description="Growth of every belief's variance per step.")
+    upward_drift: float = Field(0.002, ge=0, description="Growth of every psi per step: training helps.")
+
+
+class SecConfig(ConfigSection):
+    """SEC (arXiv 2505.14970): a bandit over kinds of prompts, here clusters of their text features."""
+
+    num_kinds: int = Field(8, ge=2, description="C: clusters of the pool, the arms of the bandit.")
+    rate: float = Field(0.5, gt=0, le=1, description="Weight of the newest step in the value of a kind.")
+    temperature: float = Field(0.4, gt=0, description="Of the softmax over values, which lie in [0, 1].")
 
 
 class PclConfig(ConfigSection):
@@ -243,6 +261,8 @@ class SelectionConfig(ConfigSection):
     dps: DpsConfig = Field(default_factory=DpsConfig)
     greso: GresoConfig = Field(default_factory=GresoConfig)
     pcl: PclConfig = Field(default_factory=PclConfig)
+    arcus: ArcusConfig = Field(default_factory=ArcusConfig)
+    sec: SecConfig = Field(default_factory=SecConfig)
     fused: FusedConfig = Field(default_factory=FusedConfig)
     features: FeaturesConfig = Field(default_factory=FeaturesConfig)
 
