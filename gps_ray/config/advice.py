@@ -269,6 +269,7 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "text_drift": _FLAT,
         "num_drifting": _FLAT,
         "prompt_drift": "Raise it where the policy improves very fast (high learning rate).",
+        "num_kinds": "Raise it for a mixture of many tasks; only selection.acquisition=learning_progress reads it.",
         "own_record": "For the ablation only.",
     },
     LearningConfig: {

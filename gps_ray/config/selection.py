@@ -182,6 +182,9 @@ class FusedConfig(ConfigSection):
     )
     num_drifting: int = Field(32, ge=0, description="Features with a drift of their own.")
     prompt_drift: float = Field(0.01, ge=0, description="Slow change of every prompt's own effect.")
+    num_kinds: int = Field(
+        16, ge=2, description="Clusters of the pool's texts whose progress the acquisition learning_progress follows."
+    )
     own_record: bool = Field(
         True, description="False keeps no prompt's own effect: its outcomes teach the shared part alone (ablation)."
     )

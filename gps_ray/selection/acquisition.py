@@ -17,6 +17,7 @@ __all__ = [
     "ACQUISITIONS",
     "THRESHOLD",
     "Acquisition",
+    "learning_progress",
     "nearest_half",
     "reward_variance",
     "sampled",
@@ -113,6 +114,20 @@ def thompson_paced(posterior: Posterior, group_size: int, rng: np.random.Generat
     return score
 
 
+def learning_progress(posterior: Posterior, group_size: int, rng: np.random.Generator) -> FloatArray:
+    """u = E[1 - g^G - (1 - g)^G] times what a useful group of this kind of prompt still teaches (``LearningProgress``).
+
+    Raises ConfigError where the predictor keeps no such account.
+    """
+    yields: FloatArray | None = getattr(posterior, "yields", None)
+    if yields is None:
+        raise ConfigError(
+            "selection.acquisition: learning_progress needs a predictor that follows what it teaches, got none; set "
+            "selection.predictor=fused, or another selection.acquisition"
+        )
+    return yields * useful_group(posterior, group_size, rng)
+
+
 def reward_variance(posterior: Posterior, group_size: int, rng: np.random.Generator) -> FloatArray:
     """u = E[g (1 - g)], the expected variance of a reward of 0 or 1 (MaPP, arXiv 2609.34990)."""
     mean = posterior.mean()
@@ -128,6 +143,7 @@ ACQUISITIONS: dict[str, Acquisition] = {
     "thompson_nearest_half": thompson_nearest_half,
     "thompson_threshold": thompson_threshold,
     "thompson_paced": thompson_paced,
+    "learning_progress": learning_progress,
     "reward_variance": reward_variance,
     "reward_variance_shuffled": with_random_ties(reward_variance),
 }

@@ -101,7 +101,7 @@ def _sec(config: SelectionConfig, table: PromptTable, group_size: int, run_seed:
 def _fused(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> Predictor:
     from gps_ray.predictor.fused import FusedPredictor  # scikit-learn loads only where it is used
 
-    return FusedPredictor(table, config.fused)
+    return FusedPredictor(table, config.fused, follows_learning=config.acquisition == "learning_progress")
 
 
 PREDICTORS: dict[str, PredictorRow] = {

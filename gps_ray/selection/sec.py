@@ -11,8 +11,6 @@ features of gps_fused (k-means over the leading ones).
 from __future__ import annotations
 
 import numpy as np
-from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.keyed_random import generator
@@ -22,21 +20,15 @@ from gps_ray.config import FusedConfig, SecConfig
 from gps_ray.predictor.fused_features import build_text_features
 from gps_ray.predictor.history import PromptIndex, ReuseCounter
 from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
+from gps_ray.predictor.kinds import kinds_of
 from gps_ray.selection.interface import unpredicted_selection
 
 __all__ = ["SecSelector", "kinds_of_prompts"]
 
-_NUM_LEADING = 32
-
 
 def kinds_of_prompts(table: PromptTable, features: FusedConfig, num_kinds: int) -> IntArray:
-    """[num_pool] int64 in [0, num_kinds): clusters of the pool's text features, the same in every run on it."""
-    columns = build_text_features(table, features).columns[: table.num_pool, :_NUM_LEADING].astype(np.float64)
-    num_clusters = min(num_kinds, len(np.unique(columns, axis=0)))
-    # One thread: the order of a sum must not depend on the machine's load.
-    with threadpool_limits(limits=1):
-        kinds: IntArray = KMeans(num_clusters, n_init=3, random_state=0).fit_predict(columns).astype(np.int64)
-    return kinds
+    """[num_pool] int64 in [0, C): clusters of the pool's text features, the same in every run on it."""
+    return kinds_of(build_text_features(table, features).columns, table.num_pool, num_kinds)[: table.num_pool]
 
 
 class SecSelector:
