@@ -171,6 +171,10 @@ def test_the_allocation() -> None:
 REPLAY_COLUMNS: dict[str, Sequence[str]] = {
     "Spearman early \\| late": ("spearman_early", "spearman_late"),
     "minus beta_mean, early \\| late": ("spearman_early_minus_beta_mean", "spearman_late_minus_beta_mean"),
+    "minus without states, early \\| late": (
+        "spearman_early_minus_without_states",
+        "spearman_late_minus_without_states",
+    ),
     "seen": ("spearman_seen",),
     "unseen": ("spearman_unseen",),
     "ECE": ("ece",),
