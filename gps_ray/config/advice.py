@@ -182,6 +182,7 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "diversity_recent": "Larger where the same kinds come step after step; 0 switches it off.",
         "num_recent_batches": "With diversity_recent.",
         "random_share": "An eighth keeps the predictor calibrated where it does not choose, e.g. for jobs.allocate.",
+        "warm_up_steps": "Where the first steps decide, and no text prior is at hand: a start like uniform's.",
         "group_size_range": "Where a hard prompt should get more attempts than an easy one at the same total.",
         "admission": "useful_only to fill every update with useful groups, at more rollouts.",
         "max_rounds": "With admission=useful_only: how long to look for useful groups.",

@@ -238,6 +238,12 @@ class SelectionConfig(ConfigSection):
     random_share: float = Field(
         0.0, ge=0, le=1, description="Share of B filled at random, to keep the predictor calibrated."
     )
+    warm_up_steps: int = Field(
+        0,
+        ge=0,
+        description="The random share falls from 1 to random_share over so many first steps, in which no predictor "
+        "knows much; 0: from the first step as later. For selectors that score prompts.",
+    )
     group_size_range: tuple[int, int] | None = Field(
         None,
         description="[fewest, most] rollouts of a prompt, rollout.group_size on average: shared out by what a further "
