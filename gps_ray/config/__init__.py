@@ -19,6 +19,7 @@ from gps_ray.config.run import (
 )
 from gps_ray.config.section import ConfigSection, load_config, parse_config, read_mapping
 from gps_ray.config.selection import (
+    ArcusConfig,
     BetaCountsConfig,
     DpsConfig,
     FeaturesConfig,
@@ -26,12 +27,14 @@ from gps_ray.config.selection import (
     GresoConfig,
     PclConfig,
     PpmConfig,
+    SecConfig,
     SelectionConfig,
 )
 from gps_ray.config.sources import COLUMNS, SourceConfig
 
 __all__ = [
     "COLUMNS",
+    "ArcusConfig",
     "ArithmeticConfig",
     "BetaCountsConfig",
     "CheckpointConfig",
@@ -54,6 +57,7 @@ __all__ = [
     "Resume",
     "RolloutConfig",
     "RunConfig",
+    "SecConfig",
     "SelectionConfig",
     "SimulatedConfig",
     "SourceConfig",

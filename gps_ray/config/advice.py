@@ -16,6 +16,7 @@ from gps_ray.config.policy import EmbeddedModelConfig, ModelConfig, WarmStartCon
 from gps_ray.config.rollout import RolloutConfig, SimulatedConfig, VllmConfig
 from gps_ray.config.run import CheckpointConfig, ClusterConfig, EvaluationConfig, RunConfig, SuiteConfig, TrackingConfig
 from gps_ray.config.selection import (
+    ArcusConfig,
     BetaCountsConfig,
     DpsConfig,
     FeaturesConfig,
@@ -23,6 +24,7 @@ from gps_ray.config.selection import (
     GresoConfig,
     PclConfig,
     PpmConfig,
+    SecConfig,
     SelectionConfig,
 )
 from gps_ray.config.sources import SourceConfig
@@ -184,6 +186,7 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "diversity_recent": "Larger where the same kinds come step after step; 0 switches it off.",
         "num_recent_batches": "With diversity_recent.",
         "random_share": "An eighth keeps the predictor calibrated where it does not choose, e.g. for jobs.allocate.",
+        "warm_up_steps": "Where the first steps decide, and no text prior is at hand: a start like uniform's.",
         "group_size_range": "Where a hard prompt should get more attempts than an easy one at the same total.",
         "admission": "useful_only to fill every update with useful groups, at more rollouts.",
         "max_rounds": "With admission=useful_only: how long to look for useful groups.",
@@ -235,6 +238,16 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "target_hard": "Where more, or fewer, hard prompts are to be skipped.",
         "safety_factor": _PAPER,
     },
+    ArcusConfig: {
+        "prior_variance": "Lower it where all prompts are about equally hard.",
+        "drift_variance": "Raise it where the policy improves very fast (high learning rate).",
+        "upward_drift": "Raise it where the policy improves very fast (high learning rate).",
+    },
+    SecConfig: {
+        "num_kinds": "Raise it for a mixture of many tasks.",
+        "rate": "Lower it where a step has few groups of a kind.",
+        "temperature": "Lower it to keep closer to the best kind.",
+    },
     PclConfig: {
         "hidden_dim": "Larger for large pools.",
         "learning_rate": "Where the predictor's loss (in predictor/*) does not fall, or jumps.",
@@ -261,6 +274,7 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "text_drift": _FLAT,
         "num_drifting": _FLAT,
         "prompt_drift": "Raise it where the policy improves very fast (high learning rate).",
+        "num_kinds": "Raise it for a mixture of many tasks; only selection.acquisition=learning_progress reads it.",
         "own_record": "For the ablation only.",
     },
     LearningConfig: {

@@ -56,6 +56,7 @@ _UNITS: tuple[tuple[str, str], ...] = (
     (r"_updates$|^updates_per_step$", "updates"),
     (r"^keep_", "checkpoints"),
     (r"^num_recent_batches$", "batches"),
+    (r"^num_kinds$", "kinds"),
     (r"^max_policy_lag$", "policy versions"),
     (r"^lora_rank$", "dimensions"),
 )

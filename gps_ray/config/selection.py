@@ -11,6 +11,7 @@ from gps_ray.config.facts import Resume
 from gps_ray.config.section import ConfigSection
 
 __all__ = [
+    "ArcusConfig",
     "BetaCountsConfig",
     "DpsConfig",
     "FeaturesConfig",
@@ -18,6 +19,7 @@ __all__ = [
     "GresoConfig",
     "PclConfig",
     "PpmConfig",
+    "SecConfig",
     "SelectionConfig",
 ]
 
@@ -115,6 +117,22 @@ class GresoConfig(ConfigSection):
     safety_factor: float = Field(1.25, ge=1, description="Oversampling of the later rounds of a step.")
 
 
+class ArcusConfig(ConfigSection):
+    """ARCUS (arXiv 2609.38018): beliefs of psi = arcsin sqrt(success rate), in radians. The sizes are ours."""
+
+    prior_variance: float = Field(0.15, gt=0, description="Of psi before the first outcome, around a rate of 1/2.")
+    drift_variance: float = Field(0.005, ge=0, description="Growth of every belief's variance per step.")
+    upward_drift: float = Field(0.002, ge=0, description="Growth of every psi per step: training helps.")
+
+
+class SecConfig(ConfigSection):
+    """SEC (arXiv 2505.14970): a bandit over kinds of prompts, here clusters of their text features."""
+
+    num_kinds: int = Field(8, ge=2, description="C: clusters of the pool, the arms of the bandit.")
+    rate: float = Field(0.5, gt=0, le=1, description="Weight of the newest step in the value of a kind.")
+    temperature: float = Field(0.4, gt=0, description="Of the softmax over values, which lie in [0, 1].")
+
+
 class PclConfig(ConfigSection):
     """PCL (arXiv 2510.01135): a value model of the prompt. The paper's is a language model; the sizes here are ours."""
 
@@ -164,6 +182,9 @@ class FusedConfig(ConfigSection):
     )
     num_drifting: int = Field(32, ge=0, description="Features with a drift of their own.")
     prompt_drift: float = Field(0.01, ge=0, description="Slow change of every prompt's own effect.")
+    num_kinds: int = Field(
+        16, ge=2, description="Clusters of the pool's texts whose progress the acquisition learning_progress follows."
+    )
     own_record: bool = Field(
         True, description="False keeps no prompt's own effect: its outcomes teach the shared part alone (ablation)."
     )
@@ -217,6 +238,12 @@ class SelectionConfig(ConfigSection):
     random_share: float = Field(
         0.0, ge=0, le=1, description="Share of B filled at random, to keep the predictor calibrated."
     )
+    warm_up_steps: int = Field(
+        0,
+        ge=0,
+        description="The random share falls from 1 to random_share over so many first steps, in which no predictor "
+        "knows much; 0: from the first step as later. For selectors that score prompts.",
+    )
     group_size_range: tuple[int, int] | None = Field(
         None,
         description="[fewest, most] rollouts of a prompt, rollout.group_size on average: shared out by what a further "
@@ -243,6 +270,8 @@ class SelectionConfig(ConfigSection):
     dps: DpsConfig = Field(default_factory=DpsConfig)
     greso: GresoConfig = Field(default_factory=GresoConfig)
     pcl: PclConfig = Field(default_factory=PclConfig)
+    arcus: ArcusConfig = Field(default_factory=ArcusConfig)
+    sec: SecConfig = Field(default_factory=SecConfig)
     fused: FusedConfig = Field(default_factory=FusedConfig)
     features: FeaturesConfig = Field(default_factory=FeaturesConfig)
 

@@ -13,15 +13,20 @@ pool is at present. ``metrics`` reports its swap test.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.states import below, nested
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
+from gps_ray.base.useful import is_useful
 from gps_ray.config import FusedConfig
 from gps_ray.predictor.fused_features import TextFeatures, build_text_features
 from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
+from gps_ray.predictor.kinds import kinds_of
+from gps_ray.predictor.learning_progress import LearningProgress
 from gps_ray.predictor.logit_normal import expectation
 from gps_ray.predictor.shared_filter import SharedFilter
 from gps_ray.predictor.text_prior import load_text_prior
@@ -31,6 +36,7 @@ __all__ = ["FusedPredictor", "build_filter"]
 _NUM_SWAP_PROMPTS = 256
 _MAX_SWAP_BATCH = 32
 _NUM_CHECKED_ROWS = 8
+_NUM_FOLLOWED = 1024
 
 
 def build_filter(
@@ -66,9 +72,16 @@ def build_filter(
 class FusedPredictor:
     """``predict`` gives a logit-normal posterior per prompt, with joint draws and closed expectations."""
 
-    def __init__(self, table: PromptTable, config: FusedConfig, prior_logits: FloatArray | None = None) -> None:
+    def __init__(
+        self,
+        table: PromptTable,
+        config: FusedConfig,
+        prior_logits: FloatArray | None = None,
+        follows_learning: bool = False,
+    ) -> None:
         """``prior_logits`` [N]: what other outcomes say of these texts; None takes them from ``config.text_prior``
-        where that is set. Raises DataError where the prior cannot be read."""
+        where that is set. ``follows_learning``: posteriors also say what a useful group of each prompt teaches. Raises
+        DataError where the prior cannot be read."""
         if prior_logits is None and config.text_prior is not None:
             prior_logits = load_text_prior(config.text_prior).logits(table.texts, table.embeddings, table.states)
         self._has_prior = prior_logits is not None
@@ -80,6 +93,7 @@ class FusedPredictor:
         num_swap = min(_NUM_SWAP_PROMPTS, table.num_pool)
         swap_rng = generator(0, "fused/swap_test")
         self._swap_rows = np.sort(swap_rng.choice(table.num_pool, size=num_swap, replace=False))
+        self._followed = _Followed(table, features.columns, config.num_kinds) if follows_learning else None
         self._metrics: dict[str, float] = {}
 
     def informed(self) -> bool:
@@ -87,7 +101,10 @@ class FusedPredictor:
         return self._has_prior
 
     def predict(self, rows: IntArray, step: int) -> Posterior:
-        return self._filter.predict(rows)
+        posterior = self._filter.predict(rows)
+        if self._followed is None:
+            return posterior
+        return replace(posterior, yields=self._followed.yields(rows))
 
     def predict_from_text(self, rows: IntArray, step: int) -> Posterior:
         """Shared weights and drift alone, without the prompts' own effects."""
@@ -108,6 +125,10 @@ class FusedPredictor:
             self._seen[rows] = True
             self._metrics |= self._shared_metrics()
         self._filter.advance()
+        if self._followed is not None:
+            useful = rows[is_useful(num_right, num_tried)]
+            self._followed.observe(self._filter.predict(self._followed.rows).mean(), useful)
+            self._metrics |= self._followed.progress.metrics()
 
     def _swap_test(self, rows: IntArray, num_tried: IntArray) -> dict[str, float]:
         """Does the shared context carry anything? The newest batch is taken as all solved and as all failed; reported
@@ -143,13 +164,16 @@ class FusedPredictor:
 
     def metrics(self) -> dict[str, float]:
         """log_likelihood (nats per group, predicted before it was learnt), swap_test, swap_test_signed, level (logit),
-        length_slope, prior_slope, own_record_share (1 - c_i, mean over the prompts seen)."""
+        length_slope, prior_slope, own_record_share (1 - c_i, mean over the prompts seen); those of ``LearningProgress``
+        where it is kept."""
         return dict(self._metrics)
 
     def state(self) -> State:
         metrics = nested("metric", {name: np.array(value) for name, value in self._metrics.items()})
+        followed = {} if self._followed is None else nested("progress", self._followed.progress.state())
         return {
             **nested("filter", self._filter.state()),
+            **followed,
             **metrics,
             "seen": self._seen.copy(),
             "fingerprint": self._fingerprint.copy(),
@@ -172,5 +196,39 @@ class FusedPredictor:
                 "selection.features.* and selection.fused.* on the machine type and library versions it started with"
             )
         self._filter.load_state(found)
+        if self._followed is not None:
+            self._followed.load(below("progress", state))
         self._seen = state["seen"].astype(np.bool_)
         self._metrics = {name: float(value) for name, value in below("metric", state).items()}
+
+
+class _Followed:
+    """``LearningProgress`` of the pool's kinds, whose mean rates are those of a fixed part of the pool."""
+
+    def __init__(self, table: PromptTable, columns: FloatArray, num_kinds: int) -> None:
+        self._kinds = kinds_of(columns, table.num_pool, num_kinds)
+        num_rows = min(_NUM_FOLLOWED, table.num_pool)
+        rng = generator(0, "fused/followed")
+        self.rows = np.sort(rng.choice(table.num_pool, size=num_rows, replace=False))
+        counts = np.bincount(self._kinds[: table.num_pool])
+        self.progress = LearningProgress(counts / counts.sum())
+
+    def observe(self, mean: FloatArray, useful: IntArray) -> None:
+        """mean predicted rates of ``rows``; the rows of the step's useful groups."""
+        num_kinds, kinds = int(self._kinds.max()) + 1, self._kinds[self.rows]
+        counts = np.bincount(kinds, minlength=num_kinds)
+        rates = np.bincount(kinds, weights=mean, minlength=num_kinds) / np.maximum(counts, 1)
+        self.progress.observe(rates, self._kinds[useful])
+
+    def yields(self, rows: IntArray) -> FloatArray:
+        yields: FloatArray = self.progress.yields()[self._kinds[rows]]
+        return yields
+
+    def load(self, state: State) -> None:
+        expected = self.progress.state()["fast"].shape
+        if "fast" not in state or state["fast"].shape != expected:
+            raise CheckpointError(
+                "predictor state: it does not say what groups taught, or says it of other kinds; resume with the run's "
+                "own selection.acquisition, selection.fused.num_kinds and data.*"
+            )
+        self.progress.load_state(state)

@@ -40,11 +40,13 @@ class LogitNormalPosterior:
     """location, variance [N] of the logits (``Posterior``).
 
     ``draw_logits(num_draws, rng)`` gives joint draws [S, N] of the logits; without it the prompts are independent.
+    ``yields`` [N]: what a useful group of each prompt teaches, relative to the pool's mean; None where nobody asked.
     """
 
     location: FloatArray
     logit_variance: FloatArray
     draw_logits: Callable[[int, np.random.Generator], FloatArray] | None = None
+    yields: FloatArray | None = None
 
     def mean(self) -> FloatArray:
         return expectation(self.location, self.logit_variance, lambda rate: rate)

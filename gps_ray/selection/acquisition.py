@@ -17,9 +17,12 @@ __all__ = [
     "ACQUISITIONS",
     "THRESHOLD",
     "Acquisition",
+    "learning_progress",
     "nearest_half",
+    "reward_variance",
     "sampled",
     "thompson_nearest_half",
+    "thompson_paced",
     "thompson_threshold",
     "useful_group",
     "with_random_ties",
@@ -98,6 +101,40 @@ def thompson_threshold(posterior: Posterior, group_size: int, rng: np.random.Gen
     return score
 
 
+def thompson_paced(posterior: Posterior, group_size: int, rng: np.random.Generator) -> FloatArray:
+    """u = -(arcsin sqrt(g') - arcsin sqrt(target))^2 for one draw g' of the posterior (ARCUS, arXiv 2609.38018).
+
+    The target goes from 1/2 where nothing is solved to 3/4 where all is: 1/2 plus a quarter of the mean predicted rate.
+    The paper has a paced target above 1/2; this pace is ours.
+    """
+    mean = posterior.mean()
+    target = 0.5 + 0.25 * float(mean.sum()) / max(len(mean), 1)
+    draw = posterior.sample(1, rng)[0]
+    score: FloatArray = -((np.arcsin(np.sqrt(draw)) - np.arcsin(np.sqrt(target))) ** 2)
+    return score
+
+
+def learning_progress(posterior: Posterior, group_size: int, rng: np.random.Generator) -> FloatArray:
+    """u = E[1 - g^G - (1 - g)^G] times what a useful group of this kind of prompt still teaches (``LearningProgress``).
+
+    Raises ConfigError where the predictor keeps no such account.
+    """
+    yields: FloatArray | None = getattr(posterior, "yields", None)
+    if yields is None:
+        raise ConfigError(
+            "selection.acquisition: learning_progress needs a predictor that follows what it teaches, got none; set "
+            "selection.predictor=fused, or another selection.acquisition"
+        )
+    return yields * useful_group(posterior, group_size, rng)
+
+
+def reward_variance(posterior: Posterior, group_size: int, rng: np.random.Generator) -> FloatArray:
+    """u = E[g (1 - g)], the expected variance of a reward of 0 or 1 (MaPP, arXiv 2609.34990)."""
+    mean = posterior.mean()
+    score: FloatArray = mean - mean**2 - posterior.variance()
+    return score
+
+
 ACQUISITIONS: dict[str, Acquisition] = {
     "nearest_half": nearest_half,
     "useful_group": useful_group,
@@ -105,4 +142,8 @@ ACQUISITIONS: dict[str, Acquisition] = {
     "useful_group_shuffled": with_random_ties(useful_group),
     "thompson_nearest_half": thompson_nearest_half,
     "thompson_threshold": thompson_threshold,
+    "thompson_paced": thompson_paced,
+    "learning_progress": learning_progress,
+    "reward_variance": reward_variance,
+    "reward_variance_shuffled": with_random_ties(reward_variance),
 }

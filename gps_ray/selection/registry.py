@@ -16,6 +16,7 @@ from gps_ray.base.errors import ConfigError
 from gps_ray.base.import_path import call_with_options, check_options, load_object
 from gps_ray.base.types import FloatArray
 from gps_ray.config import SelectionConfig
+from gps_ray.predictor.arc import ArcPredictor
 from gps_ray.predictor.beta_counts import BetaCountsPredictor
 from gps_ray.predictor.interface import Posterior, Predictor, PromptTable
 from gps_ray.predictor.markov_state import MarkovStatePredictor
@@ -87,10 +88,20 @@ def _needs_torch(predictor: str) -> None:
         )
 
 
+def _arc(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> Predictor:
+    return ArcPredictor(table, config.arcus)
+
+
+def _sec(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> PromptSelector:
+    from gps_ray.selection.sec import SecSelector, kinds_of_prompts  # scikit-learn loads only where it is used
+
+    return SecSelector(table, kinds_of_prompts(table, config.fused, config.sec.num_kinds), config.sec, run_seed)
+
+
 def _fused(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> Predictor:
     from gps_ray.predictor.fused import FusedPredictor  # scikit-learn loads only where it is used
 
-    return FusedPredictor(table, config.fused)
+    return FusedPredictor(table, config.fused, follows_learning=config.acquisition == "learning_progress")
 
 
 PREDICTORS: dict[str, PredictorRow] = {
@@ -99,6 +110,7 @@ PREDICTORS: dict[str, PredictorRow] = {
     # A prompt's state is that of whole groups: all wrong, mixed or all right.
     "markov_state": PredictorRow(factory=_markov_state, predicts_rates=False, section="dps"),
     "value_model": PredictorRow(factory=_value_model, section="pcl"),
+    "arc": PredictorRow(factory=_arc, section="arcus"),
     "fused": PredictorRow(factory=_fused, section="fused"),
 }
 
@@ -149,6 +161,29 @@ SELECTORS: dict[str, SelectorRow] = {
         },
         section="beta_counts",
     ),
+    # MaPP's choice (arXiv 2609.34990) is that family with another score, the expected variance of a reward; its
+    # baseline is no matter of selection.
+    "mapp": SelectorRow(
+        factory=predictive,
+        predicts=True,
+        preset={
+            **_SCORE_ALONE,
+            "predictor": "beta_counts",
+            "acquisition": "reward_variance_shuffled",
+            "candidate_multiple": None,
+            "beta_counts.discount": 0.9,
+        },
+        section="beta_counts",
+    ),
+    # arXiv 2609.38018: beliefs on the arc, draws nearest to a target that rises with the policy.
+    "arcus": SelectorRow(
+        factory=predictive,
+        predicts=True,
+        preset={**_SCORE_ALONE, "predictor": "arc", "acquisition": "thompson_paced", "candidate_multiple": 8},
+        section="arcus",
+    ),
+    # arXiv 2505.14970: a bandit over kinds of prompts.
+    "sec": SelectorRow(factory=_sec, section="sec"),
     # arXiv 2603.10887: top B by P(mixed) of 8B candidates (Countdown; 32B for maths).
     "dps": SelectorRow(
         factory=predictive,

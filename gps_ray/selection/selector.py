@@ -17,7 +17,7 @@ from gps_ray.selection.acquisition import Acquisition
 from gps_ray.selection.batch_composer import compose_batch
 from gps_ray.selection.group_sizes import group_sizes
 
-__all__ = ["PredictiveSelector", "looked_at"]
+__all__ = ["PredictiveSelector", "looked_at", "random_share"]
 
 
 def _scatter(values: FloatArray, rows: IntArray, num_rows: int) -> FloatArray:
@@ -36,6 +36,14 @@ def _draw(run_seed: int, stream: str, request: SelectionRequest, rows: IntArray,
     return generator(run_seed, stream, request.step, rollout=request.round).choice(rows, size=num_drawn, replace=False)
 
 
+def random_share(config: SelectionConfig, step: int) -> float:
+    """Share of the slots of ``step`` (from 1) that are random: ``config.random_share``, and in the first
+    ``config.warm_up_steps`` steps a share that falls to it from 1, because nobody knows anything yet."""
+    if config.warm_up_steps == 0:
+        return config.random_share
+    return max(config.random_share, 1.0 - max(step - 1, 0) / config.warm_up_steps)
+
+
 def looked_at(
     config: SelectionConfig, run_seed: int, request: SelectionRequest, free: IntArray
 ) -> tuple[IntArray, IntArray]:
@@ -43,7 +51,7 @@ def looked_at(
 
     Keyed by run seed, step and round alone, so that whoever knows the config can say what a selector will look at.
     """
-    num_random = round(config.random_share * min(request.num_prompts, len(free)))
+    num_random = round(random_share(config, request.step) * min(request.num_prompts, len(free)))
     random_rows = _draw(run_seed, "selector/random", request, free, num_random)
     rest = np.setdiff1d(free, random_rows, assume_unique=True)
     if config.candidate_multiple is None:
@@ -57,7 +65,7 @@ class PredictiveSelector:
     """Predict the candidates, score them, compose a diverse batch (GPS, arXiv 2602.01970).
 
     Candidates are the pool without ``request.excluded``: all of it, or ``config.candidate_multiple`` times the batch,
-    drawn by (run_seed, "selector/candidates", step, round). ``config.random_share`` of the slots are drawn first,
+    drawn by (run_seed, "selector/candidates", step, round). ``random_share`` of the slots are drawn first,
     evenly from the pool, so that they are an unbiased look at it; the diversity terms count them as members. The very
     first batch is uniform unless the predictor is ``informed``. With ``config.group_size_range`` the rollouts of the
     batch are shared out where they are worth most.

@@ -13,7 +13,7 @@ from gps_ray.predictor.interface import OutcomeBatch, PromptTable
 from gps_ray.predictor.point_posterior import PointPosterior
 from gps_ray.selection.acquisition import nearest_half
 from gps_ray.selection.batch_composer import compose_batch
-from gps_ray.selection.selector import PredictiveSelector
+from gps_ray.selection.selector import PredictiveSelector, random_share
 
 NUM_POOL, GROUP_SIZE = 120, 4
 
@@ -201,3 +201,14 @@ def test_state_covers_predictor_memory_and_reuse() -> None:
     assert resumed.state()["predictor/num_observed"] == 6
     for step in (4, 5):
         assert resumed.select(_request(step)).prompt_ids == whole.select(_request(step)).prompt_ids
+
+
+def test_the_first_steps_are_random_and_give_way() -> None:
+    config = SelectionConfig(random_share=0.25, warm_up_steps=4)
+    assert [random_share(config, step) for step in (0, 1, 2, 3, 4, 5, 9)] == [1, 1, 0.75, 0.5, 0.25, 0.25, 0.25]
+    assert random_share(SelectionConfig(random_share=0.25), 1) == 0.25
+    selector = _selector(random_share=0.25, warm_up_steps=4)
+    selector.observe(_batch(0, [1]))
+    kinds = [selector.select(_request(step)).slot_kind for step in (1, 3, 9)]
+    shares = [float((kind == SlotKind.RANDOM).mean()) for kind in kinds]
+    assert shares == pytest.approx([1.0, 0.5, 0.25], abs=0.1)

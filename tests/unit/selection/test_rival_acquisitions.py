@@ -42,3 +42,18 @@ def test_ties_are_broken_at_random_and_nothing_else_is() -> None:
         assert {order[3:] for order in orders} == {(0, 4)}
         assert len(orders) == 6
         assert {tuple(_best(name.removesuffix("_shuffled"), rates, 5, seed)) for seed in range(5)} == {(1, 2, 3, 0, 4)}
+
+
+def test_the_paced_target_rises_with_the_policy() -> None:
+    weak = np.array([0.02, 0.5, 0.55, 0.75, 0.05, 0.01, 0.03])  # mean .27: target .57
+    strong = np.array([0.98, 0.5, 0.55, 0.75, 0.95, 0.99, 0.97])  # mean .81: target .70
+    assert _best("thompson_paced", weak, 2) == [2, 1]
+    assert _best("thompson_paced", strong, 1) == [3]
+
+
+def test_reward_variance_counts_what_is_unknown_as_spread_of_the_rate_not_of_the_reward() -> None:
+    posterior = BetaPosterior(np.array([1.0, 20.0, 1.0]), np.array([1.0, 20.0, 9.0]))
+    scores = ACQUISITIONS["reward_variance"](posterior, 8, generator(0, "test"))
+    draws = posterior.sample(200_000, generator(1, "test"))
+    np.testing.assert_allclose(scores, (draws * (1 - draws)).mean(axis=0), atol=2e-3)
+    assert scores[1] > scores[0] > scores[2]

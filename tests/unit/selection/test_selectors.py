@@ -151,7 +151,7 @@ def test_posteriors_are_about_the_rows_asked_for(name: str) -> None:
     assert not seen[0]
     assert seen[1] == seen[2]
     if posterior is None:
-        assert name in {"uniform", "ds", "greso"}
+        assert name in {"uniform", "ds", "greso", "sec"}
         return
     mean, variance = posterior.mean(), posterior.variance()
     draws = posterior.sample(3, generator(0, "test"))
@@ -162,7 +162,7 @@ def test_posteriors_are_about_the_rows_asked_for(name: str) -> None:
     assert mean[1] == pytest.approx(mean[2])
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"uniform", "ds", "greso"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"uniform", "ds", "greso", "sec"}))
 def test_a_prompt_without_any_verdict_is_not_seen(name: str) -> None:
     selector = _build(name)
     outcomes = _outcomes(selector.select(_request(1)))

@@ -168,9 +168,36 @@ def test_the_allocation() -> None:
     assert num_checked > 100
 
 
+def test_the_wins_and_losses() -> None:
+    table, num_checked = tables("which_selector.md")[-1], 0
+    results = {
+        "heterogeneous Countdown": "compare_heterogeneous",
+        "homogeneous Countdown": "compare_homogeneous",
+        "arithmetic": "compare_arithmetic",
+    }
+    picked = {**read("replay")["selected_5"]["result"], **read("replay")["rivals_5"]["result"]}
+    for row, title, cell in table.cells():
+        name = re.findall(r"`(\w+)`", row[0])[0]
+        if title in results:
+            difference, scale = ARM_COLUMNS["difference, equal rollouts"]
+            figure = interval(difference(read(results[title])["arms"][name]))
+            agree(cell, figure, scale)
+            # In bold: the interval lies on one side of uniform's.
+            assert cell.startswith("**") == (figure[1] > 0 or figure[2] < 0), (name, cell)
+            num_checked += 1
+        elif title == "useful in replay":
+            agree(cell.split(",")[0], [picked[name]["useful_group_ratio"]["mean"]])
+            num_checked += 1
+    assert num_checked > 20
+
+
 REPLAY_COLUMNS: dict[str, Sequence[str]] = {
     "Spearman early \\| late": ("spearman_early", "spearman_late"),
     "minus beta_mean, early \\| late": ("spearman_early_minus_beta_mean", "spearman_late_minus_beta_mean"),
+    "minus without states, early \\| late": (
+        "spearman_early_minus_without_states",
+        "spearman_late_minus_without_states",
+    ),
     "seen": ("spearman_seen",),
     "unseen": ("spearman_unseen",),
     "ECE": ("ece",),
