@@ -137,7 +137,7 @@ def test_there_is_nothing_to_warm_start_from() -> None:
 def test_the_mixture_of_the_demo() -> None:
     config = load_config(TrainConfig, ROOT / "configs" / "smollm2_mixture.yaml")
     sets = load_data(config.data, 0)
-    assert [len(sets.pool), len(sets.evaluation)] == [1500, 256]
+    assert [len(sets.pool), len(sets.evaluation)] == [1500, 128]
     counts = Counter(prompt.level for prompt in sets.pool)
     assert len(counts) == 17
     assert max(counts.values()) <= 2.2 * min(counts.values())
