@@ -109,6 +109,8 @@ class RayWorker:
 class RayRolloutPool(WorkerPool):
     """``WorkerPool`` whose workers are actors, named ``run_name/rollout-worker-...``."""
 
+    continuous_worker = ContinuousRolloutWorker  # where the engine batches continuously
+
     def __init__(
         self,
         run_name: str,
@@ -132,7 +134,7 @@ class RayRolloutPool(WorkerPool):
             **worker_options(config, group),
         }
         if config.batches_continuously:
-            actor = ray.remote(ContinuousRolloutWorker).options(**options, max_concurrency=MAX_CALLS)
+            actor = ray.remote(self.continuous_worker).options(**options, max_concurrency=MAX_CALLS)
         else:
             actor = ray.remote(RolloutWorker).options(**options)
         worker = RayWorker(index, actor.remote(self._spec), config, group)

@@ -63,6 +63,7 @@ class ContinuousRolloutWorker:
     """The same for an engine that batches continuously: its calls are under way side by side, a group each."""
 
     def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
         self._runner = GroupRunner(lambda: cast(ContinuousEngine, _engine(spec)), *_tasks_and_settings(spec))
 
     async def ready(self) -> int:

@@ -1,11 +1,11 @@
 """``jobs.bench rollout``: one engine in this process against transformers (``gps_ray.study.benchmarks.rollout``), or,
 with ``--num-workers``, a pool of k rollout workers against k bare engines.
 
-Both are k processes with an engine each and make the same responses with the same seeds, by turns. The bare engines are
-handed their share beforehand (vLLM: all of it at once) and give back a count; the pool dispatches chunk by chunk (vLLM:
-group by group, as places become free), scores the responses and puts outcomes and rollouts into the object store. What
-it loses is what the pool costs. Where responses are of very different lengths, who dispatches as places become free may
-gain more than that: bare engines have what they were dealt.
+Both are k processes with an engine each (vLLM: the same) and make the same responses with the same seeds, by turns.
+The bare engines are handed their share beforehand (vLLM: all of it at once) and give back a count; the pool dispatches
+chunk by chunk (vLLM: group by group, as places become free), scores the responses and puts outcomes and rollouts into
+the object store. What it loses is what the pool costs. Where responses are of very different lengths, who dispatches as
+places become free may gain more than that: bare engines have what they were dealt.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import ray
 from actors.cluster import cluster_for
 from actors.deadlines import within
 from actors.rollout_pool import RayRolloutPool
-from actors.rollout_worker import WorkerSpec
+from actors.rollout_worker import ContinuousRolloutWorker, WorkerSpec
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.types import GenerateRequest, Prompt, Sampling
 from gps_ray.config import ClusterConfig, RolloutConfig, TrainConfig, VllmConfig
 from gps_ray.rollout.chunk import ChunkRequest, build_engine, cut_chunks
-from gps_ray.rollout.engine import EngineRequest
+from gps_ray.rollout.engine import EngineRequest, RolloutEngine
 from gps_ray.study.benchmarks import rollout as in_process
 
 __all__ = ["add_arguments", "run"]
@@ -90,28 +90,45 @@ class BareEngine:
         self._spec = spec
         self._engine = build_engine(spec.rollout, spec.model_directory, spec.dtype)
 
-    def run(self, chunks: list[ChunkRequest]) -> tuple[int, float]:
+    def run_bare(self, chunks: list[ChunkRequest]) -> tuple[int, float]:
         """(tokens, CPU-seconds)."""
-        start, num_tokens = time.process_time(), 0
-        for chunk in chunks:
-            request = EngineRequest(
-                run_seed=self._spec.run_seed,
-                stream=chunk.stream,
-                step=chunk.step,
-                prompts=chunk.prompts,
-                num_rollouts=chunk.num_rollouts,
-                sampling=chunk.sampling,
-            )
-            groups = self._engine.generate(request)
-            num_tokens += sum(len(response.tokens) for group in groups for response in group.responses)
-        return num_tokens, time.process_time() - start
+        return _generated(self._engine, self._spec, chunks)
+
+
+class _WorkerAndEngine(ContinuousRolloutWorker):
+    """A worker of the pool whose engine can be had bare, while the pool has nothing to do."""
+
+    async def run_bare(self, chunks: list[ChunkRequest]) -> tuple[int, float]:
+        return await asyncio.wrap_future(self._runner.on_engine(lambda engine: _generated(engine, self._spec, chunks)))
+
+
+class _Pool(RayRolloutPool):
+    continuous_worker = _WorkerAndEngine
+
+
+def _generated(engine: RolloutEngine, spec: WorkerSpec, chunks: list[ChunkRequest]) -> tuple[int, float]:
+    start, num_tokens = time.process_time(), 0
+    for chunk in chunks:
+        request = EngineRequest(
+            run_seed=spec.run_seed,
+            stream=chunk.stream,
+            step=chunk.step,
+            prompts=chunk.prompts,
+            num_rollouts=chunk.num_rollouts,
+            sampling=chunk.sampling,
+        )
+        groups = engine.generate(request)
+        num_tokens += sum(len(response.tokens) for group in groups for response in group.responses)
+    return num_tokens, time.process_time() - start
 
 
 async def _compare(args: argparse.Namespace, spec: WorkerSpec) -> list[dict[str, Any]]:
     num_prompts = max(args.num_sequences) // args.group_size
     prompts = {prompt.prompt_id: prompt for prompt in in_process.bench_prompts(num_prompts)}
-    bare = [ray.remote(BareEngine).options(num_cpus=0).remote(spec) for _ in range(args.num_workers)]
-    pool = RayRolloutPool("bench", spec, prompts)
+    pool = _Pool("bench", spec, prompts)
+    bare = [actor for actor, _ in pool.actors().values()]
+    if not spec.rollout.batches_continuously:
+        bare = [ray.remote(BareEngine).options(num_cpus=0).remote(spec) for _ in range(args.num_workers)]
     try:
         await pool.start()
         await pool.serve_model_directory()
@@ -172,7 +189,7 @@ async def _bare_turn(bare: list[Any], shares: list[list[ChunkRequest]], spec: Wo
     start = time.perf_counter()
     # The first turn also waits for the engines to come up.
     deadline_s = spec.rollout.start_deadline_s + spec.rollout.chunk_deadline_s
-    calls = [engine.run.remote(share) for engine, share in zip(bare, shares, strict=True)]
+    calls = [engine.run_bare.remote(share) for engine, share in zip(bare, shares, strict=True)]
     done = [await within(deadline_s, call, "a bare engine", "rollout.start_deadline_s") for call in calls]
     seconds = time.perf_counter() - start
     num_tokens = sum(num for num, _ in done)

@@ -258,7 +258,8 @@ class GenerateRequest:
     ``stream`` keeps draws apart ("rollout", "evaluation", "pool_probe", ...); ``num_samples_kept`` asks for that
     many readable responses in the headers. ``suite`` names the evaluation suite whose prompts and verifier are meant,
     "" the run's own; ``with_answers`` asks for the answer that each response states. ``expected_lengths`` [B] as in a
-    ``Selection``: it orders the work and changes no result.
+    ``Selection``, and ``num_followers``, the steps after this one that may be under way beside it, decide who does
+    what when, and change no result.
     """
 
     step: int
@@ -272,6 +273,7 @@ class GenerateRequest:
     suite: str = ""
     with_answers: bool = False
     expected_lengths: FloatArray = field(default_factory=lambda: np.zeros(0))
+    num_followers: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

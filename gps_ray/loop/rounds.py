@@ -45,6 +45,7 @@ async def roll_out(
             first_chunk=len(record.chunks),
             num_samples_kept=NUM_SAMPLES_KEPT if wants_samples else 0,
             expected_lengths=selection.expected_lengths,
+            num_followers=record.num_followers,
         )
         for chunk in await sorted_chunks(pool, request):
             record.chunks.append(chunk)

@@ -14,11 +14,12 @@ __all__ = ["StepRecord"]
 
 @dataclass(slots=True)
 class StepRecord:
-    """``policy_version`` makes the rollouts. ``selections`` are its rounds, ``chunks`` in the order of the selection,
-    ``seconds`` wall seconds by metric name."""
+    """``policy_version`` makes the rollouts, beside those of up to ``num_followers`` steps after it. ``selections`` are
+    its rounds, ``chunks`` in the order of the selection, ``seconds`` wall seconds by metric name."""
 
     step: int
     policy_version: int
+    num_followers: int = 0
     selections: list[Selection] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
     admitted: tuple[str, ...] = ()

@@ -136,7 +136,8 @@ class TrainingLoop:
     async def step(self, step: int, begin: int, end: int) -> None:
         """One RL step of those after ``begin`` up to ``end``, all of which are under way at once: rollouts wait for
         their weights and for their prompts, and begin in the order of the steps; learning waits for the step before."""
-        record = StepRecord(step=step, policy_version=max(begin, step - 1 - self._config.run.max_policy_lag))
+        lag = self._config.run.max_policy_lag
+        record = StepRecord(step, policy_version=max(begin, step - 1 - lag), num_followers=min(lag, end - step))
         async with self._begun.turn(step):
             with record.timing("wait_learner"):
                 await self._published.reached(record.policy_version)

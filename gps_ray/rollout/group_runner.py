@@ -81,7 +81,7 @@ class GroupRunner:
 
     def load_weights(self, published: PublishedWeights, payload: WeightPayload) -> Future[None]:
         """As ``EngineAtVersion.load_weights``, between two passes. To be asked for where no group is under way."""
-        return self._on_engine(lambda: self._at_version.load_weights(published, payload))
+        return self.on_engine(lambda _: self._at_version.load_weights(published, payload))
 
     def room(self, num_sent: int) -> Future[int]:
         """How many responses it may be sent, as soon as that is one or more: those without which a place would soon be
@@ -102,9 +102,10 @@ class GroupRunner:
         self._judging.shutdown(wait=True)
         self._judge.close()
 
-    def _on_engine(self, call: Callable[[], T]) -> Future[T]:
+    def on_engine(self, call: Callable[[ContinuousEngine], T]) -> Future[T]:
+        """What ``call`` makes of the engine, between two passes, on the engine's thread."""
         done: Future[T] = _future()
-        self._commands.put(lambda: _settle(done, call))
+        self._commands.put(lambda: _settle(done, lambda: call(self._engine)))
         return done
 
     def _serve(

@@ -150,7 +150,7 @@ class WorkerPool:
         """Chunks as they finish. Every requested prompt comes exactly once, also where workers die on the way."""
         self._check()
         chunks = cut_chunks(request, self._prompts[request.suite], self._config.prompts_per_dispatch)
-        tickets = self._dispatcher.submit(chunks, self._max_workers(chunks))
+        tickets = self._dispatcher.submit(chunks, self._max_workers(request))
         self._max_queue_depth = self._dispatcher.num_pending
         waiting = _Waiting(set(tickets))
         self._requests.append(waiting)
@@ -165,15 +165,13 @@ class WorkerPool:
             self._requests.remove(waiting)
             self._dispatcher.drop(waiting.tickets)
 
-    def _max_workers(self, chunks: list[ChunkRequest]) -> int | None:
-        """Where several versions may be under way, a request leaves workers to the next one: it takes as many as hold
-        it at once, and its share at least. Else each worker would have a few long responses of it to the end."""
-        if self._num_versions == 1 or not self._config.batches_continuously:
+    def _max_workers(self, request: GenerateRequest) -> int | None:
+        """A request leaves workers to those that follow it: it takes as many as hold it at once, and its share at
+        least. Else every worker would have a few long responses of it to the end, and nobody could begin the next."""
+        if not self._config.batches_continuously:
             return None
-        num_responses = sum(int(chunk.num_rollouts.sum()) for chunk in chunks)
-        return max(
-            -(-self._config.num_workers // self._num_versions), -(-num_responses // self._config.vllm.max_num_seqs)
-        )
+        share = -(-self._config.num_workers // (1 + request.num_followers))
+        return max(share, -(-int(request.num_rollouts.sum()) // self._config.vllm.max_num_seqs))
 
     def when_workers_change(self, *watchers: Callable[[], None]) -> None:
         """Call ``watchers`` whenever a worker is given up, and when the one in its place serves."""

@@ -33,8 +33,8 @@ from gps_ray.tasks.interface import Task, bounds_its_own_work
 
 __all__ = ["Judgement", "VerifierNotes", "VerifierPool"]
 
-# So many processes lost in a row, with no verdict between, and the rest of the chunk is not tried: the verifier is
-# broken, and the run should say so before the chunk's own deadline does.
+# So many processes lost in a row, with no verdict between, and of a chunk no more than the first responses are tried:
+# the verifier is broken, and the run should say so before the chunk's own deadline does.
 MAX_LOST_IN_A_ROW = 8
 MAX_KEPT_NOTES = 20
 # Awaitables have deadlines of their own within a process; one that blocks its loop is ended after so much more.
@@ -103,6 +103,7 @@ class VerifierPool:
         self._keeper: subprocess.Popen[bytes] | None = None
         self._cpu_s = 0.0
         self._notes = VerifierNotes()
+        self._num_lost = 0  # processes, with no verdict between
 
     def judge(self, items: Sequence[tuple[Prompt, str]], with_answers: bool = False) -> list[Judgement]:
         """One judgement per (prompt, response), in their order; ``with_answers`` with what each response states.
@@ -117,13 +118,13 @@ class VerifierPool:
         waiting = deque(range(begin, min(begin + size, len(items))) for begin in range(0, len(items), size))
         judged: list[Judgement | None] = [None] * len(items)
         busy: dict[Any, tuple[_Process, range]] = {}
-        num_lost, last_loss = 0, ""
+        loss_here = ""
         while waiting or busy:
-            if num_lost >= MAX_LOST_IN_A_ROW:
+            if loss_here and self._num_lost >= MAX_LOST_IN_A_ROW:
                 for rows in waiting:
                     for row in rows:
                         judged[row] = Judgement.failed(
-                            f"not tried: {num_lost} in a row before it were lost: {last_loss}"
+                            f"not tried: {self._num_lost} in a row before it were lost: {loss_here}"
                         )
                 waiting.clear()
             while waiting and (process := self._take(may_wait=not busy)) is not None:
@@ -144,7 +145,9 @@ class VerifierPool:
                     continue
                 for row, answer in zip(rows, answers, strict=True):
                     judged[row] = answer
-                num_lost, last_loss = (num_lost + 1, loss) if loss else (0, "")
+                loss_here = loss
+                with self._changed:
+                    self._num_lost = self._num_lost + 1 if loss else 0
         return [answer for answer in judged if answer is not None]
 
     def take_cpu_s(self) -> float:

@@ -115,6 +115,20 @@ def test_a_verifier_that_never_answers_does_not_use_up_the_chunk() -> None:
     assert "verify_deadline_s" in judged[-1].reason
 
 
+def test_a_broken_verifier_is_tried_once_per_chunk_until_it_comes_to_a_verdict() -> None:
+    """A chunk may be a single group, which is smaller than what shows that it is broken."""
+    pool = make_pool(deadline_s=60)
+
+    def num_not_tried(*responses: str) -> int:
+        return sum("not tried" in judgement.reason for judgement in judge(pool, *responses))
+
+    assert num_not_tried(*["exit"] * 5) == 0
+    assert num_not_tried(*["exit"] * 5) == 2
+    assert num_not_tried(*["exit"] * 5) == 4
+    assert num_not_tried("right", "exit", "exit") == 0
+    pool.close()
+
+
 def test_the_processes_cpu_seconds_are_charged_once(pool: VerifierPool) -> None:
     pool.take_cpu_s()
     judge(pool, "work")

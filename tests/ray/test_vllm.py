@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import shutil
 import socket
@@ -13,10 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 
+from actors.rollout_pool import RayRolloutPool
+from actors.rollout_worker import WorkerSpec
 from gps_ray.base.errors import ModelError, RolloutError
-from gps_ray.base.types import FinishReason
+from gps_ray.base.tables import groups_from_table
+from gps_ray.base.types import FinishReason, GenerateRequest
+from gps_ray.config import RolloutConfig
 from gps_ray.model import load_model, weights_of
 from gps_ray.rollout.drawing import drawn_logprobs
 from gps_ray.rollout.engine import EngineRequest
@@ -337,6 +343,45 @@ def test_a_training_run_on_vllm(head: Head, tmp_path: Path) -> None:
     # Every load passed its probe, or a worker would have been lost.
     assert steps[-1]["rollout/num_restarts"] == 0
     assert (tmp_path / "run" / "final_model" / "config.json").is_file()
+
+
+async def _tokens_from_a_pool(folder: Path, strike: bool) -> tuple[dict[str, list[list[int]]], float]:
+    """Tokens by prompt, and the workers replaced; with ``strike`` the worker is killed after its first group."""
+    vllm = {"kv_cache_memory_bytes": 64 << 20, "max_num_seqs": 6}
+    rollout = RolloutConfig.model_validate({"engine": "vllm", "num_workers": 1, "group_size": 3, "vllm": vllm})
+    task = "tests.unit.rollout.own_task:OwnTask"
+    spec = WorkerSpec(rollout=rollout, model_directory=folder, dtype="float32", task=task, run_seed=3)
+    pool = RayRolloutPool(f"groups-{strike}", spec, {prompt.prompt_id: prompt for prompt in PROMPTS})
+    request = GenerateRequest(
+        step=1,
+        stream="rollout",
+        prompt_ids=tuple(prompt.prompt_id for prompt in PROMPTS),
+        num_rollouts=np.full(len(PROMPTS), 3, np.int32),
+        policy_version=0,
+        sampling=make_request().sampling,
+    )
+    tokens: dict[str, list[list[int]]] = {}
+    try:
+        await pool.start()
+        await pool.serve_model_directory()
+        async for chunk in pool.generate(request):
+            (rollouts,) = groups_from_table(ray.get(chunk.rollouts)).values()
+            (name,) = chunk.header.prompt_ids
+            assert name not in tokens
+            tokens[name] = [rollout.response_tokens.tolist() for rollout in rollouts]
+            if strike and len(tokens) == 1:
+                ray.kill(pool._slots[0].worker.actor)
+        return tokens, pool.metrics()["rollout/num_restarts"]
+    finally:
+        pool.close()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_groups_of_a_killed_worker_are_made_anew_with_the_same_draws(folder: Path) -> None:
+    whole, _ = asyncio.run(_tokens_from_a_pool(folder, False))
+    assert set(whole) == {prompt.prompt_id for prompt in PROMPTS}
+    assert asyncio.run(_tokens_from_a_pool(folder, True)) == (whole, 1)
 
 
 @pytest.mark.slow

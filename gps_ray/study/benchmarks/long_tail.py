@@ -24,7 +24,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +100,7 @@ class Lengths:
     @property
     def log_scale(self) -> float:
         """The log of the median before the cap, with which the mean after it is ``mean``."""
-        sigma = float(np.hypot(self.group_sigma, self.response_sigma))
-
-        def excess(mu: float) -> float:
-            z = (np.log(self.cap) - mu) / sigma
-            below = np.exp(mu + sigma**2 / 2) * norm.cdf(z - sigma)
-            return float(below + self.cap * norm.sf(z) - self.mean)
-
-        return float(brentq(excess, 0.0, np.log(self.cap) + 5.0))
+        return _log_scale(self.mean, self.cap, float(np.hypot(self.group_sigma, self.response_sigma)))
 
     def of(self, prompt_id: str, stream: str, step: int, num_rollouts: int) -> IntArray:
         """[num_rollouts] int64, at least one token each."""
@@ -116,6 +109,16 @@ class Lengths:
         lengths = np.exp(self.log_scale + scale + self.response_sigma * draws)
         tokens: IntArray = np.clip(np.rint(lengths), 1, self.cap).astype(np.int64)
         return tokens
+
+
+@cache
+def _log_scale(mean: float, cap: int, sigma: float) -> float:
+    def excess(mu: float) -> float:
+        z = (np.log(cap) - mu) / sigma
+        below = np.exp(mu + sigma**2 / 2) * norm.cdf(z - sigma)
+        return float(below + cap * norm.sf(z) - mean)
+
+    return float(brentq(excess, 0.0, np.log(cap) + 5.0))
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

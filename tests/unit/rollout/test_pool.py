@@ -217,7 +217,7 @@ def test_a_request_leaves_workers_to_the_next_version_where_it_fits_on_fewer() -
     async def main() -> None:
         pool = await _started(world, _config("vllm", num_workers=4), num_versions=2)
         begin = _now()
-        first = asyncio.ensure_future(_all(pool, _request(4)))
+        first = asyncio.ensure_future(_all(pool, _request(4, num_followers=1)))
         await asyncio.sleep(0)
         await asyncio.gather(pool.load_weights(_published(1)), _all(pool, _request(4, version=1, step=2)))
         await first

@@ -67,8 +67,9 @@ def test_groups_keep_engines_busier_than_chunks_and_a_lag_busier_than_none(tmp_p
     rows = {row["arm"]: row for row in result["rows"]}
     shares = {arm: row["share"] for arm, row in rows.items()}
     assert list(shares) == ["all at once", "clairvoyant", "chunks, lag 0", "groups, lag 0", "groups, lag 1"]
-    assert shares["chunks, lag 0"] < shares["groups, lag 0"] < shares["groups, lag 1"] < 1
+    assert 1.2 * shares["chunks, lag 0"] < shares["groups, lag 0"] < 1
     assert shares["groups, lag 0"] < 1.02 * shares["clairvoyant"]
     assert rows["groups, lag 1"]["share"] <= rows["groups, lag 1"]["limit"]
     # The update comes between the rollouts at lag 0.
     assert rows["groups, lag 0"]["step_s"] > 1.5 * rows["groups, lag 0"]["seconds"]
+    assert rows["groups, lag 1"]["step_s"] < 0.7 * rows["groups, lag 0"]["step_s"]
