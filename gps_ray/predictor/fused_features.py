@@ -25,7 +25,7 @@ from gps_ray.base.types import FloatArray, IntArray
 from gps_ray.config import FusedConfig
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.predictor.kernels import eigenfunctions, rbf_scale, squared_distances, standardised
-from gps_ray.predictor.ngrams import WORDS, inverse_frequency, tfidf
+from gps_ray.predictor.ngrams import WORDS, inverse_frequency, tfidf, with_columns
 from gps_ray.predictor.text_statistics import LENGTHS, text_statistics
 
 __all__ = ["FeatureMap", "TextFeatures", "build_text_features", "text_kernels"]
@@ -33,6 +33,8 @@ __all__ = ["FeatureMap", "TextFeatures", "build_text_features", "text_kernels"]
 # A part of the pool at a time, of 48 MiB per kernel and 1,000 landmarks. Pools up to this size are one part: where a
 # pool is cut shows in the last bits.
 _ROWS_AT_ONCE = 6144
+# 256 MiB for a thousand landmarks.
+_MAX_DENSE_COLUMNS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +114,12 @@ def _rbf(values: FloatArray, landmarks: IntArray) -> _Kernel:
 def _words(table: PromptTable, landmarks: IntArray) -> _Kernel:
     """Inner product of centred TF-IDF rows, scaled so that the landmarks' mean diagonal is 1."""
     counts = WORDS.counts(table.texts)
-    rows_of_words = tfidf(counts, inverse_frequency(counts[landmarks]))
+    weight = inverse_frequency(counts[landmarks])
+    known = np.flatnonzero(weight)
+    rows_of_words = with_columns(tfidf(counts, weight), known)
     anchors = rows_of_words[landmarks]
+    # Nearly every prompt shares a word with every landmark: a sparse product of both would be full, and slow.
+    of_anchors: Any = anchors.T.toarray() if len(known) <= _MAX_DENSE_COLUMNS else anchors.T.tocsr()
     centre = np.asarray(anchors.mean(axis=0)).ravel()
     anchors_on_centre = anchors @ centre
     norm = float(centre @ centre)
@@ -123,7 +129,9 @@ def _words(table: PromptTable, landmarks: IntArray) -> _Kernel:
         part: Any = rows_of_words[rows]
         on_centre = part @ centre
         squared = np.asarray(part.multiply(part).sum(axis=1)).ravel()
-        products = (part @ anchors.T).toarray() - on_centre[:, None] - anchors_on_centre + norm
+        products = part @ of_anchors
+        products = products if isinstance(products, np.ndarray) else products.toarray()
+        products = products - on_centre[:, None] - anchors_on_centre + norm
         return scale * products, scale * (squared - 2.0 * on_centre + norm)
 
     return kernel

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gps_ray.base.types import FloatArray
+from gps_ray.base.types import FloatArray, IntArray
 
-__all__ = ["CHARACTERS", "WORDS", "NgramHasher", "inverse_frequency", "tfidf"]
+__all__ = ["CHARACTERS", "WORDS", "NgramHasher", "inverse_frequency", "tfidf", "with_columns"]
 
 # A row per text, a column per bucket: scipy.sparse.csr_matrix [N, num_buckets].
 SparseRows = Any
@@ -61,6 +61,14 @@ def inverse_frequency(counts: SparseRows, min_texts: int = 2) -> FloatArray:
     weight[frequency < min_texts] = 0.0
     narrow: FloatArray = weight.astype(np.float32)
     return narrow
+
+
+def with_columns(rows: SparseRows, columns: IntArray) -> SparseRows:
+    """[N, K]: the rows in ``columns`` [K], ascending, which must be all that have entries."""
+    from scipy.sparse import csr_matrix
+
+    indices = np.searchsorted(columns, rows.indices).astype(rows.indices.dtype)
+    return csr_matrix((rows.data, indices, rows.indptr), shape=(rows.shape[0], len(columns)))
 
 
 def tfidf(counts: SparseRows, weight: FloatArray) -> SparseRows:

@@ -11,6 +11,7 @@ from gps_ray.base.errors import ConfigError
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import FloatArray
 from gps_ray.config import FusedConfig
+from gps_ray.predictor import fused_features
 from gps_ray.predictor.fused_features import TextFeatures, build_text_features
 from gps_ray.predictor.interface import PromptTable
 
@@ -70,6 +71,15 @@ def test_prompts_with_the_same_words_are_alike() -> None:
     off_diagonal = ~np.eye(40, dtype=bool)
     assert alike[same_verb & off_diagonal].mean() > 0.1
     assert alike[~same_verb].mean() < 0
+
+
+def test_many_words_take_the_sparse_road_to_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = FusedConfig(**_only(words=1.0), num_features=40)
+    dense = build_text_features(make_table(), config)
+    monkeypatch.setattr(fused_features, "_MAX_DENSE_COLUMNS", 0)
+    sparse = build_text_features(make_table(), config)
+    np.testing.assert_allclose(dense.columns @ dense.columns.T, sparse.columns @ sparse.columns.T, atol=1e-5)
+    np.testing.assert_allclose(dense.residual_variance, sparse.residual_variance, atol=1e-5)
 
 
 def test_prompts_outside_the_pool_are_mapped_and_change_nothing_for_the_pool() -> None:
