@@ -37,11 +37,10 @@ def main() -> None:
     torch.set_num_threads(args.num_threads)
     config = load_config(TrainConfig, args.config, ())
     args.out.mkdir(parents=True, exist_ok=True)
-    results = {
-        arm: [_result(args, config, arm, seed) for seed in range(args.num_seeds)] for arm in (OWN, args.selector)
-    }
+    arms = (OWN, args.selector)
+    by_seed = [{arm: _result(args, config, arm, seed) for arm in arms} for seed in range(args.num_seeds)]
     for name in ("share_useful", "accuracy"):
-        own, selected = (np.array([result[name] for result in results[arm]]) for arm in results)
+        own, selected = (np.array([of_seed[arm][name] for of_seed in by_seed]) for arm in arms)
         for arm, values in ((OWN, own), (args.selector, selected), ("difference", selected - own)):
             found = mean_estimate(100 * values)
             print(f"{name} {arm}: {found.value:.1f} [{found.low:.1f}, {found.high:.1f}] %")

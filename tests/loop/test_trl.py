@@ -17,11 +17,15 @@ import pytest
 import torch
 
 import gps_ray
+from gps_ray.config import EmbeddedModelConfig
+from gps_ray.model import make_embedded_model
+from gps_ray.tasks.registry import load_generated_task
 from tests.own_data import make_own_model
 from tests.trl_runs import GROUP_SIZE, PROMPTS, kill_at, learnt, make_trainer, right_of, trl_adapter
 
 pytestmark = pytest.mark.loop
 
+ROOT = Path(__file__).parents[2]
 NUM_PROMPTS = 4  # per generation batch
 NUM_BATCHES = 7  # of an epoch, which has five, and the next
 # per_device_train_batch_size, steps_per_generation, gradient_accumulation_steps, num_iterations -> lag as it is logged,
@@ -157,7 +161,7 @@ def test_wrong_use_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_lines_of_the_documentation_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "trl.md").read_text()
+    page = (ROOT / "docs" / "trl.md").read_text()
     lines = textwrap.dedent(page[page.index("    from datasets") : page.index("\nA test runs these lines")])
     trl_adapter()
     make_own_model(tmp_path / "my_model")
@@ -167,6 +171,27 @@ def test_the_lines_of_the_documentation_run(tmp_path: Path, monkeypatch: pytest.
     assert found["trainer"].state.global_step == 3
     again = gps_ray.Selector.load("runs/sums/selector.safetensors", found["dataset"]["prompt"])
     assert again.num_updates == 3
+
+
+@pytest.mark.slow
+def test_the_study_runs_each_arm_once_and_reads_what_is_there(tmp_path: Path) -> None:
+    trl_adapter()
+    task = load_generated_task("countdown", {}, "")
+    make_embedded_model(EmbeddedModelConfig(num_layers=1), task.vocabulary(), tmp_path / "model")
+    options = {"--config": "configs/demo.yaml", "--model": str(tmp_path / "model"), "--out": str(tmp_path / "out")}
+    options |= {"--num-seeds": "2", "--num-batches": "1", "--num-evaluation-prompts": "32"}
+    command = [sys.executable, "-m", "examples.trl_study", *(word for pair in options.items() for word in pair)]
+    first, second = (
+        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500) for _call in range(2)
+    )
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    results = ["own_0.json", "gps_fused_0.json", "own_1.json", "gps_fused_1.json"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == sorted(results)
+    assert "train_runtime" in first.stdout
+    assert "train_runtime" not in second.stdout
+    assert [line.split(":")[0] for line in second.stdout.splitlines()[-6:]] == [
+        f"{name} {arm}" for name in ("share_useful", "accuracy") for arm in ("own", "gps_fused", "difference")
+    ]
 
 
 def _two_processes(folder: Path, *arguments: str) -> list[int]:
