@@ -77,3 +77,11 @@ def test_the_readmes_data_and_verifier_are_taken_as_they_stand(tmp_path: Path, m
     task = load_task(config.data.task, config.data.task_options)
     assert task.verify(prompt, " 7\n") == (1.0, RolloutStatus.RIGHT)
     assert task.verify(prompt, "8") == (0.0, RolloutStatus.WRONG)
+
+
+def test_every_row_of_the_reliability_table_names_a_test_that_is_there() -> None:
+    named = re.findall(r"`(test_\w+\.py)::(\w+)`", (ROOT / "docs" / "reliability.md").read_text())
+    assert len(named) >= 15
+    for file, name in named:
+        texts = [path.read_text() for path in (ROOT / "tests").rglob(file)]
+        assert any(re.search(rf"^(?:def|class) {name}\b", text, re.MULTILINE) for text in texts), f"{file}::{name}"
