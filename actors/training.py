@@ -44,6 +44,7 @@ from gps_ray.predictor.policy_states import policy_reader
 from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
 from gps_ray.run.folder import FolderPosition, RunFolder, check_can_be_written
+from gps_ray.run.identity import Identity, code_version, model_identity
 from gps_ray.run.lease import Lease
 from gps_ray.run.mirror import Mirror, attach_mirror
 from gps_ray.run.status import StatusFile
@@ -136,7 +137,7 @@ def move_aside(config: TrainConfig) -> Path | None:
 def open_folder(
     config: TrainConfig,
     data: DataSets,
-    fingerprint: str,
+    identity: Identity,
     resume: bool,
     fence: Callable[[], None] = lambda: None,
     mirror: Mirror | None = None,
@@ -162,8 +163,11 @@ def open_folder(
         )
     if found is not None:
         check_same_end(found[1].config, config)
-        notes = check_same_run(found[1], config, fingerprint)
-    folder.create(config, data.splits)
+        notes = check_same_run(found[1].config, found[1].identity, config, identity)
+    elif resume and (record := folder.record()) is not None:
+        # Nothing is done yet; what is begun here is the run that the folder was made for.
+        check_same_run(*record, config, identity)
+    folder.create(config, data.splits, identity)
     num_steps_done = 0 if found is None else found[1].num_steps_done
     if resume:
         notes += folder.roll_back(FolderPosition() if found is None else found[1])
@@ -263,9 +267,9 @@ async def _train_held(
     resume: bool,
     sinks: Sequence[ProgressSink],
 ) -> Mapping[str, float]:
-    fingerprint = pool_fingerprint(data)
+    identity = Identity(pool=pool_fingerprint(data), model=model_identity(model_directory), code=code_version())
     config = dated(config, resume)
-    folder, store, found = open_folder(config, data, fingerprint, resume, lease.check, mirror)
+    folder, store, found = open_folder(config, data, identity, resume, lease.check, mirror)
     shown = first_prompt(config, data, model_directory)
     if shown is not None:
         write_json(folder.first_prompt, asdict(shown))
@@ -304,7 +308,7 @@ async def _train_held(
             data=data,
             folder=folder,
             store=store,
-            pool_fingerprint=fingerprint,
+            identity=identity,
             sinks=(*sinks, WaitsSink(waits), status, cluster_metrics, *trackers),
             stop=stop,
             mirror=mirror,

@@ -29,14 +29,15 @@ class Waits:
         self._open: dict[int, tuple[str, float]] = {}
         self._next = 0
         self._phase, self._phase_since = "starting", clock()
-        self._moved_at = clock()
+        self._moved_at: float | None = None  # before the first phase the driver works alone
 
     def moved(self) -> None:
-        self._moved_at = self._clock()
+        if self._moved_at is not None:
+            self._moved_at = self._clock()
 
     def phase(self, name: str) -> None:
         """The part of a step that begins."""
-        self.moved()
+        self._moved_at = self._clock()
         self._phase, self._phase_since = name, self._moved_at
 
     @contextmanager
@@ -53,8 +54,8 @@ class Waits:
 
     @property
     def quiet_s(self) -> float:
-        """Seconds since anything moved."""
-        return self._clock() - self._moved_at
+        """Seconds since anything moved; 0 before the first phase."""
+        return 0.0 if self._moved_at is None else self._clock() - self._moved_at
 
     def oldest(self) -> list[Wait]:
         """All open waits, the longest first."""

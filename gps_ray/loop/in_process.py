@@ -33,6 +33,7 @@ from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.rollout.chunk import ChunkRunner, build_engine, cut_chunks
 from gps_ray.run.checkpoint import CheckpointStore
 from gps_ray.run.folder import RunFolder
+from gps_ray.run.identity import Identity, code_version, model_identity
 from gps_ray.selection.registry import build_selector
 from gps_ray.selection.service import SelectorService
 from gps_ray.tasks.dataset import DataSets
@@ -60,7 +61,8 @@ def run_in_process(
     if config.run.directory.exists():
         raise ConfigError(f"run.directory: {config.run.directory} is there already; choose another")
     folder = RunFolder(config.run.directory.absolute())
-    folder.create(config, data.splits)
+    identity = Identity(pool=pool_fingerprint(data), model=model_identity(model_directory), code=code_version())
+    folder.create(config, data.splits, identity)
     with contextlib.closing(_Pool(config, data, model_directory)) as pool:
         parts = LoopParts(
             selector=InProcessSelector(config, data, folder, model_directory),
@@ -69,7 +71,7 @@ def run_in_process(
             data=data,
             folder=folder,
             store=CheckpointStore(folder.root, config.checkpoint.keep_last, keep_best=config.checkpoint.keep_best),
-            pool_fingerprint=pool_fingerprint(data),
+            identity=identity,
             sinks=sinks,
         )
         return asyncio.run(TrainingLoop(config, parts).run())

@@ -36,6 +36,7 @@ from gps_ray.loop.step_record import StepRecord
 from gps_ray.loop.warnings import TruncationWatch, warn_of_sampling
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, SelectionRecord
 from gps_ray.run.folder import RunFolder
+from gps_ray.run.identity import Identity
 from gps_ray.run.metrics import NUM_SKIPPED, NUM_TOKENS, VAL_PASS_1, rollouts_saved, step_metrics
 from gps_ray.run.mirror import Mirror
 from gps_ray.selection.admission import build_admission
@@ -57,7 +58,7 @@ class LoopParts:
     data: DataSets
     folder: RunFolder
     store: CheckpointStore
-    pool_fingerprint: str
+    identity: Identity
     sinks: Sequence[ProgressSink] = ()
     stop: StopRequest = field(default_factory=StopRequest)
     mirror: Mirror | None = None
@@ -296,7 +297,9 @@ class TrainingLoop:
             counters=self._ledger.counters,
             next_selection=SelectionRecord.of(self._chooser[self._steps_done + 1]),
             config=self._config.model_dump(mode="json"),
-            pool_fingerprint=parts.pool_fingerprint,
+            pool_fingerprint=parts.identity.pool,
+            model=parts.identity.model,
+            code=parts.identity.code,
             pass_at_1=self._last_metrics.get(VAL_PASS_1),
             **dict(parts.folder.position()),
         )

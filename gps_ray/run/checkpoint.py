@@ -23,6 +23,7 @@ from gps_ray.base.storage import check_room, writing
 from gps_ray.base.types import Selection
 from gps_ray.config import Resume, TrainConfig, key_facts, parse_config
 from gps_ray.run.folder import FolderPosition
+from gps_ray.run.identity import Identity
 from gps_ray.run.stored import Count, FileEntry, Stored, entry_of
 
 __all__ = [
@@ -106,6 +107,7 @@ class Manifest(FolderPosition):
     version; ``next_selection`` belongs to the next step.
 
     ``files`` are relative to the checkpoint's folder.
+    ``model`` and ``code`` are as in ``run/identity.py``, empty in manifests of earlier versions.
     ``pass_at_1`` is the step's val/pass@1 where it was evaluated. ``checksum`` is of all other fields, and empty in
     manifests of earlier versions.
     """
@@ -116,9 +118,15 @@ class Manifest(FolderPosition):
     next_selection: SelectionRecord | None
     config: dict[str, Any]
     pool_fingerprint: str
+    model: str = ""
+    code: str = ""
     files: dict[str, FileEntry] = Field(default_factory=dict)
     pass_at_1: FiniteFloat | None = None
     checksum: str = ""
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(pool=self.pool_fingerprint, model=self.model, code=self.code)
 
     def text(self) -> str:
         """As it is written to disk, checksum filled in."""
@@ -277,24 +285,24 @@ class CheckpointStore:
         return ""
 
 
-def check_same_run(manifest: Manifest, config: TrainConfig, pool_fingerprint: str) -> list[str]:
-    """What ends the run's equality to the bit where it goes on with ``config``: a line per key, mostly none.
+def check_same_run(
+    config_made_with: Mapping[str, Any], made_with: Identity, config: TrainConfig, identity: Identity
+) -> list[str]:
+    """What ends the run's equality to the bit where a run of these config and identity goes on with others: a line
+    each, mostly none.
 
-    Raises CheckpointError, naming both sides, where another config or pool would make it another run.
+    Raises CheckpointError, naming both sides, where another config, pool or model would make it another run.
     """
-    if manifest.pool_fingerprint != pool_fingerprint:
-        raise CheckpointError(
-            f"the checkpoint's pool is {manifest.pool_fingerprint}, this config's is {pool_fingerprint}; "
-            "use the data section the run was started with, or another run.directory"
-        )
+    notes = identity.notes_against(made_with)
     try:
         # Read as a config, so that keys that are newer than the run have their defaults.
-        made_with = parse_config(TrainConfig, manifest.config)
+        old = parse_config(TrainConfig, dict(config_made_with))
     except ConfigError as error:
         raise CheckpointError(f"the checkpoint's config: {error}; start anew with another run.directory") from error
-    return [
-        f"resume: {key} {old!r} -> {new!r}: the run goes on, no longer equal to the bit to one that was never stopped"
-        for key, old, new in check_same_config(made_with, config)
+    return notes + [
+        f"resume: {key} {before!r} -> {after!r}: the run goes on, no longer equal to the bit to one that was never "
+        "stopped"
+        for key, before, after in check_same_config(old, config)
     ]
 
 

@@ -2,7 +2,7 @@
 
 ::
 
-    config.yaml  prompts.parquet  metrics.jsonl  rollouts.jsonl  report.html
+    config.yaml  identity.json  prompts.parquet  metrics.jsonl  rollouts.jsonl  report.html
     outcomes/from_step_00001000.arrows  every group of steps 1000 to 1999, an Arrow stream (run/segments.py)
     outcomes/segments.jsonl           the segments that are finished, with size and SHA-256
     probes/from_step_00001000.arrows  predicted beside observed success, a row per probe prompt
@@ -35,10 +35,11 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import Field
 
-from gps_ray.base.errors import ConfigError, one_line
+from gps_ray.base.errors import CheckpointError, ConfigError, one_line
 from gps_ray.base.storage import writing
 from gps_ray.base.types import IntArray, PosteriorMoments, Prompt, RolloutSample
 from gps_ray.config import ConfigSection
+from gps_ray.run.identity import Identity
 from gps_ray.run.metrics import read_metrics
 from gps_ray.run.segments import Position, Segments, append_whole, files_of
 from gps_ray.run.stored import Count, Stored
@@ -122,6 +123,7 @@ class RunFolder:
         self.verifier_notes = JsonLines(root / "verifier_notes.jsonl", fence)
         self.status = root / "status.json"
         self.config = root / "config.yaml"
+        self.identity = root / "identity.json"
         self.first_prompt = root / "first_prompt.json"
         self.checkpoints = root / "checkpoints"
         self.outcomes = root / "outcomes"
@@ -130,7 +132,24 @@ class RunFolder:
         self.final_model = root / "final_model"
         self._unfinished_model = root / "final_model.partial"
 
-    def create(self, config: ConfigSection, splits: Mapping[str, Sequence[Prompt]]) -> None:
+    def record(self) -> tuple[dict[str, Any], Identity] | None:
+        """Config and identity of the run that began here; None where none did. Raises CheckpointError where the record
+        cannot be read."""
+        if not self.config.exists():
+            return None
+        try:
+            config = yaml.safe_load(self.config.read_text()) or {}
+            identity = Identity.model_validate_json(self.identity.read_text()) if self.identity.exists() else Identity()
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise CheckpointError(
+                f"run.directory: {self.root}: its own record cannot be read ({one_line(error)}); begin anew by "
+                "--restart of jobs.train, which moves the folder aside"
+            ) from error
+        return dict(config), identity
+
+    def create(
+        self, config: ConfigSection, splits: Mapping[str, Sequence[Prompt]], identity: Identity | None = None
+    ) -> None:
         """Lay out the folder; ``splits`` (pool, evaluation, ...) become prompts.parquet."""
         for directory in (self.root, self.checkpoints, self.outcomes, self.probes):
             # What is resumed from here is the owner's alone to write; a folder that was there may stay readable.
@@ -139,6 +158,7 @@ class RunFolder:
         resolved = config.model_dump(mode="json")
         with writing(self.config):
             self.config.write_text(yaml.safe_dump(resolved, sort_keys=False))
+            self.identity.write_text((identity or Identity()).model_dump_json(indent=1) + "\n")
         rows = [
             {"prompt_id": p.prompt_id, "text": p.text, "level": p.level, "split": split}
             for split, prompts in splits.items()
@@ -158,9 +178,10 @@ class RunFolder:
 
     def first_date(self) -> datetime.date | None:
         """The day that the run's config says (``run.date``); None where there is no run, or it says none."""
-        if not self.config.exists():
+        record = self.record()
+        if record is None:
             return None
-        date = (yaml.safe_load(self.config.read_text()) or {}).get("run", {}).get("date")
+        date = record[0].get("run", {}).get("date")
         return None if date is None else datetime.date.fromisoformat(str(date))
 
     def unfinished_model(self) -> Path:

@@ -47,7 +47,7 @@ def attach_mirror(config: TrainConfig, resume: bool) -> Mirror | None:
         found, damage = CheckpointStore(run.root, 1).newest() if resume else None, None
     except CheckpointError as error:
         found, damage = None, error
-    own = -1 if found is None else found[1].num_steps_done
+    own, there = -1 if found is None else found[1].num_steps_done, None
     try:
         with _reaching(config.run.mirror):
             there = store.newest_step()
@@ -56,8 +56,8 @@ def attach_mirror(config: TrainConfig, resume: bool) -> Mirror | None:
                 _fetch(store, run, config.run.mirror, own)
             store.take()
     except _Unreachable as error:
-        if found is None:
-            raise
+        if found is None or (there is not None and there > own):
+            raise  # to go on from less than there is would be to throw it away
         print(f"{error}; the run goes on from its folder", flush=True)
         return Mirror(store, run, config)
     if damage is not None and there is None:
@@ -120,7 +120,7 @@ class Mirror:
         self._waiting: tuple[Path, Manifest] | None = None
         self._busy: tuple[Path, Manifest] | None = None
         self._model: Path | None = None
-        self._is_due = self._is_ending = self._is_lost = False
+        self._is_due = self._is_ending = self._is_lost = self._is_over = False
         self._num_failed, self._failed_since = 0, 0
         self._steps_there = steps_there
         self._seconds = 0.0
@@ -160,6 +160,9 @@ class Mirror:
         with contextlib.suppress(asyncio.CancelledError):
             while self._is_behind() and not self._is_lost and time.monotonic() < end_at:
                 await asyncio.sleep(0.05)
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
         if self._is_behind() or self._is_lost:
             newest = "no checkpoint" if self._steps_there < 0 else f"the checkpoint of step {self._steps_there}"
             print(
@@ -181,9 +184,9 @@ class Mirror:
         self._changed.notify_all()
 
     def _work(self) -> None:
-        while not self._is_lost:
+        while not (self._is_lost or self._is_over):
             with self._changed:
-                while not self._is_due:
+                while not (self._is_due or self._is_over):
                     self._changed.wait()
                 self._is_due = False
                 self._busy, self._waiting = self._waiting, None

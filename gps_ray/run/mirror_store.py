@@ -16,6 +16,7 @@ is never read. Every byte that comes back is held to its hash.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from gps_ray.base.errors import CheckpointError, one_line
+from gps_ray.base.storage import storage_error
 from gps_ray.run.checkpoint import MANIFEST, Manifest, best, checkpoint_order, checksum
 from gps_ray.run.folder import RunFolder
 from gps_ray.run.object_folder import ObjectFolder
@@ -154,7 +156,8 @@ class MirrorStore:
     def fetch(self, root: Path, above: int = -1) -> tuple[int, list[str]]:
         """Bring the newest whole checkpoint of more than ``above`` steps, and its files, into the run folder; returns
         its steps and what was passed over, a line each. What was there of the run's files moves to ``discarded/``; a
-        fetch that is killed leaves no checkpoint. Raises CheckpointError where none is whole."""
+        fetch that is killed leaves no checkpoint. Raises CheckpointError where none is whole, StorageError where there
+        is no room for it."""
         self._look()
         passed_over: list[str] = []
         for name in sorted(self._scores, key=checkpoint_order, reverse=True):
@@ -164,9 +167,13 @@ class MirrorStore:
             shutil.rmtree(partial, ignore_errors=True)
             try:
                 self._fetch(name, partial)
-            except STORE_ERRORS as error:
+            except (FileNotFoundError, ValueError) as error:  # damage; of a store that is away the others would be too
                 passed_over.append(f"{name} is passed over: {one_line(error)}")
                 continue
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    raise storage_error(partial, error) from error
+                raise
             _move_in(partial, root, name)
             return checkpoint_order(name)[0], passed_over
         raise CheckpointError(f"run.mirror: no whole checkpoint: {'; '.join(passed_over) or 'there is none'}")

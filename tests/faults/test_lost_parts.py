@@ -13,6 +13,7 @@ import pytest
 from gps_ray.run.checkpoint import CheckpointStore
 from gps_ray.run.metrics import read_metrics
 from tests.processes import end, process_tree, start_job, wait_for
+from tests.reliability import record
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]  # each needs a Ray of its own, and loses it
 
@@ -67,9 +68,11 @@ def test_a_lost_process_is_one_line(victim: str, said: str, tmp_path: Path) -> N
         steps = run / "metrics.jsonl"
         wait_for("step 3", lambda: steps.exists() and read_metrics(steps)[-1:] and read_metrics(steps)[-1]["step"] >= 3)
         commands = {pid: _command(pid) for pid in process_tree(process.pid)}
+        killed = time.monotonic()
         os.kill(next(pid for pid, command in commands.items() if victim in command), signal.SIGKILL)
         assert process.wait(120) == 3, log.read_text()[-3000:]
         began = time.monotonic()
+        record(f"SIGKILL of {victim}", log.read_text().splitlines()[-1], 3, began - killed)
         wait_for("the job's processes to end", lambda: not list(_alive(commands)), 60)
         assert time.monotonic() - began < 10
     finally:

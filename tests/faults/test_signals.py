@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from gps_ray.run.checkpoint import CheckpointStore
 from gps_ray.run.metrics import read_metrics
 from tests.processes import SMALL_RUN, Head, end, start_job, wait_for
+from tests.reliability import record
 
 pytestmark = pytest.mark.faults
 
@@ -21,8 +23,10 @@ def test_a_run_that_is_told_to_end_leaves_a_checkpoint_of_its_last_step(head: He
     try:
         steps = run / "metrics.jsonl"
         wait_for("a step", lambda: steps.exists() and read_metrics(steps)[-1:] and read_metrics(steps)[-1]["step"] >= 1)
+        told = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 143, log.read_text()
+        record("SIGTERM of the driver", log.read_text().splitlines()[-1], 143, time.monotonic() - told)
     finally:
         end(process)
     text = log.read_text()

@@ -37,6 +37,7 @@ from gps_ray.rollout.chunk import ChunkRunner, build_engine, cut_chunks
 from gps_ray.rollout.simulated_engine import SimulatedTask
 from gps_ray.run.checkpoint import CheckpointStore
 from gps_ray.run.folder import FolderPosition, RunFolder
+from gps_ray.run.identity import Identity
 from gps_ray.run.metrics import read_metrics
 from gps_ray.run.mirror import attach_mirror
 from gps_ray.selection.registry import build_selector
@@ -265,7 +266,7 @@ class Run:
                 store=self.store,
                 stop=self.stop,
                 mirror=self.mirror,
-                pool_fingerprint=pool_fingerprint(self.data),
+                identity=Identity(pool=pool_fingerprint(self.data)),
             ),
             None if found is None else found[1],
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gps_ray.base.errors import CheckpointError, ConfigError
+from gps_ray.base.errors import CheckpointError, ConfigError, StorageError
 from gps_ray.config import TrainConfig
 from gps_ray.run.metrics import read_metrics
 from gps_ray.run.mirror import check_mirror
@@ -158,3 +158,34 @@ def test_damage_of_the_folder_is_healed_from_the_mirror(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "mirror")
     with pytest.raises(CheckpointError, match="no whole checkpoint under"):
         Run(_config(tmp_path, "run"), resume=True)
+
+
+def test_a_newer_checkpoint_that_cannot_be_fetched_now_is_not_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Run(_config(tmp_path, "run", "run.num_steps=4"))()
+    shutil.copytree(tmp_path / "run", tmp_path / "old")
+    Run(_config(tmp_path, "run", "run.num_steps=6"), resume=True)()
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "old").rename(tmp_path / "run")
+
+    def away(self: ObjectFolder, name: str, target: Path) -> None:
+        raise OSError("the connection is lost")
+
+    monkeypatch.setattr(ObjectFolder, "get", away)
+    with pytest.raises(ConfigError, match=r"run\.mirror: .* cannot be read and written \(the connection is lost\)"):
+        Run(_config(tmp_path, "run"), resume=True)
+    monkeypatch.undo()
+    assert Run(_config(tmp_path, "run"), resume=True).learner.version == 6
+
+
+def test_no_room_for_what_is_fetched_is_said(tmp_path: Path, small_disk: Path) -> None:
+    Run(_config(tmp_path, "run"))()
+    shutil.rmtree(tmp_path / "run")
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 8192))
+    config = _config(tmp_path, "disk/run")
+    with pytest.raises(StorageError, match="no room: the disk is full"):
+        Run(config, resume=True)
+    ballast.unlink()
+    assert Run(config, resume=True).learner.version == 6

@@ -11,6 +11,7 @@ from gps_ray.base.types import Prompt
 from gps_ray.config import TrainConfig
 from gps_ray.loop.plan import pool_fingerprint
 from gps_ray.run.checkpoint import Manifest
+from gps_ray.run.identity import Identity
 from gps_ray.run.lease import Lease
 from gps_ray.tasks.interface import DataSets
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.loop
 
 PROMPTS = (Prompt(prompt_id="p", text="say hello", answer="hello", task="echo"),)
 DATA = DataSets(pool=PROMPTS, evaluation=PROMPTS)
-FINGERPRINT = pool_fingerprint(DATA)
+IDENTITY = Identity(pool=pool_fingerprint(DATA), model="m1", code="abc/123")
 
 
 def _config(directory: Path, num_steps: int, **learning: object) -> TrainConfig:
@@ -31,13 +32,13 @@ def _config(directory: Path, num_steps: int, **learning: object) -> TrainConfig:
 
 
 def _begin_with_20_steps_done(config: TrainConfig) -> None:
-    _, store, _ = open_folder(config, DATA, FINGERPRINT, resume=False)
+    _, store, _ = open_folder(config, DATA, IDENTITY, resume=False)
     manifest = Manifest(
         num_steps_done=20,
         counters={},
         next_selection=None,
         config=config.model_dump(mode="json"),
-        pool_fingerprint=FINGERPRINT,
+        pool_fingerprint=IDENTITY.pool,
     )
     store.commit(store.begin(20), manifest)
 
@@ -46,8 +47,8 @@ def test_a_run_with_a_schedule_is_extended_at_its_lowest_rate_or_not_at_all(tmp_
     first = _config(tmp_path, 20)
     _begin_with_20_steps_done(first)
     with pytest.raises(CheckpointError, match=r"learning\.total_training_steps: the cosine schedule .* update 20"):
-        open_folder(_config(tmp_path, 40), DATA, FINGERPRINT, resume=True)
-    _, _, found = open_folder(_config(tmp_path, 40, total_training_steps=20), DATA, FINGERPRINT, resume=True)
+        open_folder(_config(tmp_path, 40), DATA, IDENTITY, resume=True)
+    _, _, found = open_folder(_config(tmp_path, 40, total_training_steps=20), DATA, IDENTITY, resume=True)
     assert found is not None
     assert found[1].num_steps_done == 20
 
@@ -57,7 +58,7 @@ def test_a_resume_on_another_day_tells_templates_the_first_day(tmp_path: Path) -
     config = _config(tmp_path, 20)
     first = config.model_copy(update={"run": config.run.model_copy(update={"date": first_day})})
     assert dated(first, resume=False).run.date == first_day
-    open_folder(first, DATA, FINGERPRINT, resume=False)
+    open_folder(first, DATA, IDENTITY, resume=False)
     assert dated(config, resume=True).run.date == first_day
     assert dated(config, resume=False).run.date == datetime.date.today()
 
@@ -65,9 +66,9 @@ def test_a_resume_on_another_day_tells_templates_the_first_day(tmp_path: Path) -
 @pytest.mark.parametrize("left", ["metrics", "outcomes", "final model"])
 def test_results_without_a_checkpoint_are_not_begun_anew_untold(tmp_path: Path, left: str) -> None:
     config = _config(tmp_path / "run", 4)
-    folder, _, _ = open_folder(config, DATA, FINGERPRINT, resume=False)
+    folder, _, _ = open_folder(config, DATA, IDENTITY, resume=False)
     folder.metrics.append({"step": 0})
-    open_folder(config, DATA, FINGERPRINT, resume=True)  # killed before manifest 0: nothing is lost
+    open_folder(config, DATA, IDENTITY, resume=True)  # killed before manifest 0: nothing is lost
     if left == "metrics":
         folder.metrics.append({"step": 1})
     elif left == "outcomes":
@@ -76,7 +77,7 @@ def test_results_without_a_checkpoint_are_not_begun_anew_untold(tmp_path: Path, 
         folder.final_model.mkdir()
     before = sorted(path.name for path in folder.root.rglob("*"))
     with pytest.raises(CheckpointError, match=r"results and no whole checkpoint.*--restart"):
-        open_folder(config, DATA, FINGERPRINT, resume=True)
+        open_folder(config, DATA, IDENTITY, resume=True)
     assert sorted(path.name for path in folder.root.rglob("*")) == before
 
 
@@ -96,5 +97,44 @@ def test_a_restart_moves_the_old_run_aside_unless_it_is_driven(tmp_path: Path) -
 def test_a_resume_with_fewer_steps_than_done_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = _config(tmp_path, 20, total_training_steps=20)
     _begin_with_20_steps_done(first)
-    open_folder(_config(tmp_path, 10, total_training_steps=20), DATA, FINGERPRINT, resume=True)
+    open_folder(_config(tmp_path, 10, total_training_steps=20), DATA, IDENTITY, resume=True)
     assert "20 steps are done, run.num_steps asks for 10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("left", ["a checkpoint", "nothing but its record"])
+def test_another_model_is_refused_and_another_code_said(
+    tmp_path: Path, left: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = _config(tmp_path, 20, total_training_steps=20)
+    folder, store, _ = open_folder(config, DATA, IDENTITY, resume=False)
+    if left == "a checkpoint":
+        manifest = Manifest(
+            num_steps_done=2,
+            counters={},
+            next_selection=None,
+            config=config.model_dump(mode="json"),
+            pool_fingerprint=IDENTITY.pool,
+            model=IDENTITY.model,
+            code=IDENTITY.code,
+        )
+        store.commit(store.begin(2), manifest)
+    with pytest.raises(CheckpointError, match=r"model\.path: the run's model is m1, the one in its place now is m2"):
+        open_folder(config, DATA, IDENTITY.model_copy(update={"model": "m2"}), resume=True)
+    with pytest.raises(CheckpointError, match="pool is"):
+        open_folder(config, DATA, IDENTITY.model_copy(update={"pool": "other"}), resume=True)
+    with pytest.raises(CheckpointError, match=r"learning\.learning_rate: the run was made with"):
+        open_folder(_config(tmp_path, 20, total_training_steps=20, learning_rate=0.5), DATA, IDENTITY, resume=True)
+    open_folder(config, DATA, IDENTITY.model_copy(update={"code": "def/123"}), resume=True)
+    assert "code" not in capsys.readouterr().out  # another commit of the same sources
+    open_folder(config, DATA, IDENTITY.model_copy(update={"code": "def/456"}), resume=True)
+    if left == "a checkpoint":
+        assert "resume: the run was made with code abc/123, this is def/456" in capsys.readouterr().out
+        assert "def/456" in folder.notes.read_text()
+
+
+def test_a_record_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    config = _config(tmp_path, 20)
+    folder, _, _ = open_folder(config, DATA, IDENTITY, resume=False)
+    folder.config.write_text("{")
+    with pytest.raises(CheckpointError, match=r"its own record cannot be read .*--restart"):
+        open_folder(config, DATA, IDENTITY, resume=True)

@@ -71,7 +71,8 @@ from actors.stalls import stall_watched
 from gps_ray.config import RunConfig
 
 async def run():
-    with stall_watched("a-run", RunConfig(stall_timeout_s=0.4, on_stall="stop"), end_s=0.4):
+    with stall_watched("a-run", RunConfig(stall_timeout_s=0.4, on_stall="stop"), end_s=0.4) as waits:
+        waits.phase("checkpoint")
         time.sleep(100)  # as a write to a file system that is away
 
 asyncio.run(run())

@@ -98,3 +98,11 @@ def test_troubleshooting_quotes_what_is_said() -> None:
     assert len(parts) > 40
     messages = _messages()
     assert [part for part in parts if part not in messages and part != "No available agent"] == []  # that one is Ray's
+
+
+def test_every_row_of_the_reliability_table_names_a_test_that_is_there() -> None:
+    named = re.findall(r"`(test_\w+\.py)::(\w+)`", (ROOT / "docs" / "reliability.md").read_text())
+    assert len(named) >= 15
+    for file, name in named:
+        texts = [path.read_text() for path in (ROOT / "tests").rglob(file)]
+        assert any(re.search(rf"^(?:def|class) {name}\b", text, re.MULTILINE) for text in texts), f"{file}::{name}"

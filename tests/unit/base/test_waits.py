@@ -8,6 +8,9 @@ from gps_ray.base.waits import Waits, waiting_for, waits_of_run
 def test_a_report_names_phase_and_waits_with_their_ages() -> None:
     now = [0.0]
     waits = Waits(lambda: now[0])
+    now[0] = 5
+    assert waits.quiet_s == 0  # nothing is watched before the first phase
+    now[0] = 0
     waits.phase("rollout")
     now[0] = 10
     with waits.during("chunk 3 on rollout-worker-1"):

@@ -13,6 +13,7 @@ from gps_ray.run.checkpoint import (
     SelectionRecord,
     check_same_run,
 )
+from gps_ray.run.identity import Identity
 
 
 def _selection() -> Selection:
@@ -46,6 +47,10 @@ def _manifest(steps: int, **changes: object) -> Manifest:
 def _config(*overrides: str) -> TrainConfig:
     """The manifest's config, and ``overrides``."""
     return load_config(TrainConfig, None, ["run.num_steps=5", "learning.learning_rate=0.1", *overrides])
+
+
+def _check(manifest: Manifest, config: TrainConfig, pool: str) -> list[str]:
+    return check_same_run(manifest.config, manifest.identity, config, Identity(pool=pool))
 
 
 def _commit(store: CheckpointStore, steps: int, pass_at_1: float | None = None) -> Path:
@@ -183,11 +188,11 @@ def test_nothing_whole_says_why(tmp_path: Path) -> None:
 
 def test_another_config_or_pool_is_refused_with_both_sides(tmp_path: Path) -> None:
     manifest = _manifest(1)
-    assert check_same_run(manifest, _config(), "f00") == []
+    assert _check(manifest, _config(), "f00") == []
     with pytest.raises(CheckpointError, match=r"f00.*bar"):
-        check_same_run(manifest, _config(), "bar")
+        _check(manifest, _config(), "bar")
     with pytest.raises(CheckpointError, match=r"learning\.learning_rate.*0\.1.*0\.2"):
-        check_same_run(manifest, _config("learning.learning_rate=0.2"), "f00")
+        _check(manifest, _config("learning.learning_rate=0.2"), "f00")
 
 
 @pytest.mark.parametrize(
@@ -204,7 +209,7 @@ def test_another_config_or_pool_is_refused_with_both_sides(tmp_path: Path) -> No
     ],
 )
 def test_keys_that_never_touch_the_result_may_change(override: str) -> None:
-    assert check_same_run(_manifest(1), _config(override), "f00") == []
+    assert _check(_manifest(1), _config(override), "f00") == []
 
 
 @pytest.mark.parametrize(
@@ -219,7 +224,7 @@ def test_keys_that_never_touch_the_result_may_change(override: str) -> None:
     ],
 )
 def test_keys_that_say_how_a_run_is_computed_may_change_with_a_line(override: str) -> None:
-    (line,) = check_same_run(_manifest(1), _config(override), "f00")
+    (line,) = _check(_manifest(1), _config(override), "f00")
     key, _, value = override.partition("=")
     assert line.startswith(f"resume: {key} ")
     assert f"-> {value.title() if value == 'true' else value}: the run goes on" in line
@@ -243,17 +248,17 @@ def test_keys_that_say_how_a_run_is_computed_may_change_with_a_line(override: st
 )
 def test_keys_that_are_part_of_the_result_may_not_change(override: str) -> None:
     with pytest.raises(CheckpointError, match=override.partition("=")[0].replace(".", r"\.")):
-        check_same_run(_manifest(1), _config(override), "f00")
+        _check(_manifest(1), _config(override), "f00")
 
 
 def test_a_run_that_runs_ahead_keeps_its_checkpoints_where_they_are() -> None:
     ahead = _manifest(1, config={"run": {"max_policy_lag": 1}, "learning": {"learning_rate": 0.1}})
     with pytest.raises(CheckpointError, match=r"checkpoint\.every_steps: .*10.*7"):
-        check_same_run(ahead, _config("run.max_policy_lag=1", "checkpoint.every_steps=7"), "f00")
-    assert check_same_run(ahead, _config("run.max_policy_lag=1", "checkpoint.keep_last=1"), "f00") == []
+        _check(ahead, _config("run.max_policy_lag=1", "checkpoint.every_steps=7"), "f00")
+    assert _check(ahead, _config("run.max_policy_lag=1", "checkpoint.keep_last=1"), "f00") == []
 
 
 def test_a_config_that_is_no_longer_read_is_said() -> None:
     old = _manifest(1, config={"run": {"gone": 1}})
     with pytest.raises(CheckpointError, match=r"the checkpoint's config: run\.gone: unknown key"):
-        check_same_run(old, _config(), "f00")
+        _check(old, _config(), "f00")
