@@ -248,7 +248,7 @@ def _prompt_table(config: TrainConfig, data: DataSets, model_directory: Path | N
     if len(data.pool) >= _LARGE_POOL:
         kept = f": made once, then kept in {features.cache_directory}" if features.cache_directory else ""
         print(f"text features of {len(data.pool)} prompts{kept}", flush=True)
-    reader = policy_reader(model_directory, chat_format(config.data, config.run.date), features)
+    reader = policy_reader(model_directory, chat_format(config.data, config.run.date), config.selection)
     if reader is not None:
         print(f"states of {len(data.pool)} prompts are read from the policy: some minutes for a large pool", flush=True)
     return build_prompt_table(data.pool, data.heldout_probe, features, reader)

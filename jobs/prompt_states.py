@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from gps_ray.base.types import FloatArray
 from gps_ray.config import FeaturesConfig
@@ -45,10 +44,16 @@ def _arguments() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     args = _arguments().parse_args(argv)
-    torch.set_num_threads(args.num_threads)
     texts = [text for file in args.prompts for text in read_prompts(file)[: args.limit]]
     tokenizer = load_tokenizer(args.model)
-    reader = ModelReader(args.model, args.depths, args.max_tokens, args.dtype, args.device)
+    reader = ModelReader(
+        args.model,
+        args.depths,
+        args.max_tokens,
+        num_threads=args.num_threads,
+        dtype=args.dtype,
+        device=args.device,
+    )
 
     def read(part: Sequence[str]) -> FloatArray:
         return reader.read([np.array(tokenizer.encode(text), dtype=np.int32) for text in part])

@@ -123,7 +123,7 @@ class InProcessSelector:
 
     def __init__(self, config: TrainConfig, data: DataSets, folder: RunFolder, model_directory: Path) -> None:
         features = config.selection.features
-        reader = policy_reader(model_directory, chat_format(config.data, config.run.date), features)
+        reader = policy_reader(model_directory, chat_format(config.data, config.run.date), config.selection)
         table = build_prompt_table(data.pool, data.heldout_probe, features, reader)
         selector = build_selector(config.selection, table, config.rollout.group_size, config.run.seed)
         self._service = SelectorService(selector, table, folder.outcomes)

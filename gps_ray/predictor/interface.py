@@ -48,7 +48,8 @@ class OutcomeBatch:
 
 class Posterior(Protocol):
     """A posterior of N success rates. One without closed forms takes both expectations from ``SampledExpectations``,
-    the only ones to draw from their ``rng``."""
+    the only ones to draw from their ``rng``. One that also has ``yields`` [N], what a useful group of each prompt
+    teaches relative to the pool's mean, goes with the acquisition ``learning_progress``."""
 
     def mean(self) -> FloatArray:
         """[N] float64 in [0, 1]."""

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 
 from gps_ray.base.errors import ConfigError
@@ -11,6 +12,7 @@ from gps_ray.loop.plan import resolve
 from gps_ray.model import make_embedded_model
 from gps_ray.run.folder import RunFolder
 from gps_ray.run.metrics import read_metrics
+from gps_ray.run.outcomes import read_outcomes
 from gps_ray.tasks.countdown import Countdown
 from gps_ray.tasks.dataset import load_data
 
@@ -65,3 +67,16 @@ def test_a_folder_that_is_there_and_several_processes_are_refused(tmp_path: Path
         _run(tmp_path / "there", model)
     with pytest.raises(ConfigError, match=r"learning\.num_workers=1"):
         _run(tmp_path / "two", model, "learning.num_workers=2")
+
+
+def test_a_run_that_reads_its_policy_chooses_by_it(tmp_path: Path, model: Path) -> None:
+    """The states are read once, before the first step, and change what is chosen as soon as there are outcomes."""
+    told = "selection.features.policy_states=true"
+    chosen = {}
+    for name, overrides in {"blind": (), "told": (told,)}.items():
+        folder = _run(tmp_path / name, model, *overrides, "selection.random_share=0")
+        outcomes = read_outcomes(RunFolder(folder).outcomes)
+        chosen[name] = [outcomes.filter(pc.field("step") == step)["prompt_id"].to_pylist() for step in (1, 2)]
+    assert chosen["told"][0] == chosen["blind"][0]
+    assert chosen["told"][1] != chosen["blind"][1]
+    assert len(list((tmp_path / "features").glob("states_*.safetensors"))) == 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gps_ray.base.types import Prompt
-from gps_ray.config import EmbeddedModelConfig, FeaturesConfig
+from gps_ray.config import EmbeddedModelConfig, FeaturesConfig, SelectionConfig
 from gps_ray.model import make_embedded_model
 from gps_ray.predictor import policy_states
 from gps_ray.predictor.policy_states import policy_reader
@@ -34,28 +34,38 @@ def _features(tmp_path: Path) -> FeaturesConfig:
 
 def test_a_run_reads_them_once_per_model_and_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, config = _model(tmp_path / "model"), _features(tmp_path)
-    first = build_prompt_table(_prompts(8), _prompts(10), config, policy_reader(model, DEFAULT_CHAT, config))
+    first = build_prompt_table(
+        _prompts(8), _prompts(10), config, policy_reader(model, DEFAULT_CHAT, SelectionConfig(features=config))
+    )
     assert first.states is not None
     assert first.states.shape == (10, 32)
     assert len(np.unique(first.states, axis=0)) == 10
     with monkeypatch.context() as patched:
         patched.setattr(policy_states, "load_model", lambda *_: pytest.fail("read again"))
-        again = build_prompt_table(_prompts(8), _prompts(10), config, policy_reader(model, DEFAULT_CHAT, config))
+        again = build_prompt_table(
+            _prompts(8), _prompts(10), config, policy_reader(model, DEFAULT_CHAT, SelectionConfig(features=config))
+        )
     np.testing.assert_array_equal(first.states, again.states)
     other = _model(tmp_path / "other", seed=1)
-    moved = build_prompt_table(_prompts(8), _prompts(10), config, policy_reader(other, DEFAULT_CHAT, config))
+    moved = build_prompt_table(
+        _prompts(8), _prompts(10), config, policy_reader(other, DEFAULT_CHAT, SelectionConfig(features=config))
+    )
     assert moved.states is not None
     assert not np.array_equal(first.states, moved.states)
 
 
 def test_without_a_cache_they_are_the_same(tmp_path: Path) -> None:
     model, config = _model(tmp_path / "model"), _features(tmp_path)
-    kept = build_prompt_table(_prompts(5), (), config, policy_reader(model, DEFAULT_CHAT, config))
+    kept = build_prompt_table(
+        _prompts(5), (), config, policy_reader(model, DEFAULT_CHAT, SelectionConfig(features=config))
+    )
     unkept = config.model_copy(update={"cache_directory": None})
-    table = build_prompt_table(_prompts(5), (), unkept, policy_reader(model, DEFAULT_CHAT, unkept))
+    table = build_prompt_table(
+        _prompts(5), (), unkept, policy_reader(model, DEFAULT_CHAT, SelectionConfig(features=unkept))
+    )
     np.testing.assert_array_equal(kept.states, table.states)
 
 
 def test_nobody_reads_where_nobody_asked(tmp_path: Path) -> None:
-    assert policy_reader(_model(tmp_path / "model"), DEFAULT_CHAT, FeaturesConfig()) is None
-    assert policy_reader(None, DEFAULT_CHAT, _features(tmp_path)) is None
+    assert policy_reader(_model(tmp_path / "model"), DEFAULT_CHAT, SelectionConfig()) is None
+    assert policy_reader(None, DEFAULT_CHAT, SelectionConfig(features=_features(tmp_path))) is None
