@@ -1,4 +1,7 @@
-"""docs/tutorial_own_data.md, word by word: its files, its commands on a Ray of their own, and its job submission."""
+"""docs/tutorial_own_data.md, word by word: its files, its commands on a Ray of their own, and its job submission.
+
+And the README's own data and model, on a head: with a tiny model, and two steps in the place of ten.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gps_ray.run.metrics import read_metrics
+from tests.code_blocks import code_blocks
 from tests.own_data import copy_project, make_own_model, user_environment
 from tests.processes import ROOT, Head, wait_for
 
@@ -69,3 +73,22 @@ def test_the_tutorials_submission(folder: Path, head: Head) -> None:
     job = wait_for("the job agent", submitted, 900)
     assert job.returncode == 0, job.stdout + job.stderr
     assert read_metrics(folder.parent / "home" / "runs" / "my_sums" / "metrics.jsonl")[-1]["step"] == 2
+
+
+def test_the_readmes_own_data_and_model(tmp_path: Path, head: Head) -> None:
+    data, verifier, run = [
+        block.text
+        for block in code_blocks(ROOT / "README.md")
+        if block.text.startswith(("import pyarrow", "def reward", "python -m jobs.train"))
+    ]
+    make_own_model(tmp_path / "work" / "models" / "smollm2")
+    copy_project(tmp_path / "work")
+    (tmp_path / "work" / "my_sums.py").write_text(verifier)
+    (tmp_path / "work" / "make_data.py").write_text(data)
+    assert "run.num_steps=10" in run
+    commands = f"python make_data.py\n{run.replace('run.num_steps=10', 'run.num_steps=2')}"
+    for more in ("--dry-run", "", "--resume"):
+        done = _bash(tmp_path / "work", f"{commands} {more}", head)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert [row["step"] for row in read_metrics(tmp_path / "work" / "runs" / "sums" / "metrics.jsonl")] == [0, 1, 2]
+    assert (tmp_path / "work" / "runs" / "sums" / "report.html").exists()

@@ -12,6 +12,7 @@ from gps_ray.run.metrics import (
     OTHER_PHASES,
     RESPONSE_LENGTH_MEAN,
     REWARD_MEAN,
+    STEP,
     TRAINING_PHASES,
     TRUNCATED_RATIO,
     USEFUL_RATIO,
@@ -76,9 +77,9 @@ def pass_rate_panels(run: RunData, axes: Mapping[str, str] = AXES) -> list[Marku
                 low=low if band else None,
                 high=high if band else None,
             )
-            panels.append(
-                curve_panel(f"pass@1 against {label}", [line], label, f"pass@1 by {label}", top=top, size="medium")
-            )
+            about, kind = f"pass@1 against {label}", "step" if axis == STEP else "count"
+            title = f"pass@1 by {label}"
+            panels.append(curve_panel(about, [line], label, title, top=top, x_kind=kind, size="medium"))
     return panels
 
 
@@ -127,6 +128,7 @@ def useful_ratio_panels(run: RunData, axes: Mapping[str, str] = AXES) -> list[Ma
                     lines,
                     label,
                     f"useful groups by {label}",
+                    x_kind="step" if axis == STEP else "count",
                     size="medium",
                 )
             )

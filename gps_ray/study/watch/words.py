@@ -30,7 +30,8 @@ def state_of(root: Path, status: RunStatus | None, num_done: int, num_planned: i
     if driver is None:
         return RunState(kind="ended", text=f"no driver has taken this folder yet; {at}")
     if driver.silent_s is None:
-        return RunState(kind="ended", text=f"ended after {at}; --resume goes on")
+        is_left = not num_planned or num_done < num_planned  # the simulated engine leaves no final model
+        return RunState(kind="ended", text=f"ended after {at}{'; --resume goes on' if is_left else ''}")
     where = f"process {driver.pid} on {driver.host}" if driver.host else "the driver"
     if driver.is_dead:
         return RunState(kind="lost", text=f"{where} is gone, after {at}; --resume goes on")

@@ -25,6 +25,7 @@ from gps_ray.run.folder import RunFolder
 from gps_ray.run.lease import Driver, Lease
 from gps_ray.run.status import StatusFile, WorkerStatus
 from gps_ray.study.watch import WatchServer
+from gps_ray.study.watch.words import state_of
 from tests.unit.study.report.conftest import SMALL
 from tests.unit.study.report.synthetic_run import write_synthetic_run
 from tests.unit.study.report.test_run_report import Page
@@ -171,6 +172,7 @@ def test_it_says_how_the_run_is(tmp_path: Path) -> None:
         assert "rollout-worker-0healthy101,500" in now()
         lease.release()
         assert "ended after 2 of 20 steps; --resume goes on" in now()
+        assert state_of(root, None, 20, 20, 60.0).text == "ended after 20 of 20 steps"
         this = Driver.this()
         Lease(root, 60.0, driver=Driver(this.host, this.place, 2**22 + 1, 1)).take()
         assert f"process {2**22 + 1} on {this.host} is gone" in now()
