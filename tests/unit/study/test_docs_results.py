@@ -250,6 +250,13 @@ def test_the_benchmarks() -> None:
         agree(accuracy, interval(lags[lag]["accuracy"]), 100)
         for cell, step in zip(at_step, (30, 60), strict=True):
             agree(cell, interval(lags[lag][f"accuracy_at_step_{step}"]), 100)
+    busy = by_header["engines"]
+    for row, measured in zip(busy.rows, read("bench/long_tail")["rows"], strict=True):
+        assert row[:2] == [str(measured["engines"]), measured["arm"]]
+        keys = ("seconds", "share", "of_limit", "step_s")
+        for cell, key in zip(row[2:], keys, strict=True):
+            if cell:
+                agree(cell, [measured[key]])
     engines = read("engines_30")["runs"]
     for engine, *accuracies in by_header["pass@1 in percent after step"].rows:
         for cell, value in zip(accuracies, engines[engine]["val/pass@1"], strict=True):
