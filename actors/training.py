@@ -229,15 +229,18 @@ async def train(
     """
     with Lease(config.run.directory.absolute(), config.run.lease_s) as lease:
         check_run_folder(config, resume)  # again: another may have begun a run, and ended, since the job looked
-        mirror = attach_mirror(config, resume)
+        mirror, wait_s = attach_mirror(config, resume), config.run.mirror_deadline_s
         try:
             with stall_watched(name, config.run) as waits:
                 return await _train_held(
                     config, data, model_directory, name, lease, stop, mirror, waits, resume=resume, sinks=sinks
                 )
+        except asyncio.CancelledError:
+            wait_s = 0.0  # the time to end in is over
+            raise
         finally:
             if mirror is not None:
-                await mirror.finish(config.run.mirror_deadline_s)
+                await mirror.finish(wait_s)
 
 
 def worker_spec(
