@@ -53,6 +53,7 @@ from gps_ray.tasks.dataset import DataSets, load_data
 from gps_ray.tasks.registry import load_task
 
 __all__ = [
+    "check_resume",
     "check_run_folder",
     "dated",
     "move_aside",
@@ -134,6 +135,32 @@ def move_aside(config: TrainConfig) -> Path | None:
     return aside
 
 
+def check_resume(config: TrainConfig, data: DataSets) -> None:
+    """What can be found wrong with a resume before Ray starts and the model is there: raises CheckpointError where the
+    folder holds another run, or results and no checkpoint. Changes nothing."""
+    folder = RunFolder(config.run.directory.absolute())
+    manifest = CheckpointStore(folder.root, 1).newest_manifest()
+    if manifest is None and config.run.mirror is not None:
+        return  # which may have one
+    _same_run(folder, manifest, config, Identity(pool=pool_fingerprint(data), code=code_version()))
+
+
+def _same_run(folder: RunFolder, found: Manifest | None, config: TrainConfig, identity: Identity) -> list[str]:
+    """Notes on going on, from ``found`` or from the start. Raises CheckpointError where that would be another run."""
+    if found is not None:
+        check_same_end(found.config, config)
+        return check_same_run(found.config, found.identity, config, identity)
+    if folder.has_results():
+        raise CheckpointError(
+            f"run.directory: {folder.root} holds results and no whole checkpoint to go on from; restore one, or begin "
+            "anew by --restart of jobs.train, which moves the folder aside"
+        )
+    if (record := folder.record()) is not None:
+        # Nothing is done yet; what is begun here is the run that the folder was made for.
+        check_same_run(*record, config, identity)
+    return []
+
+
 def open_folder(
     config: TrainConfig,
     data: DataSets,
@@ -149,24 +176,13 @@ def open_folder(
     in_use = tuple if mirror is None else mirror.in_use
     store = CheckpointStore(folder.root, keep.keep_last, fence, keep_best=keep.keep_best, in_use=in_use)
     found = store.newest() if resume else None
-    notes: list[str] = []
-    if resume and found is None and folder.has_results():
-        raise CheckpointError(
-            f"run.directory: {folder.root} holds results and no whole checkpoint to go on from; restore one, or begin "
-            "anew by --restart of jobs.train, which moves the folder aside"
-        )
+    notes = _same_run(folder, None if found is None else found[1], config, identity) if resume else []
     if found is not None and found[1].num_steps_done > config.run.num_steps:
         print(
             f"{config.run.directory}: resume: {found[1].num_steps_done} steps are done, run.num_steps asks for "
             f"{config.run.num_steps}: no step is left to make",
             flush=True,
         )
-    if found is not None:
-        check_same_end(found[1].config, config)
-        notes = check_same_run(found[1].config, found[1].identity, config, identity)
-    elif resume and (record := folder.record()) is not None:
-        # Nothing is done yet; what is begun here is the run that the folder was made for.
-        check_same_run(*record, config, identity)
     folder.create(config, data.splits, identity)
     num_steps_done = 0 if found is None else found[1].num_steps_done
     if resume:
@@ -213,15 +229,18 @@ async def train(
     """
     with Lease(config.run.directory.absolute(), config.run.lease_s) as lease:
         check_run_folder(config, resume)  # again: another may have begun a run, and ended, since the job looked
-        mirror = attach_mirror(config, resume)
+        mirror, wait_s = attach_mirror(config, resume), config.run.mirror_deadline_s
         try:
             with stall_watched(name, config.run) as waits:
                 return await _train_held(
                     config, data, model_directory, name, lease, stop, mirror, waits, resume=resume, sinks=sinks
                 )
+        except asyncio.CancelledError:
+            wait_s = 0.0  # the time to end in is over
+            raise
         finally:
             if mirror is not None:
-                await mirror.finish(config.run.mirror_deadline_s)
+                await mirror.finish(wait_s)
 
 
 def worker_spec(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actors.cluster import check_placement, cluster_for
-from actors.training import check_run_folder, move_aside, prepare, run_training
+from actors.training import check_resume, check_run_folder, move_aside, prepare, run_training
 from actors.warm_start_trainer import ensure_model
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.loop.plan import describe
@@ -24,8 +24,10 @@ def main(argv: Sequence[str]) -> int:
     )
     args = parser.parse_intermixed_args(argv)
     config, data = prepare(load_config(TrainConfig, args.config, args.overrides))
+    if args.resume:
+        check_resume(config, data)
     if args.dry_run:
-        check_mirror(config)
+        check_mirror(config, args.resume)
         check_placement(config)
         print(describe(config, data))
         return 0
@@ -33,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"the old run is in {aside} now", flush=True)
     check_run_folder(config, args.resume)
     if not args.resume:  # which may go on without
-        check_mirror(config)
+        check_mirror(config, resume=False)
     with Progress(config.run.num_steps) as progress, cluster_for(config) as dashboard:
         if dashboard:
             print(f"dashboard: {dashboard}", flush=True)

@@ -253,6 +253,15 @@ class CheckpointStore:
         scores = {path.name: Manifest.read(path / MANIFEST).pass_at_1 for path in self._committed()}
         return {self._directory / name for name in best(scores, self._keep_best)}
 
+    def newest_manifest(self) -> Manifest | None:
+        """The newest that can be read, whatever became of the files beside it: to hash those takes its time."""
+        for path in self._committed():
+            try:
+                return Manifest.read(path / MANIFEST)
+            except (ValueError, OSError):
+                continue
+        return None
+
     def newest(self) -> tuple[Path, Manifest] | None:
         """The newest checkpoint whose every file has the size and hash of its manifest; None if there is none.
 

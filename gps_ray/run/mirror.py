@@ -23,12 +23,15 @@ __all__ = ["Mirror", "attach_mirror", "check_mirror"]
 _RETRY_S = 2.0
 
 
-def check_mirror(config: TrainConfig) -> None:
-    """Raise ConfigError where ``run.mirror`` cannot be read and written. Leaves nothing behind."""
+def check_mirror(config: TrainConfig, resume: bool) -> None:
+    """Raise ConfigError where ``run.mirror`` cannot be read and written, or holds another run.
+
+    Leaves nothing behind.
+    """
     if config.run.mirror is not None:
         with _reaching(config.run.mirror):
             store = MirrorStore(ObjectFolder(config.run.mirror))
-            store.newest_step()
+            _check_same_run(config.run.mirror, store, RunFolder(config.run.directory.absolute()), resume)
             store.try_writing()
 
 

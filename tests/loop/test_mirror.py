@@ -131,7 +131,7 @@ def test_a_mirror_that_is_away_stops_a_run_only_where_nothing_else_is_there(
         with pytest.raises(ConfigError, match=r"run\.mirror: .* cannot be read and written .*run\.mirror=null"):
             Run(_config(tmp_path, "run", away), resume=resume)
     with pytest.raises(ConfigError, match=r"run\.mirror: .* cannot be read and written"):
-        check_mirror(_config(tmp_path, "run", away))
+        check_mirror(_config(tmp_path, "run", away), resume=True)
     Run(_config(tmp_path, "run", "run.num_steps=4", "run.mirror=null"))()
     run = Run(_config(tmp_path, "run", away, "run.mirror_deadline_s=0"), resume=True)
     run()
@@ -143,7 +143,7 @@ def test_a_mirror_that_is_away_stops_a_run_only_where_nothing_else_is_there(
 
 def test_to_look_leaves_nothing_and_takes_nothing(tmp_path: Path) -> None:
     config = _config(tmp_path, "run")
-    check_mirror(config)
+    check_mirror(config, resume=False)
     assert not [path for path in (tmp_path / "mirror").rglob("*") if path.is_file()]
 
 

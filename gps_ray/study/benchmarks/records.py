@@ -16,6 +16,8 @@ from gps_ray.base.errors import CheckpointError
 from gps_ray.base.types import FloatArray, GroupOutcome, Prompt, Selection, SlotKind
 from gps_ray.run.checkpoint import CheckpointStore, Manifest
 from gps_ray.run.folder import RunFolder
+from gps_ray.run.mirror_store import MirrorStore
+from gps_ray.run.object_folder import ObjectFolder
 from gps_ray.run.outcomes import write_outcomes
 from gps_ray.run.segments import Segments
 
@@ -33,23 +35,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-prompts", type=int, default=32, help="groups of 8 in a step")
     parser.add_argument("--checkpoint-every", type=int, default=10, help="steps")
     parser.add_argument("--probe-every", type=int, default=30, help="steps")
+    parser.add_argument("--mirror", action="store_true", help="and upload every checkpoint to a folder (run.mirror)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """A row for each of ``--steps``: files in the folder, manifest bytes; milliseconds per step, per checkpoint (median
-    of the last hundred) and per resume (best of three)."""
+    of the last hundred) and per resume (best of three); with ``--mirror`` also those that an upload takes in its own
+    thread (median of the last hundred), the objects there, and a fetch."""
     with tempfile.TemporaryDirectory() as directory:
-        rows = _rows(Path(directory), args)
+        root = Path(directory) / "run"
+        root.mkdir()
+        place = (Path(directory) / "mirror").as_uri() if args.mirror else None
+        rows = _rows(root, args, place)
     return {"prompts": args.num_prompts, "checkpoint_every": args.checkpoint_every, "rows": rows}
 
 
-def _rows(root: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+def _rows(root: Path, args: argparse.Namespace, place: str | None) -> list[dict[str, Any]]:
     folder, store = RunFolder(root), CheckpointStore(root, keep_last=2)
     segments, rng = Segments(folder.outcomes), np.random.default_rng(0)
     for path in (folder.outcomes, folder.probes):
         path.mkdir()
     probe = [Prompt(prompt_id=f"p{i:015d}", text="", answer="", task="bench") for i in range(args.num_prompts)]
-    rows, step_s, checkpoint_s = [], list[float](), list[float]()
+    mirror = None if place is None else MirrorStore(ObjectFolder(place))
+    rows, step_s, checkpoint_s, upload_s = [], list[float](), list[float](), list[float]()
     for step in range(1, max(args.steps) + 1):
         outcomes, selection = _step(rng, step, args.num_prompts)
         begin = time.perf_counter()
@@ -61,10 +69,17 @@ def _rows(root: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
         step_s.append(time.perf_counter() - begin)
         if step % args.checkpoint_every == 0:
             begin = time.perf_counter()
-            _checkpoint(folder, store, step)
+            path, manifest = _checkpoint(folder, store, step)
             checkpoint_s.append(time.perf_counter() - begin)
+            if mirror is not None:
+                begin = time.perf_counter()
+                mirror.commit(folder, path, manifest)
+                mirror.prune(2, 0)
+                upload_s.append(time.perf_counter() - begin)
         if step in args.steps:
             rows.append(_row(folder, step, step_s[-1000:], checkpoint_s[-100:]))
+            if place is not None:
+                rows[-1] |= _mirror_row(place, upload_s[-100:])
     return rows
 
 
@@ -93,7 +108,19 @@ def _step(rng: np.random.Generator, step: int, num_prompts: int) -> tuple[list[G
     )
 
 
-def _checkpoint(folder: RunFolder, store: CheckpointStore, step: int) -> None:
+def _mirror_row(place: str, upload_s: Sequence[float]) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as elsewhere:
+        begin = time.perf_counter()
+        MirrorStore(ObjectFolder(place)).fetch(Path(elsewhere))
+        fetch_s = time.perf_counter() - begin
+    return {
+        "upload_ms": 1e3 * median(upload_s),
+        "fetch_ms": 1e3 * fetch_s,
+        "mirror_objects": len(ObjectFolder(place).sizes()),
+    }
+
+
+def _checkpoint(folder: RunFolder, store: CheckpointStore, step: int) -> tuple[Path, Manifest]:
     path = store.begin(step)
     (path / "learner").write_bytes(bytes(1 << 16))
     manifest = Manifest(
@@ -104,7 +131,7 @@ def _checkpoint(folder: RunFolder, store: CheckpointStore, step: int) -> None:
         pool_fingerprint="bench",
         **dict(folder.position()),
     )
-    store.commit(path, manifest)
+    return path, store.commit(path, manifest)
 
 
 def _row(folder: RunFolder, step: int, step_s: Sequence[float], checkpoint_s: Sequence[float]) -> dict[str, Any]:
