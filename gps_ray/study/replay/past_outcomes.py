@@ -18,14 +18,19 @@ from gps_ray.predictor.text_prior import TextPrior, fit_text_prior
 from gps_ray.run.folder import RunFolder
 from gps_ray.run.outcomes import read_outcomes
 
-__all__ = ["prior_from_past", "read_past"]
+__all__ = ["prior_from_past", "read_all", "read_past"]
 
 
 def prior_from_past(sources: Sequence[Path], features: FeaturesConfig) -> TextPrior:
     """Fit on all ``sources`` together (``read_past``). Raises DataError."""
-    past = added_up([row for source in sources for row in _rows(read_past(source))])
+    past = read_all(sources)
     embeddings, states = embed_texts(past.prompts, features), stored_states(features, past.prompts)
     return fit_text_prior(past.prompts, embeddings, past.num_right, past.num_tried, states)
+
+
+def read_all(sources: Sequence[Path]) -> RecordedOutcomes:
+    """All ``sources`` together, counts of the same prompt added up (``read_past``)."""
+    return added_up([row for source in sources for row in _rows(read_past(source))])
 
 
 def read_past(source: Path) -> RecordedOutcomes:

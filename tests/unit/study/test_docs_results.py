@@ -210,6 +210,9 @@ REPLAY_COLUMNS: dict[str, Sequence[str]] = {
     "Spearman, 512 labels": ("static_spearman_512",),
     "2,048": ("static_spearman_2048",),
     "8,192": ("static_spearman_8192",),
+    "Spearman, 128 labels": ("static_spearman_128",),
+    "256 labels": ("static_spearman_256",),
+    "464 labels": ("static_spearman_464",),
     "ECE at 8,192": ("static_ece_8192",),
 }
 
@@ -225,7 +228,8 @@ def test_the_replay() -> None:
             (run,) = [name for name in named if name in runs] or about
             text = " ".join(row[:2]).replace("`", " ").replace(",", " ").split()
             selector = next((word for word in text if word in runs[run]["result"]), "gps_fused")
-            figures = [runs[run]["result"][selector][name] for name in REPLAY_COLUMNS[title]]
+            paired = "_minus_without_states" if row[0].startswith("difference") else ""
+            figures = [runs[run]["result"][selector][f"{name}{paired}"] for name in REPLAY_COLUMNS[title]]
             agree(
                 cell,
                 [value for figure in figures for value in (plus_minus(figure) if "±" in cell else [figure["mean"]])],

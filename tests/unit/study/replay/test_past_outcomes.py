@@ -19,7 +19,7 @@ from gps_ray.run.folder import RunFolder
 from gps_ray.run.outcomes import write_outcomes
 from gps_ray.run.segments import Segments
 from gps_ray.selection.registry import build_selector
-from gps_ray.study.replay.past_outcomes import read_past
+from gps_ray.study.replay.past_outcomes import read_all, read_past
 from jobs.pretrain_predictor import main
 from tests.unit.study.replay.tables import features, make_logits, make_texts, write, write_static
 
@@ -115,3 +115,12 @@ def test_outcomes_of_a_prompt_that_the_run_does_not_list_are_refused(tmp_path: P
     (run / "prompts.parquet").write_bytes((other / "prompts.parquet").read_bytes())
     with pytest.raises(DataError, match=r"prompts\.parquet lacks prompt id a"):
         read_past(run)
+
+
+def test_several_sources_are_one_table(tmp_path: Path) -> None:
+    first = _write_run(tmp_path / "a", {1: [("one", "rw"), ("two", "ww")]})
+    second = _write_run(tmp_path / "b", {1: [("two", "rr")], 2: [("three", "wf")]})
+    joined = read_all([first, second])
+    assert joined.prompts == ("one", "two", "three")
+    assert joined.num_right.tolist() == [1, 2, 0]
+    assert joined.num_tried.tolist() == [2, 4, 1]
