@@ -55,6 +55,7 @@ from gps_ray.rollout.group_runner import room_for
 from gps_ray.rollout.pool import WorkerPool
 from gps_ray.run.checkpoint import CheckpointStore
 from gps_ray.run.folder import RunFolder
+from gps_ray.run.identity import Identity
 from gps_ray.study.benchmarks.batching_clock import BatchingClock, DecodeCost, saturated_s
 from gps_ray.tasks.dataset import DataSets
 
@@ -272,7 +273,7 @@ class _Case:
             data=data,
             folder=folder,
             store=CheckpointStore(folder.root, 1),
-            pool_fingerprint=pool_fingerprint(data),
+            identity=Identity(pool=pool_fingerprint(data)),  # a clock has no model
         )
         await TrainingLoop(config, parts).run()
         pool.close()
