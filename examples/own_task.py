@@ -42,30 +42,32 @@ def write_data(folder: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows[836:]), folder / "test.parquet")
 
 
+def settings(model: Path) -> list[str]:
+    """What a config file would say, as overrides."""
+    return [
+        "data.task=examples.own_task:reward",
+        f"data.pool_file={FOLDER / 'train.parquet'}",
+        f"data.evaluation_file={FOLDER / 'test.parquet'}",
+        f"model.path={model}",
+        "selection.selector=gps_fused",
+        "selection.num_prompts=8",
+        "rollout.num_workers=1",
+        "rollout.max_response_tokens=16",
+        "learning.learning_rate=1e-5",
+        "evaluation.num_probe_prompts=32",
+        "evaluation.rollouts_per_prompt=4",
+        "run.directory=runs/own_task",
+        "run.num_steps=10",
+    ]
+
+
 def main(argv: Sequence[str]) -> int:
     model, rest = Path("models/smollm2"), list(argv)
     if rest[:1] == ["--model"]:
         model, rest = Path(rest[1]), rest[2:]
     fetch_model.fetch("smollm2-135m-instruct", model)  # nothing, where the folder is there
     write_data(FOLDER)
-    return train.main(
-        [
-            "data.task=examples.own_task:reward",
-            f"data.pool_file={FOLDER / 'train.parquet'}",
-            f"data.evaluation_file={FOLDER / 'test.parquet'}",
-            f"model.path={model}",
-            "selection.selector=gps_fused",
-            "selection.num_prompts=8",
-            "rollout.num_workers=1",
-            "rollout.max_response_tokens=16",
-            "learning.learning_rate=1e-5",
-            "evaluation.num_probe_prompts=32",
-            "evaluation.rollouts_per_prompt=4",
-            "run.directory=runs/own_task",
-            "run.num_steps=10",
-            *rest,
-        ]
-    )
+    return train.main([*settings(model), *rest])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
+from examples import own_task
 from gps_ray.base.errors import ConfigError
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.loop.in_process import run_in_process
@@ -15,6 +16,7 @@ from gps_ray.run.metrics import read_metrics
 from gps_ray.run.outcomes import read_outcomes
 from gps_ray.tasks.countdown import Countdown
 from gps_ray.tasks.dataset import load_data
+from tests.own_data import make_own_model
 
 pytestmark = pytest.mark.loop
 
@@ -80,3 +82,16 @@ def test_a_run_that_reads_its_policy_chooses_by_it(tmp_path: Path, model: Path) 
     assert chosen["told"][0] == chosen["blind"][0]
     assert chosen["told"][1] != chosen["blind"][1]
     assert len(list((tmp_path / "features").glob("states_*.safetensors"))) == 1
+
+
+def test_the_example_of_an_own_task_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own_task.write_data(own_task.FOLDER)
+    model = make_own_model(tmp_path / "model")
+    fewer = ["run.num_steps=2", "evaluation.num_probe_prompts=0", "evaluation.rollouts_per_prompt=1"]
+    config = load_config(TrainConfig, None, [*own_task.settings(model), *fewer])
+    run_in_process(resolve(config), load_data(config.data, 0), model)
+    rows = read_metrics(config.run.directory / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert rows[-1]["rollout/num_rollouts"] == 64
+    assert rows[-1]["rollout/num_failed"] == 0

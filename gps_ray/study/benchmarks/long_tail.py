@@ -273,7 +273,7 @@ class _Case:
             data=data,
             folder=folder,
             store=CheckpointStore(folder.root, 1),
-            identity=Identity(pool=pool_fingerprint(data)),
+            identity=Identity(pool=pool_fingerprint(data)),  # a clock has no model
         )
         await TrainingLoop(config, parts).run()
         pool.close()
