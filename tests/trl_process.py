@@ -28,6 +28,7 @@ def main(folder: Path, killed_at: int | None) -> None:
         (folder / "learnt.json").write_text(json.dumps(found))
     else:
         assert trainer.selector.num_updates == 0  # it receives choices and makes none
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

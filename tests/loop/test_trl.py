@@ -212,6 +212,7 @@ def _two_processes(folder: Path, *arguments: str) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_one_process_chooses_for_two_and_both_may_be_killed(tmp_path: Path) -> None:
     for name in ("whole", "killed"):
         make_trainer(tmp_path / name)  # writes the model that both processes load
@@ -224,6 +225,9 @@ def test_one_process_chooses_for_two_and_both_may_be_killed(tmp_path: Path) -> N
     # counts its own responses.
     expected = [right_of(row) if place % 3 != 1 else 2 * min(2, right_of(row)) for place, row in enumerate(rows)]
     assert num_right.tolist() == expected
-    assert all(code < 0 for code in _two_processes(tmp_path / "killed", "4"))
+    # Whoever is a moment later finds the other one gone, and ends with an error.
+    codes = _two_processes(tmp_path / "killed", "4")
+    assert min(codes) < 0
+    assert 0 not in codes
     assert _two_processes(tmp_path / "killed") == [0, 0]
     assert json.loads((tmp_path / "killed" / "learnt.json").read_text()) == whole
