@@ -263,7 +263,7 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "words_variance": _FLAT,
         "notation_variance": _FLAT,
         "length_variance": _FLAT,
-        "states_variance": "Raise it, to 5 at most, where the states are the policy's own; 10 made the fit unstable.",
+        "states_variance": "Raise it, to 5 or 10, where the states are the policy's own.",
         "length_slope_variance": _FLAT,
         "prior_slope_variance": "Raise it where the text prior comes from a very different model.",
         "text_share_with_prior": "Raise it where the text prior comes from a very different model.",

@@ -68,6 +68,8 @@ def binomial_sites(
 ) -> GaussianSites:
     """Sites of the variational posterior under the prior f ~ N(location [K], covariance [K, K]); num_tried > 0."""
     mean, variance = location, np.diag(covariance)
+    # Where the newest step began, how far it went, and by which share: to take less of it where it went too far.
+    start, step, share, last = (mean, variance), np.zeros_like(location), 1.0, np.inf
     for iteration in range(_MAX_ITERATIONS):
         rate = expectation(mean, variance, lambda g: g)
         curvature = expectation(mean, variance, lambda g: g * (1.0 - g))
@@ -76,10 +78,17 @@ def binomial_sites(
         factor = np.linalg.cholesky(covariance + np.diag(sites.noise))
         half = solve_triangular(factor, covariance, lower=True)
         shift = half.T @ solve_triangular(factor, sites.centre - location, lower=True) + location - mean
+        largest = float(np.abs(shift).max())
+        if largest > max(last, 1.0):
+            # Under a wide prior a full step may overshoot to where the likelihood is flat, and never come back.
+            share /= 2.0
+            mean, variance = start[0] + share * step, start[1]
+            continue
         # Full steps at first; later ones are damped, so that no pair of states alternates.
-        mean = mean + (1.0 if iteration < 4 else 0.7) * shift
+        start, step, last = (mean, variance), (1.0 if iteration < 4 else 0.7) * shift, largest
+        mean = mean + share * step
         variance = np.maximum(np.diag(covariance) - (half**2).sum(axis=0), 1e-12)
-        if np.abs(shift).max() < _TOLERANCE:
+        if largest < _TOLERANCE:
             break
     return sites
 

@@ -185,3 +185,18 @@ def test_thousands_of_steps_keep_the_covariance_positive() -> None:
     walking = tested.covariance[:-1, :-1]  # the second slope does not drift here: its variance is 0 by definition
     assert np.linalg.eigvalsh(walking).min() > 1e-3
     assert np.isfinite(tested.predict(np.arange(NUM_PROMPTS)).location).all()
+
+
+def test_a_wide_prior_and_many_failures_do_not_throw_the_fixed_point_out() -> None:
+    """Full steps alone end beyond 100,000 logits here."""
+    rng = np.random.default_rng(0)
+    places = rng.standard_normal((128, 3))
+    squared = ((places[:, None] - places[None]) ** 2).sum(axis=-1)
+    covariance = 10 * np.exp(-squared / 6) + 2.0 + 5 * np.eye(128)
+    tried = 8 * rng.integers(1, 33, 128)
+    right = rng.binomial(tried, 1 / (1 + np.exp(4 - 4 * rng.standard_normal(128))))
+    sites = binomial_sites(np.zeros(128), covariance, right, tried)
+    mean = covariance @ np.linalg.solve(covariance + np.diag(sites.noise), sites.centre)
+    assert np.abs(mean).max() < 15
+    rate = right / tried
+    assert mean[rate > 0.9].min() > 0 > mean[rate < 0.1].max()
