@@ -86,7 +86,8 @@ def test_the_readmes_own_data_and_model(tmp_path: Path, head: Head) -> None:
     (tmp_path / "work" / "my_sums.py").write_text(verifier)
     (tmp_path / "work" / "make_data.py").write_text(data)
     assert "run.num_steps=10" in run
-    commands = f"python make_data.py\n{run.replace('run.num_steps=10', 'run.num_steps=2')}"
+    run = run.partition("  #")[0].replace("run.num_steps=10", "run.num_steps=2")
+    commands = f"python make_data.py\n{run}"
     for more in ("--dry-run", "", "--resume"):
         done = _bash(tmp_path / "work", f"{commands} {more}", head)
         assert done.returncode == 0, done.stdout + done.stderr
