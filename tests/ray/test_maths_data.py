@@ -15,7 +15,7 @@ from gps_ray.tasks.dataset import read_prompts
 from gps_ray.tasks.registry import load_task
 from tests.processes import run_job
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 DEEPSCALER = Path(__file__).parents[2].parent / "shared" / "data" / "maths_train_aime.parquet"
 
@@ -84,7 +84,7 @@ def test_two_steps_on_maths(tmp_path: Path, model: Path, source: object) -> None
         "evaluation.num_probe_prompts=0",
         "cluster.local_dashboard=false",
         "cluster.object_store_memory_bytes=2147483648",
-        timeout_s=900,
+        timeout_s=1700,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     metrics = read_metrics(run / "metrics.jsonl")
