@@ -40,7 +40,6 @@ from gps_ray.loop.presets import presets
 from gps_ray.loop.suites import Suite, extra_suites, read_suites
 from gps_ray.loop.training import LoopParts, TrainingLoop
 from gps_ray.predictor.interface import PromptTable
-from gps_ray.predictor.policy_states import policy_reader
 from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
 from gps_ray.run.folder import FolderPosition, RunFolder, check_can_be_written
@@ -267,6 +266,8 @@ def _prompt_table(config: TrainConfig, data: DataSets, model_directory: Path | N
     if len(data.pool) >= _LARGE_POOL:
         kept = f": made once, then kept in {features.cache_directory}" if features.cache_directory else ""
         print(f"text features of {len(data.pool)} prompts{kept}", flush=True)
+    from gps_ray.predictor.policy_states import policy_reader  # transformers takes seconds to import
+
     reader = policy_reader(model_directory, chat_format(config.data, config.run.date), config.selection)
     if reader is not None:
         print(f"states of {len(data.pool)} prompts are read from the policy: some minutes for a large pool", flush=True)

@@ -116,7 +116,7 @@ class RolloutConfig(ConfigSection):
     probe_tolerance: Annotated[float, Resume.FREE] = Field(
         1e-3,
         gt=0,
-        description="Largest mean |log-prob difference| engine - learner over a fixed text after a weight load; 0.25 "
+        description="Largest mean |log-prob difference| engine - learner over a fixed text after a weight load; 0.5 "
         "with model.dtype=bfloat16.",
     )
     num_verifiers: Annotated[int, Resume.FREE] = Field(

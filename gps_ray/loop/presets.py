@@ -67,9 +67,9 @@ _CLASSES = (
 _THINKING_TOKENS = 8192
 # Adapters of low rank need about ten times the learning rate of all weights.
 _LORA_FACTOR = 10.0
-# In bfloat16 engine and learner round at different places (measured on SmolLM2-135M: mean .09). A layer that did not
-# arrive is several nats.
-_PROBE_TOLERANCE = 0.25
+# In bfloat16 engine and learner round at different places (measured on SmolLM2-135M: mean .09 on sampled text, .25 on
+# the probe's random one). A layer that did not arrive is several nats.
+_PROBE_TOLERANCE = 0.5
 _CPU_MICROBATCH_TOKENS = 4096
 # A probe of the toy is 256 x 16 rollouts, more than a whole step of a real model.
 _NUM_PROBE_PROMPTS, _PROBE_ROLLOUTS = 64, 8

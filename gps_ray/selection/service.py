@@ -85,7 +85,7 @@ class SelectorService:
 
     def save(self, directory: Path) -> None:
         with writing(directory):
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(exist_ok=True)
         own = {"steps_observed": np.array(self._steps_observed), **nested("lengths", self._lengths.state())}
         with writing(directory / STATE_FILE, SafetensorError):
             save_state_file({**self._selector.state(), **nested("service", own)}, directory / STATE_FILE)
