@@ -56,7 +56,6 @@ def settings(model: Path) -> list[str]:
         "learning.learning_rate=1e-5",
         "evaluation.num_probe_prompts=32",
         "evaluation.rollouts_per_prompt=4",
-        "cluster.object_store_memory_bytes=2147483648",  # twice the model's weights pass through it
         "run.directory=runs/own_task",
         "run.num_steps=10",
     ]

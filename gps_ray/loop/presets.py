@@ -105,6 +105,7 @@ def presets(config: TrainConfig) -> list[Preset]:
         *_of_devices(config),
         _response_tokens(config, facts, size),
         Preset("learning.learning_rate", *_learning_rate(config, size)),
+        Preset("cluster.object_store_memory_bytes", _object_store(facts), why),
         Preset("rollout.vllm.kv_cache_memory_bytes", *_kv_cache(config, size)),
         Preset("evaluation.num_probe_prompts", _NUM_PROBE_PROMPTS, why),
         Preset("evaluation.probe_rollouts", _PROBE_ROLLOUTS, why),
@@ -126,6 +127,11 @@ def with_presets(config: TrainConfig) -> TrainConfig:
     for preset in presets(config):
         config = _with(config, preset.key.split("."), preset.value)
     return config
+
+
+def _object_store(facts: ModelFacts) -> int:
+    """Whole GiB for three float32 copies of the weights, two versions and one on its way, beside a step's rollouts."""
+    return -(-(12 * facts.num_parameters + (256 << 20)) // (1 << 30)) << 30
 
 
 def _of_devices(config: TrainConfig) -> list[Preset]:

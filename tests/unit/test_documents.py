@@ -67,7 +67,7 @@ def test_the_readmes_data_and_verifier_are_taken_as_they_stand(tmp_path: Path, m
     exec(_block(readme, "import pyarrow as pa"), {})  # noqa: S102
     (tmp_path / "my_sums.py").write_text(_block(readme, "def reward("))
     overrides = re.findall(r"[\w.]+=\S+", _block(readme, "python -m jobs.train run.directory"))
-    assert len(overrides) == 12
+    assert len(overrides) == 11
     config = load_config(TrainConfig, None, overrides)
     data = load_data(config.data, 10)
     assert (len(data.pool), len(data.evaluation)) == (80, 20)

@@ -71,6 +71,7 @@ def test_nothing_of_the_toy_reaches_a_real_model_and_explicit_keys_win(tmp_path:
     found = (config.rollout.max_response_tokens, config.learning.learning_rate, config.evaluation.probe_rollouts)
     assert found == (512, 1e-5, 8)
     assert config.rollout.vllm.kv_cache_memory_bytes == 1 << 30
+    assert config.cluster.object_store_memory_bytes == 2 << 30  # SmolLM2's shape: 3 x 538 MB and a quarter
     assert config.rollout.chunk_deadline_s > toy.rollout.chunk_deadline_s
     own = resolve(_config(model, "rollout.max_response_tokens=16", "learning.learning_rate=2e-4"))
     assert (own.rollout.max_response_tokens, own.learning.learning_rate) == (16, 2e-4)
