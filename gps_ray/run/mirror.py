@@ -57,6 +57,7 @@ def attach_mirror(config: TrainConfig, resume: bool) -> Mirror | None:
             _check_same_run(config.run.mirror, store, run, resume)
             if there is not None and there > own:
                 _fetch(store, run, config.run.mirror, own)
+            store.try_writing()
             store.take()
     except _Unreachable as error:
         if found is None or (there is not None and there > own):

@@ -100,10 +100,14 @@ class MirrorStore:
         self._has_taken = True
 
     def try_writing(self) -> None:
-        """Write a file and delete it again."""
-        name = f"try.{self._token}"
-        self._place.put_bytes(name, b"can it be written?")
+        """Write a file, read it and delete it again. Raises OSError where what comes back is not what was written: moto
+        keeps the frames of an upload that comes without keys."""
+        name, text = f"try.{self._token}", b"can it be written?"
+        self._place.put_bytes(name, text)
+        found = self._place.read(name)
         self._place.delete(name)
+        if found != text:
+            raise OSError(f"what was written comes back as {found[:60]!r}")
 
     def commit(self, run: RunFolder, path: Path, manifest: Manifest) -> None:
         """Upload a whole checkpoint and the files of the run up to it. Raises MirrorTaken."""

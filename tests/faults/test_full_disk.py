@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -16,6 +17,14 @@ from tests.processes import SMALL_RUN, Head, end, start_job, wait_for
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 
+def _fill(ballast: Path) -> None:
+    """Lines find room then, a checkpoint does not. The run writes meanwhile, so what is free cannot be known before."""
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(100_000))
+    os.truncate(ballast, ballast.stat().st_size - 200_000)
+
+
 @pytest.mark.timeout(600)
 def test_a_run_outlives_a_disk_that_is_full_for_a_while(head: Head, small_disk: Path, tmp_path: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=400m", str(small_disk)], check=True)
@@ -25,8 +34,7 @@ def test_a_run_outlives_a_disk_that_is_full_for_a_while(head: Head, small_disk: 
     process = start_job("train", *settings, *more, log=log, head=head)
     try:
         wait_for("the first checkpoint", lambda: list(run.glob("checkpoints/*/manifest.json")))
-        # Lines find room, a checkpoint does not.
-        ballast.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 200_000))
+        _fill(ballast)
         wait_for("a checkpoint that is skipped", lambda: "checkpoint skipped, number 1" in log.read_text())
         ballast.unlink()
         assert process.wait(280) == 0, log.read_text()[-3000:]

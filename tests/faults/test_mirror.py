@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,9 +115,13 @@ def test_a_store_that_never_answers_ends_neither_the_run_nor_its_exit(tmp_path: 
 def test_a_real_run_killed_with_its_disk_goes_on_from_s3(head: Head, tmp_path: Path, bucket: str) -> None:
     run = (*SMALL_RUN, "run.num_steps=6", "checkpoint.every_steps=2", "evaluation.every_steps=6")
 
+    # The head was started before this test had keys.
+    keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    joining = replace(head, environment=head.environment | keys)
+
     def start(name: str, *more: str) -> subprocess.Popen[bytes]:
         arguments = (*run, f"run.directory={tmp_path / name}", *more)
-        return start_job("train", *arguments, log=tmp_path / f"{name}.log", head=head)
+        return start_job("train", *arguments, log=tmp_path / f"{name}.log", head=joining)
 
     whole = start("whole")
     try:

@@ -283,3 +283,16 @@ def test_fsspec_places_do_too(tmp_path: Path) -> None:
     mirror.commit(run.folder, *run.step(1))
     MirrorStore(place).fetch(tmp_path / "elsewhere")
     assert ToyRun(tmp_path / "elsewhere").content() == run.content()
+
+
+def test_a_store_that_changes_what_it_is_given_is_found_before_anything_is_kept_there(tmp_path: Path) -> None:
+    class Framing(ObjectFolder):
+        """As a server that keeps the frames in which an upload comes."""
+
+        def put_bytes(self, name: str, data: bytes) -> None:
+            super().put_bytes(name, b"%x\r\n%s\r\n0\r\n" % (len(data), data))
+
+    place = Framing((tmp_path / "mirror").as_uri())
+    with pytest.raises(OSError, match="what was written comes back as b'12"):
+        MirrorStore(place).try_writing()
+    assert place.sizes() == {}
