@@ -139,7 +139,7 @@ WRONG = [
     (lambda s: s.predict([3.5]), "prompts: expected texts, or chats of turns with 'role' and 'content', got '3.5'"),
     (lambda s: gps_ray.Selector([]), "prompts: expected at least one, got none"),
     (lambda s: gps_ray.Selector("one"), "expected a sequence of texts or chats, got one text"),
-    (lambda s: gps_ray.Selector(PROMPTS, "gpz"), "expected one of beta_mean, .*got 'gpz'"),
+    (lambda s: gps_ray.Selector(PROMPTS, "gpz"), "expected one of arcus, .*got 'gpz'"),
     (lambda s: gps_ray.Selector(PROMPTS, "oracle"), "must be told success rates before it chooses"),
     (lambda s: gps_ray.Selector(PROMPTS, "ds"), "a filter of your trainer's; use 'uniform'"),
     (lambda s: gps_ray.Selector(PROMPTS, random_shore=0.2), "random_shore: unknown key; known here: "),
