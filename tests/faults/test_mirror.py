@@ -79,10 +79,10 @@ def test_killed_again_and_again_with_its_disk_it_ends_bit_for_bit_the_same(tmp_p
     assert num_kills >= 3
     assert results(folder) == results(tmp_path / "whole")
     there = ObjectFolder(bucket % "chain")
-    assert {n.split("/")[1] for n in there.sizes() if n.startswith("checkpoints/")} == {
-        "step_000029.0",
-        "step_000030.0",
-    }
+    # The newest, and whichever was uploaded before it: one that comes while another goes up gives way to the next.
+    kept = {name.split("/")[1] for name in there.sizes() if name.startswith("checkpoints/")}
+    assert len(kept) == 2
+    assert "step_000030.0" in kept
     assert "fetched the checkpoint of step" in log.read_text()
 
 

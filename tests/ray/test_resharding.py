@@ -67,6 +67,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_train_workers(tmp_path: Pat
     begun, whole = {}, {}
     for kind in KINDS:
         learner = _learner(directory, kind, 1)
+        (tmp_path / kind).mkdir()
         _update(learner, 0)
         learner.save(tmp_path / kind / "of_one")
         begun[kind] = learner.weights()
