@@ -47,7 +47,7 @@ from gps_ray.run.identity import Identity, code_version, model_identity
 from gps_ray.run.lease import Lease
 from gps_ray.run.mirror import Mirror, attach_mirror
 from gps_ray.run.status import StatusFile
-from gps_ray.run.trackers import TrackedRun, check_tracking, open_trackers
+from gps_ray.run.trackers import TrackedRun, TrackerSink, check_tracking, open_trackers
 from gps_ray.tasks.dataset import DataSets, load_data
 from gps_ray.tasks.registry import load_task
 
@@ -274,6 +274,20 @@ def _prompt_table(config: TrainConfig, data: DataSets, model_directory: Path | N
     return build_prompt_table(data.pool, data.heldout_probe, features, reader)
 
 
+def _trackers(
+    config: TrainConfig, name: str, folder: RunFolder, num_steps_done: int | None, resume: bool
+) -> list[TrackerSink]:
+    """``num_steps_done``: of the checkpoint that the run goes on from, None where it begins."""
+    tracked = TrackedRun(
+        name=name,
+        run_id=folder.run_id(),
+        folder=folder.root,
+        config=config.model_dump(mode="json"),
+        goes_on_at=num_steps_done + 1 if num_steps_done is not None else 0 if resume else None,
+    )
+    return open_trackers(config.tracking, tracked)
+
+
 async def _train_held(
     config: TrainConfig,
     data: DataSets,
@@ -302,18 +316,11 @@ async def _train_held(
     )
     pool = RayRolloutPool(name, spec, prompts, suites, num_versions=config.run.max_policy_lag + 1)
     learner = spawn_learner(f"{name}/learner", config, model_directory, folder.root / "ray_train")
-    num_steps_done = 0 if found is None else found[1].num_steps_done
-    status = StatusFile(folder.status, pool.workers, num_steps_done, lease.check)
+    num_steps_done = None if found is None else found[1].num_steps_done
+    status = StatusFile(folder.status, pool.workers, num_steps_done or 0, lease.check)
     cluster_metrics = ClusterMetrics(name, folder.run_id(), pool.workers)
     pool.when_workers_change(status.write, cluster_metrics.show_workers)
-    tracked = TrackedRun(
-        name=name,
-        run_id=folder.run_id(),
-        folder=folder.root,
-        config=config.model_dump(mode="json"),
-        goes_on_at=num_steps_done + 1 if found is not None else 0 if resume else None,
-    )
-    trackers, is_finished = open_trackers(config.tracking, tracked), False
+    trackers, is_finished = _trackers(config, name, folder, num_steps_done, resume), False
     try:
         for sink in (status, WaitsSink(waits)):
             sink.phase("starting the actors")

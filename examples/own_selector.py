@@ -13,48 +13,28 @@ from collections.abc import Sequence
 import numpy as np
 
 import gps_ray
-from gps_ray.base.types import BoolArray, IntArray, Selection, SelectionRequest, SlotKind, State
+from gps_ray.base.types import Selection, SelectionRequest
 from gps_ray.config import SelectionConfig
-from gps_ray.predictor.history import PromptIndex, ReuseCounter
-from gps_ray.predictor.interface import OutcomeBatch, PromptTable
-from gps_ray.selection.interface import unpredicted_selection
+from gps_ray.predictor.interface import PromptTable
+from gps_ray.selection.counting import CountingSelector
 from jobs import train
 from jobs.cli import run_job
 
 
-class ShortestFirst:
+class ShortestFirst(CountingSelector):
     """``longest`` turns it round: selection.options.longest=true."""
 
     def __init__(
         self, config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int, *, longest: bool = False
     ) -> None:
+        super().__init__(table)
         lengths = np.array([len(text) for text in table.texts[: table.num_pool]])
-        self._order = np.argsort(-lengths if longest else lengths, kind="stable")
-        self._index, self._reuse = PromptIndex(table), ReuseCounter(table.num_pool)
+        self.order = np.argsort(-lengths if longest else lengths, kind="stable")
 
     def select(self, request: SelectionRequest) -> Selection:
-        free = self._order[self._index.free(request.excluded)[self._order]]
-        rows = free[np.argsort(self._reuse.counts[free], kind="stable")][: request.num_prompts]
-        prompt_ids = tuple(self._index.table.prompt_ids[row] for row in rows)
-        return unpredicted_selection(request, prompt_ids, SlotKind.CHOSEN, num_candidates=len(free))
-
-    def observe(self, batch: OutcomeBatch) -> None:
-        self._reuse.observe(batch.rows)
-
-    def predict(self, rows: IntArray, step: int) -> None:
-        return None
-
-    def seen(self, rows: IntArray) -> BoolArray:
-        return self._reuse.seen(rows)
-
-    def metrics(self) -> dict[str, float]:
-        return self._reuse.metrics()
-
-    def state(self) -> State:
-        return self._reuse.state()
-
-    def load_state(self, state: State) -> None:
-        self._reuse.load_state(state)
+        free = self.order[self.index.free(request.excluded)[self.order]]
+        rows = free[np.argsort(self.reuse.counts[free], kind="stable")][: request.num_prompts]
+        return self.chosen(request, rows, num_candidates=len(free))
 
 
 def as_a_library() -> list[str]:

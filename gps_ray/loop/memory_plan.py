@@ -15,8 +15,9 @@ from pathlib import Path
 from gps_ray.base.devices import DEVICES
 from gps_ray.base.errors import ResourceError
 from gps_ray.config import LearningConfig, TrainConfig
+from gps_ray.loop.presets import with_key
 
-__all__ = ["MemoryPlan", "Part", "ProcessPlan", "check_memory_plan", "memory_plan"]
+__all__ = ["MemoryPlan", "Part", "ProcessPlan", "check_memory_plan", "kv_bytes_per_token", "memory_plan"]
 
 _GIB = 2**30
 # A process with torch: its libraries, the CUDA context, and what allocators lose between blocks.
@@ -112,49 +113,33 @@ def _overflow(plan: MemoryPlan | None) -> tuple[str, Sequence[ProcessPlan], floa
 
 def _remedy(config: TrainConfig, prompt_tokens: int) -> str:
     """The first of some changes, the cheapest first, under which the plan fits."""
-    tried = config
-    for changes in _changes(config):
-        for section, update in changes.items():
-            tried = tried.model_copy(update={section: getattr(tried, section).model_copy(update=update)})
+    tried, changed = config, dict[str, object]()
+    for key, value in _changes(config):
+        tried, changed[key] = with_key(tried, key, value), value
         if _overflow(memory_plan(tried, prompt_tokens)) is None:
-            return f"it would fit with {' '.join(_differences(config, tried))}"
+            return f"it would fit with {' '.join(f'{key}={str(new).lower()}' for key, new in changed.items())}"
     return "take a smaller model, larger GPUs, or learning.lora_rank=16"
 
 
-def _changes(config: TrainConfig) -> Iterator[dict[str, dict[str, object]]]:
-    """One after the other, each on top of those before."""
-    yield {"learning": {"activation_checkpointing": True}}
+def _changes(config: TrainConfig) -> Iterator[tuple[str, object]]:
+    """(key, value), one after the other, each on top of those before."""
+    yield "learning.activation_checkpointing", True
     tokens = config.learning.microbatch_tokens
     while tokens > 4096:
         tokens //= 2
-        yield {"learning": {"microbatch_tokens": tokens}}
+        yield "learning.microbatch_tokens", tokens
     if config.learning.num_gpus_per_worker >= 1:
         for factor in (2, 4, 8):
-            yield {"learning": {"num_workers": factor * config.learning.num_workers}}
+            yield "learning.num_workers", factor * config.learning.num_workers
     if config.rollout.engine == "vllm":
         if config.rollout.num_gpus_per_worker >= 1:
             for factor in (2, 4, 8):
-                size = factor * config.rollout.vllm.tensor_parallel_size
-                yield {"rollout": {"vllm": config.rollout.vllm.model_copy(update={"tensor_parallel_size": size})}}
+                yield "rollout.vllm.tensor_parallel_size", factor * config.rollout.vllm.tensor_parallel_size
     else:
         per_chunk = config.rollout.prompts_per_chunk
         while per_chunk > 1:
             per_chunk //= 2
-            yield {"rollout": {"prompts_per_chunk": per_chunk}}
-
-
-def _differences(config: TrainConfig, other: TrainConfig) -> Iterator[str]:
-    learning, rollout = (config.learning, other.learning), (config.rollout, other.rollout)
-    pairs: list[tuple[str, object, object]] = [
-        (f"learning.{key}", *(getattr(section, key) for section in learning))
-        for key in ("activation_checkpointing", "microbatch_tokens", "num_workers")
-    ]
-    pairs.append(("rollout.prompts_per_chunk", rollout[0].prompts_per_chunk, rollout[1].prompts_per_chunk))
-    sizes = [section.vllm.tensor_parallel_size for section in rollout]
-    pairs.append(("rollout.vllm.tensor_parallel_size", sizes[0], sizes[1]))
-    for key, before, after in pairs:
-        if before != after:
-            yield f"{key}={str(after).lower()}"
+            yield "rollout.prompts_per_chunk", per_chunk
 
 
 def _capacity(config: TrainConfig) -> float | None:
@@ -213,6 +198,13 @@ def _microbatch_tokens(config: TrainConfig, prompt_tokens: int) -> int:
     return min(learning.microbatch_tokens, part)
 
 
+def kv_bytes_per_token(config: TrainConfig, directory: Path) -> float:
+    """Of the KV cache of one rank of a rollout worker."""
+    from gps_ray.model.model_facts import model_facts
+
+    return _width(config) * model_facts(directory).kv_entries_per_token / config.rollout.num_ranks_per_worker
+
+
 def _width(config: TrainConfig) -> int:
     return 2 if config.model.dtype == "bfloat16" else 4
 
@@ -253,7 +245,7 @@ def _rollout_rank(config: TrainConfig, directory: Path, prompt_tokens: int) -> P
     from gps_ray.model.model_facts import model_facts
 
     rollout, facts = config.rollout, model_facts(directory)
-    per_token = _width(config) * facts.kv_entries_per_token / rollout.num_ranks_per_worker
+    per_token = kv_bytes_per_token(config, directory)
     longest = prompt_tokens + rollout.max_response_tokens
     weights = Part(
         "weights",

@@ -123,7 +123,8 @@ def chat_format(data: DataConfig, date: datetime.date | None) -> ChatFormat:
 
 
 def check_data(config: TrainConfig, data: DataSets) -> None:
-    """Raise ConfigError where the data cannot feed the config."""
+    """Raise ConfigError where the data cannot feed the config, ResourceError where the model cannot fit with prompts of
+    this length."""
     num_prompts, num_pool = config.selection.num_prompts, len(data.pool)
     if not num_pool:
         raise ConfigError("data.train: nothing to train on; set data.train or data.pool_file")
@@ -134,6 +135,9 @@ def check_data(config: TrainConfig, data: DataSets) -> None:
         )
     if not data.evaluation:
         raise ConfigError("data.evaluation_file: the evaluation set is empty; give one with at least one prompt")
+    shown = first_prompt(config, data)
+    if shown is not None:
+        check_memory_plan(config, shown.num_tokens)
 
 
 def pool_fingerprint(data: DataSets) -> str:
@@ -185,8 +189,7 @@ def describe(config: TrainConfig, data: DataSets) -> str:
 
 
 def _devices(config: TrainConfig, prompt_tokens: int) -> list[str]:
-    """Memory by process and, on known GPUs, seconds of a step. Raises ResourceError where it cannot fit."""
-    check_memory_plan(config, prompt_tokens)
+    """Memory by process and, on known GPUs, seconds of a step."""
     plan = memory_plan(config, prompt_tokens)
     if plan is None:
         return []

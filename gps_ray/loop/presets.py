@@ -12,7 +12,7 @@ from gps_ray.config import TrainConfig
 if TYPE_CHECKING:
     from gps_ray.model.model_facts import ModelFacts
 
-__all__ = ["Preset", "presets", "with_presets"]
+__all__ = ["Preset", "presets", "with_key", "with_presets"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +125,7 @@ def presets(config: TrainConfig) -> list[Preset]:
 def with_presets(config: TrainConfig) -> TrainConfig:
     """The config with its presets filled in; what it says itself stays."""
     for preset in presets(config):
-        config = _with(config, preset.key.split("."), preset.value)
+        config = with_key(config, preset.key, preset.value)
     return config
 
 
@@ -192,6 +192,12 @@ def _is_set(config: TrainConfig, key: str) -> bool:
             return False
         section = getattr(section, name)
     return last in section.model_fields_set
+
+
+def with_key(config: TrainConfig, key: str, value: Any) -> TrainConfig:
+    """The config with another value under a dotted key, unchecked."""
+    changed: TrainConfig = _with(config, key.split("."), value)
+    return changed
 
 
 def _with(section: Any, names: list[str], value: Any) -> Any:

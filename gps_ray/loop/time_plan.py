@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gps_ray.base.devices import DEVICES, Device
 from gps_ray.config import TrainConfig
-from gps_ray.loop.memory_plan import MemoryPlan
+from gps_ray.loop.memory_plan import MemoryPlan, kv_bytes_per_token
 
 __all__ = ["MEAN_SHARE", "TimePlan", "time_plan"]
 
@@ -61,13 +61,10 @@ def time_plan(config: TrainConfig, plan: MemoryPlan, prompt_tokens: int) -> Time
 
 def _decode_rate(config: TrainConfig, plan: MemoryPlan, device: Device, context: float) -> float:
     """Response tokens per second of one rollout worker."""
-    from gps_ray.model.model_facts import model_facts
-
     rollout = config.rollout
     assert config.model.path is not None
-    facts, width = model_facts(config.model.path), 2 if config.model.dtype == "bfloat16" else 4
     parts = {part.what: part.num_bytes for process in plan.processes[1:] for part in process.parts}
-    per_token = width * facts.kv_entries_per_token / rollout.num_ranks_per_worker
+    per_token = kv_bytes_per_token(config, config.model.path)
     share = -(-config.selection.num_prompts * rollout.group_size // rollout.num_workers)
     most = rollout.vllm.max_num_seqs if rollout.engine == "vllm" else rollout.prompts_per_chunk * rollout.group_size
     running = max(1.0, min(share, most, parts["KV cache"] / (context * per_token)))

@@ -14,7 +14,7 @@ import numpy as np
 
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
 
-__all__ = ["OutcomeBatch", "Posterior", "Predictor", "PromptTable", "ReadsText"]
+__all__ = ["OutcomeBatch", "Posterior", "Predictor", "PromptTable", "ReadsText", "TeachingPosterior"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +48,7 @@ class OutcomeBatch:
 
 class Posterior(Protocol):
     """A posterior of N success rates. One without closed forms takes both expectations from ``SampledExpectations``,
-    the only ones to draw from their ``rng``. One that also has ``yields`` [N], what a useful group of each prompt
-    teaches relative to the pool's mean, goes with the acquisition ``learning_progress``."""
+    the only ones to draw from their ``rng``."""
 
     def mean(self) -> FloatArray:
         """[N] float64 in [0, 1]."""
@@ -71,6 +70,14 @@ class Posterior(Protocol):
         """E[g (1 - g)^(j-1)] [N, J], j = 1 .. J = ``max_samples``, falling in j: what the j-th sample of a prompt adds
         to the probability that one is right."""
         ...
+
+
+@runtime_checkable
+class TeachingPosterior(Protocol):
+    """A posterior that also says ``yields`` [N], what a useful group of each prompt teaches relative to the pool's
+    mean (None where nobody asked): what the acquisition ``learning_progress`` goes by."""
+
+    yields: FloatArray | None
 
 
 class Predictor(Protocol):

@@ -11,7 +11,7 @@ import numpy as np
 
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.types import FloatArray
-from gps_ray.predictor.interface import Posterior
+from gps_ray.predictor.interface import Posterior, TeachingPosterior
 
 __all__ = [
     "ACQUISITIONS",
@@ -119,7 +119,7 @@ def learning_progress(posterior: Posterior, group_size: int, rng: np.random.Gene
 
     Raises ConfigError where the predictor keeps no such account.
     """
-    yields: FloatArray | None = getattr(posterior, "yields", None)
+    yields = posterior.yields if isinstance(posterior, TeachingPosterior) else None
     if yields is None:
         raise ConfigError(
             "selection.acquisition: learning_progress needs a predictor that follows what it teaches, got none; set "

@@ -15,11 +15,10 @@ import numpy as np
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.states import below, nested
-from gps_ray.base.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, SlotKind, State
+from gps_ray.base.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, State
 from gps_ray.config import GresoConfig
-from gps_ray.predictor.history import PromptIndex, ReuseCounter
-from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
-from gps_ray.selection.interface import unpredicted_selection
+from gps_ray.predictor.interface import OutcomeBatch, PromptTable
+from gps_ray.selection.counting import CountingSelector
 
 __all__ = ["GresoSelector"]
 
@@ -29,7 +28,7 @@ _NUM_EPOCHS_AHEAD = 16
 _NO_EPOCH = -1
 
 
-class GresoSelector:
+class GresoSelector(CountingSelector):
     """Goes through the pool in a fresh random order per epoch, leaving out skipped prompts.
 
     State: the epoch of each prompt's next turn, the last run of groups of one kind per prompt, and the two
@@ -41,11 +40,9 @@ class GresoSelector:
     """
 
     def __init__(self, table: PromptTable, config: GresoConfig, run_seed: int) -> None:
-        self._table = table
+        super().__init__(table)
         self._config = config
         self._run_seed = run_seed
-        self._index = PromptIndex(table)
-        self._reuse = ReuseCounter(table.num_pool)
         self._next_epoch = np.zeros(table.num_pool, dtype=np.int64)
         self._picked_in = np.full(table.num_pool, _NO_EPOCH, dtype=np.int64)
         # > 0: run of all-right groups, < 0: run of all-wrong groups, 0: the last group was useful (or there is none).
@@ -72,11 +69,10 @@ class GresoSelector:
         return min(wanted, request.num_prompts)
 
     def select(self, request: SelectionRequest) -> Selection:
-        free = self._index.free(request.excluded)
+        free = self.index.free(request.excluded)
         num_free = int(np.count_nonzero(free))
         rows = self._next_rows(free, min(self.batch_size(request), num_free))
-        prompt_ids = tuple(self._table.prompt_ids[row] for row in rows)
-        return unpredicted_selection(request, prompt_ids, SlotKind.CHOSEN, num_candidates=num_free)
+        return self.chosen(request, rows, num_free)
 
     def _next_rows(self, free: BoolArray, num_wanted: int) -> IntArray:
         parts: list[IntArray] = []
@@ -96,18 +92,18 @@ class GresoSelector:
         return np.concatenate(parts)
 
     def _order(self, epoch: int) -> IntArray:
-        return generator(self._run_seed, "selector/greso/order", epoch).permutation(self._table.num_pool)
+        return generator(self._run_seed, "selector/greso/order", epoch).permutation(self.table.num_pool)
 
     def _kept(self, epoch: int) -> BoolArray:
         """[num_pool] bool: not skipped in this epoch, as things stand. In the first, no prompt has a run yet."""
-        coin = generator(self._run_seed, "selector/greso/skip", epoch).random(self._table.num_pool)
+        coin = generator(self._run_seed, "selector/greso/skip", epoch).random(self.table.num_pool)
         kept: BoolArray = coin >= self.skip_probability()
         return kept
 
     def observe(self, batch: OutcomeBatch) -> None:
         adapts = self._epoch > 0
         self._advance(batch.rows)
-        self._reuse.observe(batch.rows)
+        self.reuse.observe(batch.rows)
         tried = batch.num_tried > 0
         rows, num_right, num_tried = batch.rows[tried], batch.num_right[tried], batch.num_tried[tried]
         if not len(rows):
@@ -148,15 +144,9 @@ class GresoSelector:
         p = p - step if ratio >= target else p + step
         return min(max(p, self._config.min_probability), self._config.max_probability)
 
-    def predict(self, rows: IntArray, step: int) -> Posterior | None:
-        return None
-
-    def seen(self, rows: IntArray) -> BoolArray:
-        return self._reuse.seen(rows)
-
     def metrics(self) -> dict[str, float]:
         return {
-            **self._reuse.metrics(),
+            **self.reuse.metrics(),
             "epoch": float(self._epoch),
             "p_easy": self._p_easy,
             "p_hard": self._p_hard,
@@ -164,7 +154,7 @@ class GresoSelector:
         }
 
     def state(self) -> State:
-        return nested("reuse", self._reuse.state()) | {
+        return nested("reuse", self.reuse.state()) | {
             "next_epoch": self._next_epoch.copy(),
             "picked_in": self._picked_in.copy(),
             "run": self._run.copy(),
@@ -183,7 +173,7 @@ class GresoSelector:
                 f"selector state: expected a pool of {len(self._run)} prompts, got {len(state['run'])}; "
                 "resume with the data the run was started with (data.*)"
             )
-        self._reuse.load_state(below("reuse", state))
+        self.reuse.load_state(below("reuse", state))
         self._next_epoch = state["next_epoch"].astype(np.int64)
         self._picked_in = state["picked_in"].astype(np.int64)
         self._run = state["run"].astype(np.int64)

@@ -122,6 +122,12 @@ _SCORE_ALONE: Mapping[str, Any] = {
     "random_share": 0.0,
 }
 
+_BETA_MEANS: Mapping[str, Any] = {
+    **_SCORE_ALONE,
+    "predictor": "beta_counts",
+    "candidate_multiple": None,
+    "beta_counts.discount": 0.9,
+}
 _MOPPS: Mapping[str, Any] = {
     **_SCORE_ALONE,
     "predictor": "beta_counts",
@@ -152,13 +158,7 @@ SELECTORS: dict[str, SelectorRow] = {
     "beta_mean": SelectorRow(
         factory=predictive,
         predicts=True,
-        preset={
-            **_SCORE_ALONE,
-            "predictor": "beta_counts",
-            "acquisition": "nearest_half_shuffled",
-            "candidate_multiple": None,
-            "beta_counts.discount": 0.9,
-        },
+        preset={**_BETA_MEANS, "acquisition": "nearest_half_shuffled"},
         section="beta_counts",
     ),
     # MaPP's choice (arXiv 2609.34990) is that family with another score, the expected variance of a reward; its
@@ -166,13 +166,7 @@ SELECTORS: dict[str, SelectorRow] = {
     "mapp": SelectorRow(
         factory=predictive,
         predicts=True,
-        preset={
-            **_SCORE_ALONE,
-            "predictor": "beta_counts",
-            "acquisition": "reward_variance_shuffled",
-            "candidate_multiple": None,
-            "beta_counts.discount": 0.9,
-        },
+        preset={**_BETA_MEANS, "acquisition": "reward_variance_shuffled"},
         section="beta_counts",
     ),
     # arXiv 2609.38018: beliefs on the arc, draws nearest to a target that rises with the policy.

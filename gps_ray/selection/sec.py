@@ -15,13 +15,12 @@ import numpy as np
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.states import below, nested
-from gps_ray.base.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, SlotKind, State
+from gps_ray.base.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, State
 from gps_ray.config import FusedConfig, SecConfig
 from gps_ray.predictor.fused_features import build_text_features
-from gps_ray.predictor.history import PromptIndex, ReuseCounter
-from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
+from gps_ray.predictor.interface import OutcomeBatch, PromptTable
 from gps_ray.predictor.kinds import kinds_of
-from gps_ray.selection.interface import unpredicted_selection
+from gps_ray.selection.counting import CountingSelector
 
 __all__ = ["SecSelector", "kinds_of_prompts"]
 
@@ -31,35 +30,32 @@ def kinds_of_prompts(table: PromptTable, features: FusedConfig, num_kinds: int) 
     return kinds_of(build_text_features(table, features).columns, table.num_pool, num_kinds)[: table.num_pool]
 
 
-class SecSelector:
+class SecSelector(CountingSelector):
     """``kinds`` [num_pool]. All state is Q [C] and how often each prompt was observed; ``select`` changes nothing."""
 
     def __init__(self, table: PromptTable, kinds: IntArray, config: SecConfig, run_seed: int) -> None:
-        self._table = table
+        super().__init__(table)
         self._kinds = kinds
         self._config = config
         self._run_seed = run_seed
-        self._index = PromptIndex(table)
-        self._reuse = ReuseCounter(table.num_pool)
         self._values = np.zeros(int(kinds.max()) + 1)
 
     def select(self, request: SelectionRequest) -> Selection:
-        free = np.flatnonzero(self._index.free(request.excluded))
+        free = np.flatnonzero(self.index.free(request.excluded))
         rng = generator(self._run_seed, "selector/sec", request.step, rollout=request.round)
         waiting = [list(rng.permutation(free[self._kinds[free] == kind])) for kind in range(len(self._values))]
         rows = [
             waiting[self._kind(rng, np.array([len(rows) > 0 for rows in waiting]))].pop()
             for _ in range(min(request.num_prompts, len(free)))
         ]
-        prompt_ids = tuple(self._table.prompt_ids[row] for row in rows)
-        return unpredicted_selection(request, prompt_ids, SlotKind.CHOSEN, num_candidates=len(free))
+        return self.chosen(request, np.array(rows), len(free))
 
     def _kind(self, rng: np.random.Generator, is_left: BoolArray) -> int:
         keys = self._values / self._config.temperature + rng.gumbel(size=len(self._values))
         return int(np.argmax(np.where(is_left, keys, -np.inf)))
 
     def observe(self, batch: OutcomeBatch) -> None:
-        self._reuse.observe(batch.rows)
+        self.reuse.observe(batch.rows)
         tried = batch.num_tried > 0
         rate = batch.num_right[tried] / batch.num_tried[tried]
         kinds = self._kinds[batch.rows[tried]]
@@ -74,20 +70,14 @@ class SecSelector:
         shares: FloatArray = keys / keys.sum()
         return shares
 
-    def predict(self, rows: IntArray, step: int) -> Posterior | None:
-        return None
-
-    def seen(self, rows: IntArray) -> BoolArray:
-        return self._reuse.seen(rows)
-
     def metrics(self) -> dict[str, float]:
         """Beside the reuse: least and largest value of a kind, and the largest share of a kind."""
         values, shares = self._values, self.shares()
         named = {"min_value": values.min(), "max_value": values.max(), "max_share": shares.max()}
-        return {**self._reuse.metrics(), **{f"kinds_{name}": float(value) for name, value in named.items()}}
+        return {**self.reuse.metrics(), **{f"kinds_{name}": float(value) for name, value in named.items()}}
 
     def state(self) -> State:
-        return {"values": self._values.copy(), "kinds": self._kinds.copy(), **nested("reuse", self._reuse.state())}
+        return {"values": self._values.copy(), "kinds": self._kinds.copy(), **nested("reuse", self.reuse.state())}
 
     def load_state(self, state: State) -> None:
         """Raises CheckpointError where the pool was another, or fell into other kinds."""
@@ -97,4 +87,4 @@ class SecSelector:
                 "selection.sec.num_kinds, selection.features.* and selection.fused.*"
             )
         self._values = state["values"].astype(np.float64)
-        self._reuse.load_state(below("reuse", state))
+        self.reuse.load_state(below("reuse", state))

@@ -49,7 +49,7 @@ def test_the_selector_takes_the_shortest_first() -> None:
 def test_the_page_of_a_selector_shows_the_example() -> None:
     """Line by line, but for types and comments."""
     page = (ROOT / "docs" / "tutorial_own_selector.md").read_text()
-    shown = re.search(r"class ShortestFirst:.*?(?=\n```)", page, re.DOTALL)
+    shown = re.search(r"class ShortestFirst.*?(?=\n```)", page, re.DOTALL)
     assert shown is not None
     example = re.sub(r"\s+", "", (ROOT / "examples" / "own_selector.py").read_text())
     for line in shown[0].splitlines():

@@ -75,7 +75,7 @@ def test_importing_it_loads_nothing_and_choosing_loads_no_torch() -> None:
 _SAVED = [name for name in gps_ray.selector_names() if name != "gps_paper"]
 
 
-@pytest.mark.parametrize("name", [*_SAVED, "tests.unit.integrations.own_selector:in_order"])
+@pytest.mark.parametrize("name", [*_SAVED, "examples.own_selector:ShortestFirst"])
 def test_a_loaded_selector_makes_the_choices_of_the_saved_one(name: str, tmp_path: Path) -> None:
     selector = gps_ray.Selector(PROMPTS, name, seed=3, random_share=0.25)
     for step in range(3):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from gps_ray.base.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, SlotKind, State
+from examples import own_selector
+from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
 from gps_ray.config import SelectionConfig
-from gps_ray.predictor.history import PromptIndex, ReuseCounter
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
 from gps_ray.predictor.sampled_expectations import SampledExpectations
-from gps_ray.selection.interface import SelectorRow, unpredicted_selection
+from gps_ray.selection.interface import SelectorRow
 from gps_ray.selection.registry import predictive
 
 
-class ShortestFirst:
+class ShortestFirst(own_selector.ShortestFirst):
     """A curriculum: the least used of the ``window`` shortest prompts; ``longest`` turns it round."""
 
     def __init__(
@@ -28,34 +28,8 @@ class ShortestFirst:
     ) -> None:
         if window < config.num_prompts:
             raise ValueError(f"window must hold a batch of {config.num_prompts}, got {window}")
-        lengths = np.array([len(text) for text in table.texts[: table.num_pool]])
-        self._order = np.argsort(-lengths if longest else lengths, kind="stable")[:window]
-        self._index = PromptIndex(table)
-        self._reuse = ReuseCounter(table.num_pool)
-
-    def select(self, request: SelectionRequest) -> Selection:
-        free = self._order[self._index.free(request.excluded)[self._order]]
-        rows = free[np.argsort(self._reuse.counts[free], kind="stable")][: request.num_prompts]
-        prompt_ids = tuple(self._index.table.prompt_ids[row] for row in rows)
-        return unpredicted_selection(request, prompt_ids, SlotKind.CHOSEN, num_candidates=len(free))
-
-    def observe(self, batch: OutcomeBatch) -> None:
-        self._reuse.observe(batch.rows)
-
-    def predict(self, rows: IntArray, step: int) -> None:
-        return None
-
-    def seen(self, rows: IntArray) -> BoolArray:
-        return self._reuse.seen(rows)
-
-    def metrics(self) -> dict[str, float]:
-        return self._reuse.metrics()
-
-    def state(self) -> State:
-        return self._reuse.state()
-
-    def load_state(self, state: State) -> None:
-        self._reuse.load_state(state)
+        super().__init__(config, table, group_size, run_seed, longest=longest)
+        self.order = self.order[:window]
 
 
 class TwoRates(SampledExpectations):
