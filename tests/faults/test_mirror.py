@@ -53,32 +53,37 @@ def _num_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+def _manifests(there: ObjectFolder) -> set[str]:
+    return {name for name in there.sizes() if name.startswith("checkpoints/") and name.endswith("manifest.json")}
+
+
 def test_killed_again_and_again_with_its_disk_it_ends_bit_for_bit_the_same(tmp_path: Path, bucket: str) -> None:
     Run(simulated_config(tmp_path / "whole", *STEPS))()
     folder, log = tmp_path / "run", tmp_path / "run.log"
-    arguments = (str(folder), *STEPS, f"run.mirror={bucket % 'chain'}")
-    num_kills, how = 0, "begin"
+    # Steps that take their time: between two kills one is uploaded, and the run is not over by then.
+    arguments = (str(folder), *STEPS, f"run.mirror={bucket % 'chain'}", "rollout.simulated.latency_s=0.2")
+    there, num_kills, how = ObjectFolder(bucket % "chain"), 0, "begin"
     for num_more in (2, 3, 5, 2, 4):
+        uploaded = _manifests(there)
         process = _start(how, *arguments, log=log)
         try:
             fetched = wait_for("the folder", lambda: _num_lines(folder / "metrics.jsonl"))
             wait_for(
-                "some steps",
-                lambda begun=fetched, more=num_more, child=process: (
-                    _num_lines(folder / "metrics.jsonl") >= begun + more or child.poll() is not None
+                "some steps, and one of them on the mirror",
+                lambda begun=fetched, more=num_more, before=uploaded, child=process: (
+                    (_num_lines(folder / "metrics.jsonl") >= begun + more and _manifests(there) - before)
+                    or child.poll() is not None
                 ),
             )
         finally:
             end(process, signal.SIGKILL)
         num_kills += process.returncode == -signal.SIGKILL
         shutil.rmtree(folder)
-        # Killed before its first upload there is nothing to go on from, and --resume begins.
         how = "resume"
     process = _start("resume", *arguments, log=log)
     assert process.wait(280) == 0, log.read_text()[-3000:]
     assert num_kills >= 3
     assert results(folder) == results(tmp_path / "whole")
-    there = ObjectFolder(bucket % "chain")
     # The newest, and whichever was uploaded before it: one that comes while another goes up gives way to the next.
     kept = {name.split("/")[1] for name in there.sizes() if name.startswith("checkpoints/")}
     assert len(kept) == 2
