@@ -23,6 +23,7 @@ from ray.util.placement_group import PlacementGroup, get_current_placement_group
 from actors.deadlines import death, within
 from actors.ray_train import first_failure, one_line, select_gpu, torch_trainer
 from gps_ray.base.errors import GpsRayError, LearnerError, LostError, StorageError
+from gps_ray.base.lean_imports import skip_assisted_decoding
 from gps_ray.base.types import PublishedWeights, UpdateRequest, UpdateResult
 from gps_ray.config import LearningConfig, TrainConfig
 from gps_ray.learning.mailbox import START, Kind, Mailbox, Message
@@ -118,6 +119,7 @@ def _tell(reference: Any) -> None:
 
 
 def _build_learner(spec: LearnerSpec, resume_from: Path | None) -> Any:
+    skip_assisted_decoding()
     # Imported in the train worker only: the mailbox needs neither torch nor transformers.
     from gps_ray.learning.learner import Learner
     from gps_ray.learning.simulated_learner import SimulatedLearner

@@ -10,10 +10,9 @@ import hashlib
 import json
 import shutil
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from gps_ray.base.errors import DataError
 from gps_ray.config import DataConfig, EmbeddedModelConfig, Fact, Resume, WarmStartConfig, key_facts
@@ -92,7 +91,7 @@ def _settings(data: DataConfig, embedded: EmbeddedModelConfig, config: WarmStart
     ]
     return {
         "code_version": CODE_VERSION,
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "data": data.model_dump(mode="json", exclude={*files, *left_out, "train", "evaluation"}),
         "data_files": [None if (file := getattr(data, key)) is None else _sha256(file) for key in files],
         **({"data_sources": listed} if listed else {}),

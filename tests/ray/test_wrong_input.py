@@ -115,3 +115,15 @@ def test_a_driver_that_only_starts_others_imports_no_transformers_and_no_ray_tra
     heavy = ("transformers", "peft", "ray.train", "ray.data")
     done = run_code(f"import sys, jobs.train, jobs.compare; print([m for m in {heavy} if m in sys.modules])")
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_process_that_holds_a_model_waits_for_no_scikit_learn() -> None:
+    code = """
+import sys
+from gps_ray.base.lean_imports import skip_assisted_decoding
+skip_assisted_decoding()
+import gps_ray.learning.learner, gps_ray.rollout.torch_engine
+print([module for module in ("sklearn", "pandas", "scipy.stats") if module in sys.modules])
+"""
+    done = run_code(code)
+    assert done.stdout == "[]\n", done.stderr
