@@ -54,9 +54,7 @@ class SimulatedLearner:
         return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
 
     def save(self, directory: Path) -> None:
-        with writing(directory / STATE_FILE):
-            directory.mkdir(exist_ok=True)
-            (directory / STATE_FILE).write_text(json.dumps({"policy_version": self._policy_version}))
+        self._write(directory / STATE_FILE, {})
 
     def load(self, directory: Path) -> None:
         try:
@@ -67,5 +65,10 @@ class SimulatedLearner:
             ) from error
 
     def export(self, directory: Path) -> None:
-        """There is no model to write: the state says which simulated policy it was."""
-        self.save(directory)
+        """There is no model to write: a config says which simulated policy it was, and that the run is finished."""
+        self._write(directory / "config.json", {"model_type": "simulated"})
+
+    def _write(self, path: Path, more: dict[str, str]) -> None:
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps({"policy_version": self._policy_version, **more}))

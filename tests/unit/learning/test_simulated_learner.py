@@ -21,6 +21,9 @@ def test_it_counts_what_would_have_been_trained_and_moves_its_version(tmp_path: 
     resumed = SimulatedLearner()
     resumed.load(tmp_path)
     assert resumed.policy_version == 1
+    resumed.export(tmp_path / "final_model")
+    # What a finished run is known by, whatever made it.
+    assert "simulated" in (tmp_path / "final_model" / "config.json").read_text()
 
 
 def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
