@@ -51,10 +51,11 @@ demo-llm: setup
 	$(BIN)/python -m jobs.demo --config configs/smollm2_mixture.yaml --selectors uniform,gps_fused \
 	  --fetch smollm2-135m-instruct
 
-# Two test processes, a file at a time: these layers wait more than they compute. What needs a GPU has it to itself.
+# Two test processes, a file at a time, the long ones first. What needs a GPU has it to itself.
 test: vllm check
 	$(BIN)/python -m pytest tests/gpu -m "not slow"
-	$(BIN)/python -m pytest tests/loop tests/ray tests/faults -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest tests/ray/test_vllm.py tests/faults tests/ray tests/loop \
+	  -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # What `make test` cannot afford is marked slow.
 test-all: test docs

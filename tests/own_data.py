@@ -29,7 +29,7 @@ def make_own_model(directory: Path, max_position_embeddings: int = 128) -> Path:
 def copy_project(folder: Path) -> None:
     """What a user's folder holds of ours: `actors` and `jobs` are found where a job is started, or shipped with it."""
     for package in ("gps_ray", "actors", "jobs"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / package, folder / package)
 
 
 def write_own_data(folder: Path, num_pool: int = 16, num_evaluation: int = 8) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "process_tree",
     "ray_head",
     "run_job",
+    "run_small_in_process",
     "start_job",
     "wait_for",
 ]
@@ -51,6 +52,8 @@ SMALL_RUN = (
     "warm_start.num_threads=1",
     "learning.num_threads=1",
     "selection.num_prompts=8",
+    # Each is a process that imports torch and transformers: two only where two are what is tested.
+    "rollout.num_workers=1",
     "rollout.prompts_per_chunk=2",
     "evaluation.num_probe_prompts=40",
     "evaluation.rollouts_per_prompt=2",
@@ -96,6 +99,19 @@ def run_job(
 ) -> subprocess.CompletedProcess[str]:
     """``start_job`` to its end."""
     return _run(job_command(job, *arguments), timeout_s, job_environment() if head is None else head.environment)
+
+
+def run_small_in_process(arguments: Sequence[str]) -> None:
+    """The run of a job whose warm start is there already, in this process: what the job's own run has to equal."""
+    from actors.training import prepare
+    from actors.warm_start_trainer import find_model
+    from gps_ray.config import TrainConfig, load_config
+    from gps_ray.loop.in_process import run_in_process
+
+    config, data = prepare(load_config(TrainConfig, None, arguments))
+    folder = find_model(config)
+    assert folder is not None
+    run_in_process(config, data, folder)
 
 
 def run_code(code: str, *arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:

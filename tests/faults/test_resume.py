@@ -1,4 +1,5 @@
-"""SIGKILL of the whole job, on real components: the resumed run ends bit for bit like one that was never killed."""
+"""SIGKILL of the whole job, on real components: resumed it ends bit for bit like one that was never killed, and that
+ran in one process without Ray."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import pytest
 
 from gps_ray.run.metrics import read_metrics
 from gps_ray.run.outcomes import read_outcomes
-from tests.processes import SMALL_RUN, Head, end, start_job, wait_for
+from tests.processes import SMALL_RUN, Head, end, run_small_in_process, start_job, wait_for
 
 pytestmark = pytest.mark.faults
 
@@ -37,7 +38,6 @@ def _finish(head: Head, tmp_path: Path, name: str, *more: str) -> None:
 
 @pytest.mark.timeout(900)
 def test_killed_at_step_10_and_resumed_it_ends_bit_for_bit_the_same(head: Head, tmp_path: Path) -> None:
-    _finish(head, tmp_path, "whole")
     process = start_job("train", *_arguments(tmp_path, "killed"), log=tmp_path / "killed.log", head=head)
     try:
         wait_for("step 10", lambda: (steps := _steps(tmp_path / "killed")) and steps[-1]["step"] >= 10)
@@ -47,6 +47,7 @@ def test_killed_at_step_10_and_resumed_it_ends_bit_for_bit_the_same(head: Head, 
     _finish(head, tmp_path, "killed", "--resume")
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_small_in_process(_arguments(tmp_path, "whole"))
     assert (whole / "final_model" / "model.safetensors").read_bytes() == (
         killed / "final_model" / "model.safetensors"
     ).read_bytes()

@@ -13,6 +13,7 @@ from gps_ray.base.types import Prompt
 from gps_ray.config import EmbeddedModelConfig
 from gps_ray.model.embedded import make_embedded_model
 from gps_ray.tasks.dataset import write_prompts
+from jobs.evaluate import main
 from tests.processes import Head, end, run_job, start_job, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -49,7 +50,9 @@ def _num_chunks(out: Path) -> int:
     return file.read_bytes().count(b'"header"') if file.exists() else 0
 
 
-def test_killed_and_started_again_it_gives_the_same_figures(head: Head, tmp_path: Path) -> None:
+def test_killed_and_started_again_it_gives_the_same_figures(
+    head: Head, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _sums(tmp_path / "sums.parquet", 24)
     arguments = (
         _model(tmp_path / "model"),
@@ -57,6 +60,7 @@ def test_killed_and_started_again_it_gives_the_same_figures(head: Head, tmp_path
         "evaluation.suites.sums.task=exact",
         "evaluation.suites.sums.rollouts_per_prompt=64",
         "rollout.prompts_per_chunk=1",
+        "rollout.num_workers=1",
     )
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = start_job("evaluate", *arguments, "--out", str(killed), log=tmp_path / "log", head=head)
@@ -70,19 +74,20 @@ def test_killed_and_started_again_it_gives_the_same_figures(head: Head, tmp_path
     with (killed / "responses.jsonl").open("a") as file:
         file.write('{"key": "cut o')  # as a kill in the midst of a line leaves it
 
-    resumed = run_job("evaluate", *arguments, "--out", str(killed), head=head, timeout_s=600)
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"sums: 24 prompts, {24 - num_kept} of 24 chunks to make" in resumed.stdout
-    anew = run_job("evaluate", *arguments, "--out", str(whole), head=head, timeout_s=600)
-    assert anew.returncode == 0, anew.stderr
+    def evaluate(out: Path) -> str:
+        """The same job in this process, which has imported all that it needs; what it prints."""
+        assert main([*arguments, f"cluster.address={head.address}", "--out", str(out)]) == 0
+        return capsys.readouterr().out
+
+    assert f"sums: 24 prompts, {24 - num_kept} of 24 chunks to make" in evaluate(killed)
+    evaluate(whole)
     assert _figures(killed) == _figures(whole)
     assert {"avg@64", "pass@64", "maj@64", "by_level"} <= _figures(whole)["sums"].keys()
     page = (whole / "evaluation.html").read_text()
     assert "First responses" in page
     assert "0 + 7 =" in page
     # Everything is there: no engine is started for it again.
-    again = run_job("evaluate", *arguments, "--out", str(killed), head=head, timeout_s=600)
-    assert "0 of 24 chunks to make" in again.stdout
+    assert "0 of 24 chunks to make" in evaluate(killed)
     assert _figures(killed) == _figures(whole)
 
 
@@ -93,6 +98,7 @@ def test_a_model_against_itself_differs_by_nothing(head: Head, tmp_path: Path) -
     done = run_job(
         "evaluate",
         "rollout.engine=simulated",
+        "rollout.num_workers=1",
         "data.task=exact",
         f"data.evaluation_file={tmp_path / 'sums.parquet'}",
         "--against",

@@ -1,4 +1,4 @@
-"""The same run on two Ray nodes, a rollout worker on each, and on one."""
+"""The same run on two Ray nodes, a rollout worker on each, and in one process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gps_ray.base.errors import ResourceError
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.run.metrics import read_metrics
 from gps_ray.run.outcomes import read_outcomes
-from tests.processes import SMALL_RUN
+from tests.processes import SMALL_RUN, run_small_in_process
 
 pytestmark = pytest.mark.ray
 
@@ -65,16 +65,9 @@ class WorkerNodes:
         self.seen.append({a["Address"]["NodeID"] for a in alive if "rollout-worker" in a["Name"]})
 
 
-def _run(directory: Path, cache: Path, nodes: tuple[int, ...]) -> tuple[str, list[dict[str, float]], WorkerNodes]:
-    """Outcomes, metrics, and where the workers were."""
-    places = (f"run.directory={directory}", f"warm_start.cache_directory={cache / 'warm'}")
-    overrides = (*SETTINGS, *places, f"selection.features.cache_directory={cache / 'features'}")
-    worker_nodes = WorkerNodes()
-    with _nodes(*nodes):
-        config, data = prepare(load_config(TrainConfig, None, overrides))
-        run_training(config, data, sinks=(worker_nodes,))
+def _results(directory: Path) -> tuple[str, list[dict[str, float]]]:
     outcomes = json.dumps(read_outcomes(directory / "outcomes").to_pylist())  # as text, where NaN equals NaN
-    return outcomes, read_metrics(directory / "metrics.jsonl"), worker_nodes
+    return outcomes, read_metrics(directory / "metrics.jsonl")
 
 
 def test_a_run_that_fits_the_cluster_and_no_node_is_refused_at_once(tmp_path: Path) -> None:
@@ -90,11 +83,14 @@ def test_a_run_that_fits_the_cluster_and_no_node_is_refused_at_once(tmp_path: Pa
 
 
 @pytest.mark.timeout(900)
-def test_two_nodes_select_and_learn_as_one(tmp_path: Path) -> None:
-    one, one_metrics, one_nodes = _run(tmp_path / "one", tmp_path, (2,))
-    two, two_metrics, two_nodes = _run(tmp_path / "two", tmp_path, (1, 1))
-    assert {len(nodes) for nodes in one_nodes.seen} == {1}
-    assert {len(nodes) for nodes in two_nodes.seen} == {2}, "a rollout worker on each node"
+def test_two_nodes_select_and_learn_as_one_process(tmp_path: Path) -> None:
+    worker_nodes = WorkerNodes()
+    with _nodes(1, 1):
+        config, data = prepare(load_config(TrainConfig, None, (*SETTINGS, f"run.directory={tmp_path / 'two'}")))
+        run_training(config, data, sinks=(worker_nodes,))
+    assert {len(nodes) for nodes in worker_nodes.seen} == {2}, "a rollout worker on each node"
+    run_small_in_process((*SETTINGS, f"run.directory={tmp_path / 'one'}"))
+    (one, one_metrics), (two, two_metrics) = _results(tmp_path / "one"), _results(tmp_path / "two")
     assert {row["step"] for row in json.loads(one)} == {1, 2, 3, 4}
     assert one == two
     for name in ("train/loss", "train/grad_norm", "val/pass@1", "predictor/pool_probe_spearman"):

@@ -56,7 +56,7 @@ def test_a_run_that_waits_for_others_says_for_what_and_ends(
     log = tmp_path / "log"
     arguments = (*SMALL_RUN, f"run.directory={tmp_path / 'run'}", "rollout.num_workers=2", "run.num_steps=1")
     process = start_job(
-        "train", *arguments, "rollout.start_deadline_s=40", "rollout.engine=simulated", log=log, head=head
+        "train", *arguments, "rollout.start_deadline_s=20", "rollout.engine=simulated", log=log, head=head
     )
     try:
         assert process.wait(250) == 2, log.read_text()

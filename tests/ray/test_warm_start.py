@@ -15,9 +15,9 @@ pytestmark = pytest.mark.ray
 ARGUMENTS = (*SMALL_RUN, "warm_start.num_steps=20")
 
 
-def test_it_trains_once_and_then_finds_the_folder_without_a_cluster(tmp_path: Path) -> None:
+def test_it_trains_once_and_then_finds_the_folder_without_a_cluster(head: Head, tmp_path: Path) -> None:
     arguments = (*ARGUMENTS, f"warm_start.cache_directory={tmp_path / 'warm'}")
-    first = run_job("warm_start", *arguments)
+    first = run_job("warm_start", *arguments, head=head)
     assert first.returncode == 0, first.stderr
     folder = Path(first.stdout.splitlines()[-1])
     assert folder.parent == tmp_path / "warm"
