@@ -11,6 +11,9 @@ DOCS_STAMP := $(STAMP)-docs
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
   -c deploy/constraints.txt -c deploy/constraints-$(EXTRA).txt
 
+# Many an image sets it, and then every process compiles every module again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup vllm docs demo demo-llm test test-all check format clean
 .NOTPARALLEL:
 
@@ -67,7 +70,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -n 2 -m "not loop and not ray and not faults and not gpu and not slow"
+	$(BIN)/python -m pytest tests/unit -q -n 2 -m "not slow"
 
 format: setup
 	$(BIN)/ruff format .

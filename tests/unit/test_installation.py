@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
-import re
 import shlex
 import shutil
 import subprocess
@@ -18,26 +16,13 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from tests.requirements import package_name, requirements_of
+
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-
-def _name(requirement: str) -> str:
-    return re.split(r"[\[=<>!~; ]", requirement, maxsplit=1)[0].lower().replace("_", "-")
-
-
-def _requirements(*extras: str) -> list[str]:
-    """The base dependencies and those of some extras, with the extras that they name themselves."""
-    lines = list(PROJECT["dependencies"])
-    for extra in extras:
-        for line in PROJECT["optional-dependencies"][extra]:
-            inner = re.fullmatch(r"gps-ray\[(.+)\]", line)
-            lines += _requirements(*inner[1].split(",")) if inner else [line]
-    return lines
 
 
 def _pins(lines: list[str]) -> dict[str, str]:
-    return {_name(line): line.split("==")[1] for line in lines if "==" in line and not line.startswith("#")}
+    return {package_name(line): line.split("==")[1] for line in lines if "==" in line and not line.startswith("#")}
 
 
 def _constraints(build: str) -> dict[str, str]:
@@ -63,70 +48,16 @@ def test_everything_that_is_imported_is_declared() -> None:
     own = {"gps_ray", "actors", "jobs", "tests"}
     # mlflow's distribution has another name than what is imported, and need not be installed here.
     distributions = {"mlflow": ["mlflow-skinny"], **metadata.packages_distributions()}
-    declared = {_name(line) for line in _requirements("gpu", "gguf", "reasoning-gym", "wandb", "mlflow", "trl")}
+    declared = {
+        package_name(line) for line in requirements_of("gpu", "gguf", "reasoning-gym", "wandb", "mlflow", "trl")
+    }
     missing = {}
     for module, path in _imported(("gps_ray", "actors", "jobs")).items():
         if module in own or module in sys.stdlib_module_names or module in declared:
             continue
-        if not {_name(name) for name in distributions.get(module, [module])} & declared:
+        if not {package_name(name) for name in distributions.get(module, [module])} & declared:
             missing[module] = str(path)
     assert not missing
-
-
-def _installed(requirements: list[str]) -> set[str]:
-    """What pip installs for some requirements: they and all that they require, as the installed packages say it."""
-    found: set[str] = set()
-    waiting = [Requirement(line) for line in requirements]
-    while waiting:
-        requirement = waiting.pop()
-        name = _name(requirement.name)
-        if name in found:
-            continue
-        found.add(name)
-        environments = [{"extra": extra} for extra in ("", *requirement.extras)]
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            needs = map(Requirement, metadata.requires(requirement.name) or [])
-            waiting += [need for need in needs if not need.marker or any(map(need.marker.evaluate, environments))]
-    return found
-
-
-def _run_without_others(code: str, *extras: str) -> subprocess.CompletedProcess[str]:
-    """Run ``code`` as where the base dependencies and some extras are installed: nothing else can be imported."""
-    kept = _installed(_requirements(*extras)) | {"gps-ray"}
-    hidden = {module for module, names in metadata.packages_distributions().items() if not kept & {*map(_name, names)}}
-    assert {"ray", "pytest"} <= hidden
-    code = (
-        "import sys\nfrom importlib.machinery import PathFinder\nclass Kept(PathFinder):\n"
-        "    @classmethod\n    def find_spec(cls, name, path=None, target=None):\n"
-        f"        hidden = name.split('.')[0] in {sorted(hidden | {'vllm'})!r}\n"
-        "        return None if hidden else super().find_spec(name, path, target)\n"
-        "sys.meta_path[sys.meta_path.index(PathFinder)] = Kept\n"
-    ) + code
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
-
-
-def test_the_learner_imports_with_the_train_extra_alone() -> None:
-    """As on a node where nothing but the project's own installation was made: vLLM and the developers' tools absent."""
-    code = "import gps_ray.learning.learner, gps_ray.learning.lora, gps_ray.learning.warm_start\n"
-    done = _run_without_others(code, "train")
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_library_and_the_console_command_work_with_the_base_dependencies_alone() -> None:
-    """No torch, transformers, datasets, ray or vllm is there to be imported."""
-    code = (
-        "import gps_ray\nfrom gps_ray.integrations.commands import COMMANDS, main\nimport importlib\n"
-        "for module, _ in COMMANDS.values(): importlib.import_module('gps_ray.integrations.commands.' + module)\n"
-        "selector = gps_ray.Selector([f'{a} + {b} =' for a in range(9) for b in range(9)], 'gps_fused')\n"
-        "rows = selector.next(8); selector.update(rows, rows % 9, 8)\n"
-        "assert len(selector.next(8)) == 8 and len(gps_ray.allocate(selector.predict(), 99)) == 81\n"
-        "assert main(['explain', 'rollout.vllm']) == 0\n"
-        "try: gps_ray.Selector(['a', 'b'], 'gps')\n"
-        "except gps_ray.ConfigError as error: assert 'needs torch, which is not installed' in str(error)\n"
-        "else: raise AssertionError\n"
-    )
-    done = _run_without_others(code)
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_wheel_holds_the_library_alone() -> None:
@@ -140,7 +71,7 @@ def test_the_wheel_holds_the_library_alone() -> None:
 
 @pytest.mark.parametrize("build", ["cpu", "gpu"])
 def test_the_constraints_pin_what_the_project_pins(build: str) -> None:
-    requirements = _requirements(build, "dev")
+    requirements = requirements_of(build, "dev")
     wanted = _pins(requirements)
     pinned = _constraints(build)
     assert {name: pinned.get(name) for name in wanted} == wanted
@@ -148,7 +79,7 @@ def test_the_constraints_pin_what_the_project_pins(build: str) -> None:
     # What is given as a range has a pin within it.
     ranges = [Requirement(line) for line in requirements if "==" not in line]
     assert "numpy" in {line.name for line in ranges}
-    assert [str(line) for line in ranges if not line.specifier.contains(pinned.get(_name(line.name), "0"))] == []
+    assert [str(line) for line in ranges if not line.specifier.contains(pinned.get(package_name(line.name), "0"))] == []
 
 
 def test_the_cpu_build_of_vllm_is_pinned_as_the_constraints_have_it() -> None:
@@ -173,5 +104,5 @@ def test_the_installation_of_a_cluster_node_resolves(tmp_path: Path) -> None:
     command += [f"--report={report}", *arguments[:-1], ".[gpu,dev]"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stderr[-2000:]
-    chosen = {_name(package["metadata"]["name"]) for package in json.loads(report.read_text())["install"]}
+    chosen = {package_name(package["metadata"]["name"]) for package in json.loads(report.read_text())["install"]}
     assert {"gps-ray", "vllm", "apache-tvm-ffi", "peft"} <= chosen

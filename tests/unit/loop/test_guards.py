@@ -1,59 +1,10 @@
-import os
-
 import numpy as np
 import pytest
 
 from gps_ray.base.errors import RolloutError
-from gps_ray.base.types import ChunkHeader, Prompt, RolloutStatus
-from gps_ray.config import RolloutConfig
-from gps_ray.loop.guards import IdleGuard, check_verdicts, check_verifier
+from gps_ray.base.types import ChunkHeader
+from gps_ray.loop.guards import IdleGuard, check_verdicts
 from gps_ray.loop.warnings import warn_of_no_success
-from gps_ray.tasks.interface import Verdict
-
-PROMPTS = [Prompt(prompt_id=text, text=text, answer="42", task="own") for text in "abcde"]
-
-
-class Verifier:
-    """Somebody's, that behaves as it is told."""
-
-    name = "own"
-
-    def __init__(self, behaviour: str) -> None:
-        self.behaviour = behaviour
-
-    def verify(self, prompt: Prompt, response: str) -> Verdict:
-        if self.behaviour == "exits":
-            os._exit(0)
-        if self.behaviour == "raises" or (self.behaviour == "raises on nothing" and not response):
-            raise NameError("undefined_name")
-        right = {"always right": True, "always wrong": False}.get(self.behaviour, prompt.answer in response)
-        return float(right), RolloutStatus(right)
-
-
-def check(behaviour: str, **changes: int) -> list[str]:
-    return check_verifier(Verifier(behaviour), PROMPTS, RolloutConfig(verify_deadline_s=30, **changes))
-
-
-@pytest.mark.parametrize(
-    ("behaviour", "said"),
-    [
-        ("raises", r"'own'.* gave no verdict on any of 12 responses: NameError: undefined_name; mend it"),
-        ("exits", r"ended its process \(exit code 0\)"),
-        ("always right", r"called every response right.*num_verifier_trials=0"),
-    ],
-)
-def test_a_verifier_that_does_not_work_is_found_before_the_start(behaviour: str, said: str) -> None:
-    with pytest.raises(RolloutError, match=said):
-        check(behaviour)
-    assert check(behaviour, num_verifier_trials=0) == []
-
-
-def test_what_is_odd_about_a_verifier_is_said() -> None:
-    assert check("works") == []
-    (missing,) = check("raises on nothing")
-    assert "no verdict on 3 of 12 responses: NameError" in missing
-    (strange,) = check("always wrong")
-    assert "no response right that states the ground truth" in strange
 
 
 def _header(right: int, wrong: int, failed: int = 0, reward_sum: float = 0.0) -> ChunkHeader:

@@ -65,3 +65,20 @@ class PatientTask:
         while response == "wait" and not self._path.exists():
             time.sleep(0.01)
         return 1.0, RolloutStatus.RIGHT
+
+
+class ObedientTask:
+    """Somebody's, that behaves as it is told."""
+
+    name = "own"
+
+    def __init__(self, behaviour: str) -> None:
+        self.behaviour = behaviour
+
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        if self.behaviour == "exits":
+            os._exit(0)
+        if self.behaviour == "raises" or (self.behaviour == "raises on nothing" and not response):
+            raise NameError("undefined_name")
+        right = {"always right": True, "always wrong": False}.get(self.behaviour, prompt.answer in response)
+        return float(right), RolloutStatus(right)

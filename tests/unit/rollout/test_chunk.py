@@ -1,4 +1,3 @@
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,8 @@ from gps_ray.base.errors import ConfigError, RolloutError
 from gps_ray.base.tables import groups_from_table, outcomes_from_table
 from gps_ray.base.types import (
     FinishReason,
-    FloatArray,
     GenerateRequest,
     GroupFailure,
-    IntArray,
     Prompt,
     PublishedWeights,
     RolloutStatus,
@@ -24,49 +21,14 @@ from gps_ray.config import EmbeddedModelConfig, RolloutConfig, SelectionConfig, 
 from gps_ray.learning.groups import count_metrics, train_groups
 from gps_ray.model import make_embedded_model
 from gps_ray.rollout.chunk import ChunkRequest, ChunkRunner, build_engine, cut_chunks
-from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
 from gps_ray.rollout.simulated_engine import SimulatedEngine, SimulatedTask, success_rates
 from gps_ray.rollout.torch_engine import TorchEngine
 from gps_ray.selection.admission import build_admission
 from gps_ray.tasks.interface import Verdict
-from gps_ray.weights.interface import WeightPayload, payload_of
 from gps_ray.weights.object_store import ObjectStorePayload
-from tests.unit.rollout.own_task import OwnTask
+from tests.unit.rollout.scripted_engine import ScriptedEngine
 
 PROMPTS = {f"p{i}": Prompt(prompt_id=f"p{i}", text=f"{i} + 1", answer=f"{i + 1}", task="t") for i in range(7)}
-
-
-class ScriptedEngine:
-    """Answers prompt i with the texts that the test wrote down for it."""
-
-    def __init__(self, script: Mapping[str, list[str]]) -> None:
-        self.script = script
-        self.requests: list[EngineRequest] = []
-        self.offset = 0.0
-
-    def generate(self, request: EngineRequest) -> list[GeneratedGroup]:
-        self.requests.append(request)
-        return [
-            GeneratedGroup(
-                prompt_tokens=np.array([1, 2], np.int32),
-                responses=[
-                    GeneratedResponse(
-                        tokens=np.zeros(len(text), np.int32),
-                        sampled_logprobs=np.zeros(len(text), np.float32),
-                        text=text,
-                        finish_reason=FinishReason.STOP,
-                    )
-                    for text in self.script[prompt.prompt_id]
-                ],
-            )
-            for prompt in request.prompts
-        ]
-
-    def load_weights(self, policy_version: int, payload: WeightPayload) -> None:
-        self.offset = float(payload_of(ObjectStorePayload, payload).arrays["offset"])
-
-    def logprobs(self, tokens: IntArray) -> FloatArray:
-        return np.full(len(tokens) - 1, -1.0 + self.offset, dtype=np.float32)
 
 
 class SumTask:
@@ -250,17 +212,6 @@ def test_torch_engine_is_built_from_the_config(tmp_path: Path) -> None:
     assert header.cpu_s > 0
     assert (header.num_right + header.num_wrong).tolist() == [3, 3]
     assert rollouts.num_rows == 6
-
-
-def test_a_task_of_the_users_own_is_verified_in_the_pool() -> None:
-    engine = ScriptedEngine({"p0": ["hang", "2"]})
-    runner = ChunkRunner(engine, OwnTask(), RolloutConfig(verify_deadline_s=3), run_seed=0)
-    try:
-        header, _, _ = runner.run(_chunk(("p0",)))
-    finally:
-        runner.close()
-    assert (header.num_failed.tolist(), header.num_wrong.tolist()) == ([1], [1])
-    assert header.failure_reason == "no verdict within rollout.verify_deadline_s=3 s"
 
 
 def test_simulated_task_is_exact_about_its_two_words() -> None:

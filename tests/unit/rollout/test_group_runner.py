@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +18,6 @@ from gps_ray.rollout.chunk import ChunkRequest, ChunkResult
 from gps_ray.rollout.group_runner import GroupRunner
 from gps_ray.tasks.interface import Verdict
 from gps_ray.weights.object_store import ObjectStorePayload
-from tests.unit.rollout.own_task import OwnTask, PatientTask
 from tests.unit.rollout.stepped_engine import SteppedEngine, group_chunk
 
 WAIT_S = 60
@@ -54,7 +52,6 @@ def start() -> Iterator[Start]:
         num_places: int,
         lengths: Mapping[str, list[int]],
         gate: threading.Semaphore | None = None,
-        task: object | None = None,
     ) -> tuple[GroupRunner, SteppedEngine]:
         engines: list[SteppedEngine] = []
 
@@ -63,7 +60,7 @@ def start() -> Iterator[Start]:
             return engines[0]
 
         config = RolloutConfig(engine="vllm", max_response_tokens=99, num_verifiers=2, verify_deadline_s=60)
-        runners.append(GroupRunner(build, SameTask() if task is None else task, config, run_seed=3))
+        runners.append(GroupRunner(build, SameTask(), config, run_seed=3))
         return runners[0], engines[0]
 
     yield start
@@ -85,25 +82,6 @@ def test_a_group_enters_as_places_become_free_and_leaves_at_once(start: Start) -
     assert [header.num_right.tolist() for header in headers] == [[2], [2], [2]]
     _, _, table = runs[0].result()
     assert [len(rollout.response_tokens) for rollout in groups_from_table(table)["long"]] == [9, 2]
-
-
-def test_neither_engine_nor_other_groups_wait_for_a_verdict(start: Start, tmp_path: Path) -> None:
-    runner, _ = start(2, {"wait": [1], "quick": [5]}, None, PatientTask(tmp_path / "go"))
-    slow = runner.run(group_chunk("wait", 1, 0))
-    quick = runner.run(group_chunk("quick", 1, 1))
-    assert quick.result(WAIT_S)[0].num_right.tolist() == [1]
-    assert not slow.done()
-    (tmp_path / "go").touch()
-    assert slow.result(WAIT_S)[0].num_right.tolist() == [1]
-
-
-def test_groups_share_the_verifiers_processes(start: Start) -> None:
-    names = [f"p{i}" for i in range(6)]
-    runner, _ = start(4, {name: [1] * 4 for name in names}, None, OwnTask())
-    runs = [runner.run(group_chunk(name, 4, i)) for i, name in enumerate(names)]
-    wait(runs, WAIT_S)
-    assert [run.result()[0].num_failed.tolist() for run in runs] == [[0]] * 6
-    assert sum(run.result()[0].cpu_s for run in runs) > 0
 
 
 def test_room_is_what_keeps_a_place_from_being_empty(start: Start) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gps_ray.base.types import FinishReason, Prompt, Sampling
+from gps_ray.base.types import FinishReason, Prompt, RolloutStatus, Sampling
 from gps_ray.config import EmbeddedModelConfig, RolloutConfig
 from gps_ray.model import load_tokenizer, make_embedded_model
 from gps_ray.rollout.chunk import ChunkRequest, ChunkRunner
 from gps_ray.rollout.engine import EngineRequest
 from gps_ray.rollout.response_text import ResponseText
 from gps_ray.rollout.torch_engine import TorchEngine
-from gps_ray.tasks.registry import load_task
+from gps_ray.tasks.interface import Verdict
 
 TAGS = ("<answer>", "</answer>", "[THINK]", "[/THINK]")
 FRAMES = ("[INST]", "[/INST]", "<|im_end|>", "<start_of_turn>", "<lonely>")
@@ -81,8 +81,19 @@ def test_an_engine_gives_tags_and_stops_at_them(folder: Path) -> None:
             assert (cut, reason) == (text.partition("</answer>")[0] + "</answer>", FinishReason.STOP)
 
 
+class HasTag:
+    """Right if there is a tag in the response."""
+
+    name = "t"
+    bounds_its_own_work = True
+
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        right = "<answer>" in response
+        return float(right), RolloutStatus(right)
+
+
 def test_the_verifier_and_the_samples_see_them(folder: Path) -> None:
-    runner = ChunkRunner(TorchEngine(folder), load_task(f"{__name__}:has_tag", {}), RolloutConfig(), run_seed=1)
+    runner = ChunkRunner(TorchEngine(folder), HasTag(), RolloutConfig(), run_seed=1)
     chunk = ChunkRequest(
         chunk_id=0,
         step=1,
@@ -93,14 +104,7 @@ def test_the_verifier_and_the_samples_see_them(folder: Path) -> None:
         sampling=_sampling(),
         num_samples_kept=1,
     )
-    try:
-        header, _, _ = runner.run(chunk)
-    finally:
-        runner.close()
+    header, _, _ = runner.run(chunk)
     assert header.num_right[0] > 0
     (sample,) = header.samples
-    assert has_tag(sample.response_text) == bool(sample.reward)
-
-
-def has_tag(response: str) -> bool:
-    return "<answer>" in response
+    assert ("<answer>" in sample.response_text) == bool(sample.reward)

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import numpy as np
 
 from gps_ray.base.types import Prompt, RolloutStatus, Sampling
@@ -85,16 +82,3 @@ def test_draws_are_keyed() -> None:
     assert texts(prompts) == texts(prompts[:7]) + texts(prompts[7:])
     assert texts(prompts) != texts(prompts, step=2)
     assert len(engine.generate(_request(prompts, 1))[0].responses[0].tokens) == 5
-
-
-def test_rates_are_the_same_in_every_process() -> None:
-    # String hashing differs from process to process, and with it the order of sets.
-    code = (
-        "from gps_ray.config import SimulatedConfig; from gps_ray.rollout.simulated_engine import success_rates;"
-        "from gps_ray.base.types import Prompt;"
-        "p = Prompt(prompt_id='p', text='12 + 7 * 31 - 4 / 9', answer='', task='');"
-        "print(float(success_rates([p], SimulatedConfig(), 3)[0]).hex())"
-    )
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
-    prompt = Prompt(prompt_id="p", text="12 + 7 * 31 - 4 / 9", answer="", task="")
-    assert other.strip() == float(success_rates([prompt], SimulatedConfig(), 3)[0]).hex()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,33 +12,18 @@ import pytest
 
 from gps_ray.base.errors import ConfigError, DataError
 from gps_ray.base.types import Prompt, RolloutStatus
-from gps_ray.config import DataConfig, RolloutConfig, TrainConfig, load_config
-from gps_ray.rollout.verifier_pool import VerifierPool
+from gps_ray.config import TrainConfig, load_config
 from gps_ray.tasks.dataset import load_data
-from gps_ray.tasks.interface import DataSets
 from gps_ray.tasks.reasoning_gym import ReasoningGym
 from gps_ray.tasks.registry import load_generated_task, load_task
 from gps_ray.tasks.verifiers.harmless import is_harmless
-from tests.unit.tasks.verifiers.hostile import hostile_responses
+from tests.unit.tasks.gym_sets import OPTIONS, gym_prompt, gym_sets
 
 ROOT = Path(__file__).parents[3]
-SUMS = {"generator": "chain_sum", "settings": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}
-OPTIONS: dict[str, Any] = {
-    "families": {"sum": {**SUMS, "weight": 2}, "gcd": {"generator": "gcd"}},
-    "num_pool_prompts": 60,
-    "num_evaluation_prompts": 15,
-    "num_heldout_probe_prompts": 9,
-    "prompt_suffix": "Reply with the number only.",
-    "answer_format": "last_integer",
-}
-
-
-def _sets(**changes: Any) -> DataSets:
-    return load_data(DataConfig(task="reasoning_gym", task_options={**OPTIONS, **changes}), 9)
 
 
 def test_the_sets_have_their_sizes_and_shares_and_no_text_in_common() -> None:
-    sets = _sets()
+    sets = gym_sets()
     assert [len(part) for part in (sets.pool, sets.evaluation, sets.heldout_probe)] == [60, 15, 9]
     assert Counter(prompt.level for prompt in sets.pool) == {"sum": 40, "gcd": 20}
     assert Counter(prompt.level for prompt in sets.evaluation) == {"sum": 10, "gcd": 5}
@@ -50,21 +34,9 @@ def test_the_sets_have_their_sizes_and_shares_and_no_text_in_common() -> None:
     assert [prompt.level for prompt in sets.pool] != sorted(prompt.level for prompt in sets.pool)
 
 
-def test_the_same_options_give_the_same_prompts_in_any_process_and_another_seed_others() -> None:
-    ids = [prompt.prompt_id for prompt in _sets().pool]
-    code = (
-        "from tests.unit.tasks.test_reasoning_gym import _sets\n"
-        "print(' '.join(prompt.prompt_id for prompt in _sets().pool))"
-    )
-    environment = {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.stdout.split() == ids, done.stderr
-    assert ids != [prompt.prompt_id for prompt in _sets(seed=1).pool]
-
-
 def test_the_scorers_of_the_package_judge() -> None:
     task = pickle.loads(pickle.dumps(load_task("reasoning_gym", OPTIONS)))  # noqa: S301  as it travels to the pool
-    for prompt in _sets().pool:
+    for prompt in gym_sets().pool:
         assert task.verify(prompt, f"It is {prompt.answer}.") == (1.0, RolloutStatus.RIGHT)
         assert task.verify(prompt, f"It is {int(prompt.answer) + 1}.") == (0.0, RolloutStatus.WRONG)
         assert task.verify(prompt, "I do not know.") == (0.0, RolloutStatus.WRONG)
@@ -83,23 +55,18 @@ def test_the_scorers_of_the_package_judge() -> None:
     ],
 )
 def test_the_answer_formats(answer_format: str, response: str, is_right: bool) -> None:
-    prompt = _prompt("chain_sum", {"question": "6 + 6 =", "answer": "12", "metadata": {}})
+    prompt = gym_prompt("chain_sum", {"question": "6 + 6 =", "answer": "12", "metadata": {}})
     _, status = ReasoningGym(answer_format=answer_format).verify(prompt, response)
     assert (status == RolloutStatus.RIGHT) is is_right
 
 
 def test_part_of_a_score_is_no_success_and_a_reward_only_when_asked_for() -> None:
     """The default scorer gives a long response that holds the answer somewhere its share of it."""
-    prompt = _prompt("caesar_cipher", {"question": "?", "answer": "HELLO", "metadata": {}})
+    prompt = gym_prompt("caesar_cipher", {"question": "?", "answer": "HELLO", "metadata": {}})
     assert ReasoningGym().verify(prompt, "HELLO") == (1.0, RolloutStatus.RIGHT)
     assert ReasoningGym().verify(prompt, "SAY HELLO!") == (0.0, RolloutStatus.WRONG)
     assert ReasoningGym(partial_credit=True).verify(prompt, "SAY HELLO!") == (0.5, RolloutStatus.WRONG)
     assert ReasoningGym(success_threshold=0.5).verify(prompt, "SAY HELLO!") == (1.0, RolloutStatus.RIGHT)
-
-
-def _prompt(generator: str, entry: dict[str, Any], **settings: Any) -> Prompt:
-    info = {"generator": generator, "settings": settings, "entry": entry}
-    return Prompt(prompt_id="p", text=entry["question"], answer=entry["answer"], task="reasoning_gym", extra_info=info)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +84,7 @@ def _prompt(generator: str, entry: dict[str, Any], **settings: Any) -> Prompt:
 )
 def test_options_that_cannot_work_are_one_line(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
-        _sets(**changes)
+        gym_sets(**changes)
     assert "\n" not in str(caught.value)
 
 
@@ -126,7 +93,7 @@ def test_a_missing_package_and_a_foreign_prompt_are_one_line(monkeypatch: pytest
         ReasoningGym().verify(Prompt(prompt_id="p", text="?", answer="1", task="reasoning_gym"), "1")
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[reasoning-gym\]'"):
-        _sets()
+        gym_sets()
 
 
 def test_there_is_nothing_to_warm_start_from() -> None:
@@ -179,7 +146,7 @@ def test_code_is_not_evaluated(tmp_path: Path) -> None:
     attack = f"__import__('pathlib').Path({str(touched)!r}).touch()"
     for name in ("countdown", "n_queens", "string_insertion", "polynomial_multiplication", "simple_integration"):
         entry = reasoning_gym.create_dataset(name, seed=0, size=1)[0]
-        prompt = _prompt(name, entry)
+        prompt = gym_prompt(name, entry)
         assert ReasoningGym().verify(prompt, attack) == (0.0, RolloutStatus.WRONG)
         if name in ("countdown", "polynomial_multiplication"):
             assert ReasoningGym().verify(prompt, entry["answer"])[1] == RolloutStatus.RIGHT
@@ -190,32 +157,14 @@ def test_a_response_that_the_scorer_cannot_read_is_wrong_and_a_broken_scorer_is_
     import reasoning_gym
 
     entry = reasoning_gym.create_dataset("prime_factorization", seed=0, size=1)[0]
-    assert ReasoningGym().verify(_prompt("prime_factorization", entry), "no idea") == (0.0, RolloutStatus.WRONG)
-    assert ReasoningGym().verify(_prompt("prime_factorization", entry), entry["answer"])[1] == RolloutStatus.RIGHT
+    assert ReasoningGym().verify(gym_prompt("prime_factorization", entry), "no idea") == (0.0, RolloutStatus.WRONG)
+    assert ReasoningGym().verify(gym_prompt("prime_factorization", entry), entry["answer"])[1] == RolloutStatus.RIGHT
     unreadable = {"question": "?", "answer": "two × three", "metadata": {}}
     with pytest.raises(ValueError, match="two"):
-        ReasoningGym().verify(_prompt("prime_factorization", unreadable), "2 × q")
+        ReasoningGym().verify(gym_prompt("prime_factorization", unreadable), "2 × q")
 
 
 def test_a_scorer_that_takes_any_text_for_true_is_not_asked() -> None:
-    prompt = _prompt("game_of_life_halting", {"question": "?", "answer": "True", "metadata": {}})
+    prompt = gym_prompt("game_of_life_halting", {"question": "?", "answer": "True", "metadata": {}})
     assert ReasoningGym().verify(prompt, "true")[1] == RolloutStatus.RIGHT
     assert ReasoningGym().verify(prompt, "False")[1] == RolloutStatus.WRONG
-
-
-def test_hostile_responses_in_the_pool() -> None:
-    """A family with the default scorer and one whose scorer evaluates, over every answer format."""
-    import reasoning_gym
-
-    names = ("chain_sum", "countdown")
-    prompts = [_prompt(name, reasoning_gym.create_dataset(name, seed=3, size=1)[0]) for name in names]
-    responses = hostile_responses(100)
-    for answer_format in ("whole", "boxed"):
-        pool = VerifierPool(ReasoningGym(answer_format=answer_format), RolloutConfig(num_verifiers=2))
-        try:
-            judged = pool.judge([(prompt, response) for prompt in prompts for response in responses])
-        finally:
-            pool.close()
-        assert Counter(judgement.status for judgement in judged)[RolloutStatus.RIGHT] == 0
-        assert {judgement.status for judgement in judged} <= {RolloutStatus.WRONG, RolloutStatus.FAILED}
-        assert sum(judgement.status == RolloutStatus.FAILED for judgement in judged) <= len(judged) // 20

@@ -1,27 +1,22 @@
-"""The learner's publisher against the engine's own connection, over real sockets. A queue stands for the process group,
-and a TCP store where the engines are processes that are killed."""
+"""The learner's publisher against the engine's own connection, over real sockets. A queue stands for the process group.
+``tests/ray/test_nccl_engines.py`` kills engines."""
 
-import multiprocessing
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import replace
 from queue import Queue
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
-from torch.distributed import TCPStore
 
 from gps_ray.base.errors import RolloutError
-from gps_ray.weights.interface import PublisherSettings, ReceiverSettings, VllmUpdate
+from gps_ray.weights.interface import VllmUpdate
 from gps_ray.weights.nccl import NcclPayload, NcclPublisher, NcclReceiver
-
-WAIT_S = 30
+from tests.unit.weights.nccl_parts import WAIT_S, NumberedPolicy, nccl_receiver, publisher_settings
 
 
 class _Group:
@@ -43,30 +38,10 @@ class _Group:
         self.closed.set()
 
 
-def _settings(deadline_s: float = WAIT_S) -> PublisherSettings:
-    return PublisherSettings(rank=0, dtype="float32", num_live_versions=2, deadline_s=deadline_s, host="127.0.0.1")
-
-
-@dataclass
-class _Policy:
-    """A ``WeightSource``: a filled with its version, b with minus that."""
-
-    policy_version: int
-    num_more: int = 0
-
-    def weights(self) -> Mapping[str, Any]:
-        raise AssertionError("the parameters stay on the GPU")
-
-    def device_weights(self) -> Iterator[tuple[str, Tensor]]:
-        yield "a", torch.full((2,), float(self.policy_version))
-        yield "b", torch.full((3,), -float(self.policy_version))
-        yield from ((f"more.{i}", torch.zeros(1)) for i in range(self.num_more))
-
-
 class _Learner:
     def __init__(self, deadline_s: float = WAIT_S) -> None:
         self.groups: list[_Group] = []
-        self.publisher = NcclPublisher(_settings(deadline_s), self._open)
+        self.publisher = NcclPublisher(publisher_settings(deadline_s), self._open)
 
     def _open(self, init_info: Mapping[str, Any], listener: socket.socket) -> _Group:
         self.groups.append(_Group(init_info, listener))
@@ -81,7 +56,7 @@ class _Learner:
         return self.groups[-1]
 
     def publish(self, version: int, num_more: int = 0) -> NcclPayload:
-        return self.publisher.publish(_Policy(version, num_more))
+        return self.publisher.publish(NumberedPolicy(version, num_more))
 
 
 @pytest.fixture
@@ -89,10 +64,6 @@ def learner() -> Iterator[_Learner]:
     learner = _Learner()
     yield learner
     learner.publisher.close()
-
-
-def _engine(num_ranks: int = 1) -> NcclReceiver:
-    return NcclReceiver(ReceiverSettings(num_ranks=num_ranks, deadline_s=WAIT_S))
 
 
 def _take(group: _Group, update: VllmUpdate) -> list[Tensor]:
@@ -111,7 +82,7 @@ def _load(engine: NcclReceiver, learner: _Learner, payload: NcclPayload, version
 
 
 def test_the_first_load_makes_a_group_and_later_ones_use_it(learner: _Learner) -> None:
-    engine = _engine(num_ranks=4)
+    engine = nccl_receiver(num_ranks=4)
     init_info = _load(engine, learner, learner.publish(1), 1)
     assert init_info == learner.groups[0].init_info
     assert (init_info["rank_offset"], init_info["world_size"]) == (1, 5)
@@ -130,19 +101,19 @@ def _begin_to_receive_and_vanish(engine: NcclReceiver, payload: NcclPayload, ver
 
 def test_an_engine_that_leaves_takes_its_own_group_with_it_even_while_it_receives(learner: _Learner) -> None:
     message = learner.publish(1)
-    engines = [_engine(), _engine()]
+    engines = [nccl_receiver(), nccl_receiver()]
     for engine in engines:
         _load(engine, learner, message, 1)
     learner.groups[1].arrives.clear()
     _begin_to_receive_and_vanish(engines[1], message)
     assert learner.groups[1].closed.wait(WAIT_S)
     assert not learner.groups[0].closed.is_set()
-    assert _load(_engine(), learner, message, 1) is not None
+    assert _load(nccl_receiver(), learner, message, 1) is not None
     assert len(learner.groups) == 3
 
 
 def test_what_is_no_longer_held_is_refused_and_the_connection_goes_on(learner: _Learner) -> None:
-    engine = _engine()
+    engine = nccl_receiver()
     messages = {version: learner.publish(version) for version in (1, 2, 3)}
     with (
         pytest.raises(RolloutError, match="no longer holds policy version 1"),
@@ -153,7 +124,7 @@ def test_what_is_no_longer_held_is_refused_and_the_connection_goes_on(learner: _
 
 
 def test_a_version_overwritten_while_it_is_sent_is_an_error(learner: _Learner) -> None:
-    engine = _engine()
+    engine = nccl_receiver()
     message = learner.publish(1)
     _load(engine, learner, message, 1)
     learner.groups[0].arrives.clear()
@@ -168,7 +139,7 @@ def test_a_version_overwritten_while_it_is_sent_is_an_error(learner: _Learner) -
 
 def test_a_broadcast_that_never_ends_is_given_up() -> None:
     learner = _Learner(deadline_s=0.2)
-    engine = _engine()
+    engine = nccl_receiver()
     message = learner.publish(1)
     _load(engine, learner, message, 1)
     learner.groups[0].arrives.clear()
@@ -180,7 +151,7 @@ def test_a_broadcast_that_never_ends_is_given_up() -> None:
 
 def test_a_model_of_many_tensors_is_not_queued_at_once(learner: _Learner) -> None:
     """Where the engine leaves in the midst of it, what is queued without end would never be looked at again."""
-    engine = _engine()
+    engine = nccl_receiver()
     _load(engine, learner, learner.publish(1), 1)
     message = learner.publish(2, num_more=2000)
     with engine.receiving(2, message) as update:
@@ -192,7 +163,7 @@ def test_a_model_of_many_tensors_is_not_queued_at_once(learner: _Learner) -> Non
 
 
 def test_after_an_error_within_the_engine_the_next_load_begins_anew(learner: _Learner) -> None:
-    engine = _engine()
+    engine = nccl_receiver()
     message = learner.publish(1)
     with pytest.raises(ValueError, match="shape"), engine.receiving(1, message):
         raise ValueError("shape")
@@ -201,7 +172,7 @@ def test_after_an_error_within_the_engine_the_next_load_begins_anew(learner: _Le
 
 
 def test_an_engine_follows_a_restarted_learner(learner: _Learner) -> None:
-    engine = _engine()
+    engine = nccl_receiver()
     _load(engine, learner, learner.publish(1), 1)
     restarted = _Learner()
     assert _load(engine, restarted, restarted.publish(1), 1) == restarted.groups[0].init_info
@@ -218,10 +189,10 @@ def test_no_way_to_the_learner_is_one_clear_error(learner: _Learner, change: dic
     message = learner.publish(1)
     wrong = replace(message, sender=replace(message.sender, **change))
     with pytest.raises(RolloutError, match=rf"^rollout\.vllm\.weight_transfer: no connection.*{expected}") as caught:
-        _load(_engine(), learner, wrong, 1)
+        _load(nccl_receiver(), learner, wrong, 1)
     assert "rollout.vllm.weight_transfer=object_store" in str(caught.value)
     # A stranger does not stop the sender.
-    _load(_engine(), learner, learner.publish(2), 2)
+    _load(nccl_receiver(), learner, learner.publish(2), 2)
 
 
 @pytest.mark.parametrize("says", [b"", b"GET / HTTP/1.1\r\n\r\n", bytes(4)])
@@ -232,7 +203,7 @@ def test_strangers_keep_nobody_from_the_learner(learner: _Learner, says: bytes) 
         with suppress(ConnectionResetError):
             while says and stranger.recv(4096):  # until the sender has had enough of it
                 pass
-        _load(_engine(), learner, message, 1)
+        _load(nccl_receiver(), learner, message, 1)
 
 
 def _begin(engine: NcclReceiver, payload: NcclPayload, version: int) -> Any:
@@ -244,7 +215,7 @@ def _begin(engine: NcclReceiver, payload: NcclPayload, version: int) -> Any:
 @pytest.mark.parametrize("sends", [False, True])
 def test_a_closed_publisher_leaves_no_thread_no_group_and_no_port(sends: bool) -> None:
     others = set(threading.enumerate())
-    learner, engines = _Learner(), [_engine(), _engine()]
+    learner, engines = _Learner(), [nccl_receiver(), nccl_receiver()]
     payload = learner.publish(1)
     for engine in engines:
         _load(engine, learner, payload, 1)
@@ -264,123 +235,3 @@ def test_a_closed_publisher_leaves_no_thread_no_group_and_no_port(sends: bool) -
         with pytest.raises(RolloutError, match="the learner left while it was to send"):
             loading.__exit__(None, None, None)
     stranger.close()
-
-
-class _StoreGroup:
-    """By a TCP store, where vLLM's groups meet too: tensors under running numbers, counted by who takes them."""
-
-    def __init__(self, init_info: Mapping[str, Any], listener: socket.socket | None = None) -> None:
-        self._store = TCPStore(
-            init_info["master_address"],
-            init_info["master_port"],
-            world_size=init_info["world_size"],
-            is_master=listener is not None,
-            timeout=timedelta(seconds=WAIT_S if listener is None else 2),
-            master_listen_fd=None if listener is None else listener.detach(),
-            use_libuv=False,
-        )
-        self._num = 0
-        self.closed = threading.Event()
-
-    def send(self, tensors: Iterable[Tensor]) -> Callable[[], bool]:
-        for tensor in tensors:
-            self._store.set(f"tensor/{self._num}", str(tensor[0].item()))
-            self._num += 1
-        return lambda: self._store.add("num_received", 0) == self._num
-
-    def receive(self) -> float:
-        value = float(self._store.get(f"tensor/{self._num}"))
-        self._num += 1
-        self._store.add("num_received", 1)
-        return value
-
-    def close(self) -> None:
-        self.closed.set()
-
-
-def _be_an_engine(orders: Any) -> None:
-    """Loads what it is told to, or as far as ``halt`` says, and answers with what it received."""
-    engine, group = _engine(), None
-    while True:
-        payload, version, halt = orders.recv()
-        with engine.receiving(version, payload) as update:
-            received: list[float] = []
-            for _ in update.update_info["names"]:
-                if halt == "entering" or (halt == "receiving" and received):
-                    orders.send(received)
-                    time.sleep(600)
-                if update.init_info is not None and not received:
-                    group = _StoreGroup(update.init_info)
-                assert group is not None
-                received.append(group.receive())
-        orders.send(received)
-
-
-class _EngineProcess:
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._orders, theirs = context.Pipe()
-        self._process = context.Process(target=_be_an_engine, args=(theirs,), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def load(self, payload: NcclPayload, version: int, halt: str | None = None) -> Any:
-        self._orders.send((payload, version, halt))
-        assert self._orders.poll(300), "no answer"
-        return self._orders.recv()
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.join()
-
-
-def _num_served(others: set[threading.Thread]) -> int:
-    """Connections that are served by threads begun after ``others``, which end when they like."""
-    return sum("(_serve)" in thread.name for thread in set(threading.enumerate()) - others)
-
-
-def _until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + WAIT_S
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def test_a_killed_engine_takes_nothing_but_its_own_group(caplog: pytest.LogCaptureFixture) -> None:
-    """Engines in processes of their own, killed as the pool's are: on the way into the group, and while receiving."""
-    groups: list[_StoreGroup] = []
-
-    def open_group(init_info: Mapping[str, Any], listener: socket.socket) -> _StoreGroup:
-        groups.append(_StoreGroup(init_info, listener))
-        return groups[-1]
-
-    publisher = NcclPublisher(_settings(), open_group)
-    others = set(threading.enumerate())
-
-    def publish(version: int) -> NcclPayload:
-        return publisher.publish(_Policy(version))
-
-    engines = [_EngineProcess() for _ in range(4)]
-    survivor, successor = engines[0], engines[3]
-    try:
-        first, second = publish(1), publish(2)
-        assert survivor.load(first, 1) == [1.0, -1.0]
-        assert engines[1].load(first, 1) == [1.0, -1.0]
-        assert engines[1].load(second, 2, halt="receiving") == [2.0]
-        engines[1].kill()
-        assert groups[1].closed.wait(WAIT_S)
-        assert engines[2].load(second, 2, halt="entering") == []
-        engines[2].kill()
-        assert survivor.load(second, 2) == [2.0, -2.0]
-        assert successor.load(second, 2) == [2.0, -2.0]
-        third = publish(3)
-        assert [engine.load(third, 3) for engine in (survivor, successor)] == [[3.0, -3.0]] * 2
-        # The second engine that was killed never came to its group, which is given up at its deadline.
-        _until(lambda: _num_served(others) == 2)
-        assert "1/2 clients joined" in caplog.text
-        assert [group.closed.is_set() for group in groups] == [False, True, False]
-    finally:
-        for engine in engines:
-            engine.kill()
-    _until(lambda: _num_served(others) == 0)
-    publisher.close()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,10 +180,3 @@ def test_wrong_input_is_one_clear_line(tmp_path: Path, arguments: list[str], mes
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out" / "replay.json").exists()
-
-
-def test_the_command_ends_with_exit_code_2_and_the_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "jobs.replay", "--selectors", "gps", "--out", str(tmp_path)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 2
-    assert ended.stderr == "error: expected --outcomes FILE, --static FILE or both, got neither\n"

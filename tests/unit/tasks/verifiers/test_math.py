@@ -5,11 +5,7 @@ import pytest
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.types import Prompt, RolloutStatus
-from gps_ray.config import RolloutConfig
-from gps_ray.rollout.verifier_pool import VerifierPool
-from gps_ray.tasks.registry import load_task
 from gps_ray.tasks.verifiers.math import Math
-from tests.unit.tasks.verifiers.hostile import ANSWER, hostile_responses
 from tests.unit.tasks.verifiers.pairs import pairs
 
 RECORDED = Path(__file__).parents[5] / "shared" / "data" / "maths_train_math.parquet"
@@ -46,38 +42,6 @@ def test_what_states_another_answer_or_none_is_wrong(response: str) -> None:
 def test_an_empty_answer_is_refused() -> None:
     with pytest.raises(DataError, match="expected a maths answer with text"):
         Math().verify(_prompt(" "), "1")
-
-
-def test_what_the_graders_disagree_on_travels_back_from_the_pool() -> None:
-    pool = VerifierPool(load_task("by_source", {"format": "boxed", "format_reward": 0.1}), RolloutConfig())
-    try:
-        judged = pool.judge([(_prompt("x^2+2x+1"), "\\boxed{(x+1)^2}"), (_prompt("4"), "\\boxed{4}")])
-        notes = pool.take_notes()
-    finally:
-        pool.close()
-    assert [judgement.status for judgement in judged] == [RolloutStatus.RIGHT] * 2
-    assert notes.count == 1
-    assert notes.kept == [
-        {
-            "answer": "x^2+2x+1",
-            "response_end": "\\boxed{(x+1)^2}",
-            "math_verify": True,
-            "second_grader": False,
-        }
-    ]
-    assert pool.take_notes().count == 0
-
-
-@pytest.mark.slow
-def test_5000_hostile_responses_in_the_pool() -> None:
-    pool = VerifierPool(Math(), RolloutConfig())
-    try:
-        judged = pool.judge([(_prompt(ANSWER), response) for response in hostile_responses(5000)])
-    finally:
-        pool.close()
-    statuses = [judgement.status for judgement in judged]
-    assert RolloutStatus.RIGHT not in statuses
-    assert statuses.count(RolloutStatus.FAILED) <= 5
 
 
 @pytest.mark.skipif(not RECORDED.exists(), reason="the recorded maths problems are not part of the repository")
