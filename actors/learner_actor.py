@@ -23,7 +23,7 @@ from ray.util.placement_group import PlacementGroup, get_current_placement_group
 from actors.deadlines import death, within
 from actors.ray_train import first_failure, one_line, select_gpu, torch_trainer
 from gps_ray.base.errors import GpsRayError, LearnerError, LostError, StorageError
-from gps_ray.base.lean_imports import skip_assisted_decoding
+from gps_ray.base.lean_imports import lean_imports
 from gps_ray.base.types import PublishedWeights, UpdateRequest, UpdateResult
 from gps_ray.config import LearningConfig, TrainConfig
 from gps_ray.learning.mailbox import START, Kind, Mailbox, Message
@@ -119,26 +119,33 @@ def _tell(reference: Any) -> None:
 
 
 def _build_learner(spec: LearnerSpec, resume_from: Path | None) -> Any:
-    skip_assisted_decoding()
-    # Imported in the train worker only: the mailbox needs neither torch nor transformers.
-    from gps_ray.learning.learner import Learner
-    from gps_ray.learning.simulated_learner import SimulatedLearner
-
-    learner: Learner | SimulatedLearner = SimulatedLearner(spec.simulated_update_s)
     if spec.learning.num_gpus_per_worker:
         select_gpu()
-    if spec.model_directory is not None:
-        learner = Learner(
-            spec.model_directory,
-            spec.learning,
-            dtype=spec.dtype,
-            temperature=spec.temperature,
-            max_response_tokens=spec.max_response_tokens,
-            num_steps=spec.num_steps,
-        )
+    learner = _simulated_learner(spec) if spec.model_directory is None else _learner(spec, spec.model_directory)
     if resume_from is not None:
         learner.load(resume_from)
     return learner
+
+
+# Imported in the train worker only: the mailbox needs neither torch nor transformers.
+def _simulated_learner(spec: LearnerSpec) -> Any:
+    from gps_ray.learning.simulated_learner import SimulatedLearner
+
+    return SimulatedLearner(spec.simulated_update_s)
+
+
+def _learner(spec: LearnerSpec, model_directory: Path) -> Any:
+    with lean_imports():
+        from gps_ray.learning.learner import Learner
+
+    return Learner(
+        model_directory,
+        spec.learning,
+        dtype=spec.dtype,
+        temperature=spec.temperature,
+        max_response_tokens=spec.max_response_tokens,
+        num_steps=spec.num_steps,
+    )
 
 
 def _build_publisher(spec: LearnerSpec, rank: int) -> Publisher:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from gps_ray.base.lean_imports import skip_assisted_decoding
+from gps_ray.base.lean_imports import lean_imports
 from gps_ray.base.types import PublishedWeights
 from gps_ray.config import RolloutConfig
 from gps_ray.rollout.chunk import ChunkRequest, ChunkResult, ChunkRunner, build_engine
@@ -88,12 +88,13 @@ class ContinuousRolloutWorker:
 
 def _engine(spec: WorkerSpec) -> RolloutEngine:
     """Made in the thread that will have it: torch's number of threads is each thread's own."""
-    if spec.rollout.engine != "simulated":  # which starts in the seconds that these imports take
-        skip_assisted_decoding()
+    if spec.rollout.engine == "simulated":  # which is up in less time than these imports take
+        return build_engine(spec.rollout, spec.model_directory, spec.dtype, spec.chat)
+    with lean_imports():
         import torch
 
         torch.set_num_threads(spec.rollout.num_threads)
-    return build_engine(spec.rollout, spec.model_directory, spec.dtype, spec.chat)
+        return build_engine(spec.rollout, spec.model_directory, spec.dtype, spec.chat)
 
 
 def _tasks_and_settings(spec: WorkerSpec) -> tuple[Task, RolloutConfig, int, dict[str, Task]]:

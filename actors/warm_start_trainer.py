@@ -5,6 +5,7 @@ No Ray Train: one process has no group to join, and fit() starts seven processes
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from actors.ray_train import one_line
 from gps_ray.base.errors import DeadlineError, GpsRayError, LearnerError
-from gps_ray.base.lean_imports import skip_assisted_decoding
+from gps_ray.base.lean_imports import lean_imports
 from gps_ray.config import TrainConfig
 from gps_ray.learning.warm_start import build_warm_start, find_warm_start, warm_start_folder
 
@@ -50,7 +51,8 @@ class _WarmStart:
     """The process that trains."""
 
     def build(self, config: TrainConfig, progress_file: Path) -> None:
-        skip_assisted_decoding()
+        with lean_imports():
+            importlib.import_module("gps_ray.learning.supervised")  # which build_warm_start needs
         build_warm_start(config.data, config.model.embedded, config.warm_start, _ProgressFile(progress_file))
 
 

@@ -120,9 +120,9 @@ def test_a_driver_that_only_starts_others_imports_no_transformers_and_no_ray_tra
 def test_a_process_that_holds_a_model_waits_for_no_scikit_learn() -> None:
     code = """
 import sys
-from gps_ray.base.lean_imports import skip_assisted_decoding
-skip_assisted_decoding()
-import gps_ray.learning.learner, gps_ray.rollout.torch_engine
+from gps_ray.base.lean_imports import lean_imports
+with lean_imports():
+    import gps_ray.learning.learner, gps_ray.rollout.torch_engine
 print([module for module in ("sklearn", "pandas", "scipy.stats") if module in sys.modules])
 """
     done = run_code(code)
