@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from actors.learner_actor import spawn_learner
 from actors.observability import ClusterMetrics
@@ -43,13 +44,16 @@ from gps_ray.predictor.interface import PromptTable
 from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
 from gps_ray.run.folder import FolderPosition, RunFolder, check_can_be_written
-from gps_ray.run.identity import Identity, code_version, model_identity
+from gps_ray.run.identity import Identity, code_version, model_identity, weights_identity
 from gps_ray.run.lease import Lease
-from gps_ray.run.mirror import Mirror, attach_mirror
+from gps_ray.run.mirror import Mirror, attach_mirror, fetch_warm_start
 from gps_ray.run.status import StatusFile
 from gps_ray.run.trackers import TrackedRun, TrackerSink, check_tracking, open_trackers
 from gps_ray.tasks.dataset import DataSets, load_data
 from gps_ray.tasks.registry import load_task
+
+if TYPE_CHECKING:
+    from gps_ray.learning.supervised import Progress
 
 __all__ = [
     "check_resume",
@@ -59,6 +63,7 @@ __all__ = [
     "open_folder",
     "prepare",
     "run_training",
+    "start_model",
     "train",
     "try_suites",
     "worker_spec",
@@ -202,7 +207,7 @@ def run_training(
     ``config`` and ``data`` come from ``prepare``. With ``resume`` the run goes on from its newest whole checkpoint, or
     from the start where it has none yet. Raises RunStopped after SIGTERM, Ctrl-C or at run.time_limit_s.
     """
-    name, model_directory = config.run.directory.absolute().name, ensure_model(config)
+    name, model_directory = config.run.directory.absolute().name, start_model(config, resume)
 
     async def run() -> Mapping[str, float]:
         stop = StopRequest()
@@ -210,6 +215,22 @@ def run_training(
             return await train(config, data, model_directory, name, stop, resume=resume, sinks=sinks)
 
     return asyncio.run(run())
+
+
+def start_model(config: TrainConfig, resume: bool, progress: Progress | None = None) -> Path | None:
+    """The folder of the policy that the run begins from. A run that goes on takes its own copy of a warm start, from
+    its folder or its mirror; else as ``ensure_model``. Raises CheckpointError where another driver holds the folder."""
+    root = config.run.directory.absolute()
+    if resume and _makes_warm_start(config) and config.run.mirror is not None:
+        with Lease(root, config.run.lease_s):
+            fetch_warm_start(config)
+        if (kept := RunFolder(root).warm_start).exists():
+            return kept
+    return ensure_model(config, progress)
+
+
+def _makes_warm_start(config: TrainConfig) -> bool:
+    return config.model.path is None and config.rollout.engine != "simulated"
 
 
 async def train(
@@ -288,6 +309,22 @@ def _trackers(
     return open_trackers(config.tracking, tracked)
 
 
+def _start_of(config: TrainConfig, model_directory: Path | None, resume: bool) -> Path | None:
+    """A run of a comparison is given the warm start that all share, and may have begun from another machine's."""
+    kept = RunFolder(config.run.directory.absolute()).warm_start
+    return kept if resume and kept.exists() and _makes_warm_start(config) else model_directory
+
+
+def _identity(config: TrainConfig, data: DataSets, model_directory: Path | None) -> Identity:
+    made = model_directory is not None and _makes_warm_start(config)
+    return Identity(
+        pool=pool_fingerprint(data),
+        model=model_identity(model_directory),
+        code=code_version(),
+        warm_start=weights_identity(model_directory) if made and model_directory is not None else "",
+    )
+
+
 async def _train_held(
     config: TrainConfig,
     data: DataSets,
@@ -301,9 +338,12 @@ async def _train_held(
     resume: bool,
     sinks: Sequence[ProgressSink],
 ) -> Mapping[str, float]:
-    identity = Identity(pool=pool_fingerprint(data), model=model_identity(model_directory), code=code_version())
+    model_directory = _start_of(config, model_directory, resume)
+    identity = _identity(config, data, model_directory)
     config = dated(config, resume)
     folder, store, found = open_folder(config, data, identity, resume, lease.check, mirror)
+    if mirror is not None and model_directory is not None and _makes_warm_start(config):
+        folder.keep_warm_start(model_directory)
     shown = first_prompt(config, data, model_directory)
     if shown is not None:
         write_json(folder.first_prompt, asdict(shown))

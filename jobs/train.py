@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actors.cluster import check_placement, cluster_for
-from actors.training import check_resume, check_run_folder, move_aside, prepare, run_training
-from actors.warm_start_trainer import ensure_model
+from actors.training import check_resume, check_run_folder, move_aside, prepare, run_training, start_model
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.loop.plan import describe
 from gps_ray.run.mirror import check_mirror
@@ -40,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         if dashboard:
             print(f"dashboard: {dashboard}", flush=True)
         progress.phase("warm start")
-        ensure_model(config, progress.warm_start)  # the run finds it made
+        start_model(config, args.resume, progress.warm_start)  # the run finds it made
         progress.phase("starting the actors")
         run_training(config, data, resume=args.resume, sinks=[progress])
     print(f"report: {write_report(config.run.directory)}")

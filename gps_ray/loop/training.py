@@ -300,6 +300,7 @@ class TrainingLoop:
             pool_fingerprint=parts.identity.pool,
             model=parts.identity.model,
             code=parts.identity.code,
+            warm_start=parts.identity.warm_start,
             pass_at_1=self._last_metrics.get(VAL_PASS_1),
             **dict(parts.folder.position()),
         )

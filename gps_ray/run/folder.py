@@ -7,6 +7,7 @@
     outcomes/segments.jsonl           the segments that are finished, with size and SHA-256
     probes/from_step_00001000.arrows  predicted beside observed success, a row per probe prompt
     checkpoints/step_000020.<attempt>/{learner/, selector/, manifest.json}
+    warm_start/                       the model that the run began from, where it made it itself and has a run.mirror
     final_model/                      Hugging Face folder, there once it is whole
     discarded/                        outcomes and probes after the manifest that the run was resumed from
     driver.lease.000003               who drives the run, or did last
@@ -130,6 +131,7 @@ class RunFolder:
         self.probes = root / "probes"
         self._tables = {"outcomes": Segments(self.outcomes), "probes": Segments(self.probes)}
         self.final_model = root / "final_model"
+        self.warm_start = root / "warm_start"
         self._unfinished_model = root / "final_model.partial"
 
     def record(self) -> tuple[dict[str, Any], Identity] | None:
@@ -195,6 +197,17 @@ class RunFolder:
             shutil.rmtree(self.final_model)
         self._unfinished_model.rename(self.final_model)
 
+    def keep_warm_start(self, source: Path) -> None:
+        """The run's own copy of what it begins from: what another machine would make may differ in the last bits."""
+        if source == self.warm_start:
+            return
+        partial = self.root / "warm_start.partial"
+        for old in (partial, self.warm_start):
+            shutil.rmtree(old, ignore_errors=True)
+        with writing(self.warm_start):
+            shutil.copytree(source, partial)
+            partial.rename(self.warm_start)
+
     def is_finished(self, num_steps: int) -> bool:
         """Has the run made all its steps and exported its policy?"""
         if not (self.final_model / "config.json").exists() or not self.metrics.path.exists():
@@ -226,8 +239,9 @@ class RunFolder:
         }
         for name, table in position.tables.items():
             found |= {f"{name}/{file}": size for file, size in files_of(self.root / name, table).items()}
-        whole = (self.config, self.notes, self.root / "run_id")
-        return found | {path.name: path.stat().st_size for path in whole if path.exists()}
+        whole = (self.config, self.notes, self.root / "run_id", *sorted(self.warm_start.glob("*")))
+        names = {path.relative_to(self.root).as_posix(): path for path in whole}
+        return found | {name: path.stat().st_size for name, path in names.items() if path.exists()}
 
     def roll_back(self, position: FolderPosition) -> list[str]:
         """Back to what a manifest says, or to an empty run by ``FolderPosition()``. Outcomes and probes that came after

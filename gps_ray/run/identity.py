@@ -10,7 +10,7 @@ from gps_ray.base.errors import CheckpointError
 from gps_ray.run.stored import Stored
 from gps_ray.run.submission import commit_of
 
-__all__ = ["Identity", "code_version", "model_identity"]
+__all__ = ["Identity", "code_version", "model_identity", "weights_identity"]
 
 _PACKAGE = Path(__file__).parents[1]
 _WEIGHTS = (".safetensors", ".bin")
@@ -21,11 +21,13 @@ _ORIGIN = ("transformers_version", "_name_or_path")
 
 class Identity(Stored):
     """``pool``: of the prompts, by split (``pool_fingerprint``). ``model``: of the folder that the policy begins from.
-    ``code``: commit/sources. "" where it is not known: runs of earlier versions."""
+    ``code``: commit/sources. ``warm_start``: of the weights that the run's own warm start gave. "" where it is not
+    known: runs of earlier versions."""
 
     pool: str = ""
     model: str = ""
     code: str = ""
+    warm_start: str = ""
 
     def notes_against(self, made_with: Identity) -> list[str]:
         """What is to be known where a run that was ``made_with`` these goes on with this code. Raises CheckpointError,
@@ -41,6 +43,12 @@ class Identity(Stored):
                 "of config.json, tokenizer and weights' names, shapes and sizes); bring the first one back, or use "
                 "another run.directory"
             )
+        if made_with.warm_start and self.warm_start and made_with.warm_start != self.warm_start:
+            raise CheckpointError(
+                f"warm_start.cache_directory: the run began from the warm start {made_with.warm_start}, the one here "
+                f"is {self.warm_start} (a hash of its weights): made on another machine, or with another torch, it "
+                "comes out otherwise; bring the first one's folder here (run.mirror does), or use another run.directory"
+            )
         if not made_with.code or made_with.code.partition("/")[2] == self.code.partition("/")[2]:
             return []
         return [
@@ -55,6 +63,14 @@ def code_version() -> str:
     for path in sorted(_PACKAGE.rglob("*.py")):
         digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return f"{commit_of(_PACKAGE.parent)}/{digest.hexdigest()[:12]}"
+
+
+def weights_identity(directory: Path) -> str:
+    """A hash of the weight files, every byte of them: for a small model."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in directory.iterdir() if path.suffix in _WEIGHTS):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def model_identity(directory: Path | None) -> str:

@@ -19,10 +19,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from gps_ray.base.errors import CheckpointError, StorageError
 
-__all__ = ["Driver", "DriverSign", "Lease", "look_at_driver"]
+__all__ = ["Driver", "DriverSign", "Lease", "driver_of", "look_at_driver"]
 
 _NAME = "driver.lease"
 
@@ -217,7 +218,11 @@ def _generation(path: Path) -> int:
 def _read(path: Path) -> Driver | None:
     """Who made the lease; None where that cannot be told, so that only silence ends it."""
     try:
-        record = json.loads(path.read_text())
-        return Driver(str(record["host"]), str(record["place"]), int(record["pid"]), int(record["started"]))
+        return driver_of(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def driver_of(record: Any) -> Driver:
+    """The driver whose fields ``record`` holds. Raises KeyError, TypeError or ValueError where it does not."""
+    return Driver(str(record["host"]), str(record["place"]), int(record["pid"]), int(record["started"]))

@@ -7,7 +7,7 @@
     checkpoints/step_000020.0/manifest.json as in the run folder, and the last to come: it is the commit
     pieces/<SHA-256>                        pieces of metrics, outcomes, probes, ...
     final_model/...                         config.json last
-    driver.json                             who writes here
+    drivers/...                             who writes here (run/mirror_claim.py)
 
 Files that grow are cut every ``PIECE_BYTES``, and a piece is called by its hash. So what was uploaded once never goes
 again but for each file's last piece, nothing that a manifest leads to is ever written over, and a half-finished upload
@@ -19,10 +19,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -31,27 +30,26 @@ from gps_ray.base.errors import CheckpointError, one_line
 from gps_ray.base.storage import storage_error
 from gps_ray.run.checkpoint import MANIFEST, Manifest, best, checkpoint_order, checksum
 from gps_ray.run.folder import RunFolder
+from gps_ray.run.mirror_claim import MirrorClaim
 from gps_ray.run.object_folder import ObjectFolder
 from gps_ray.run.stored import FileEntry, Stored, entry_of
 
-__all__ = ["STORE_ERRORS", "MirrorStore", "MirrorTaken"]
+__all__ = ["STORE_ERRORS", "MirrorStore"]
 
 PIECE_BYTES = 8 << 20
-_EXTENT, _DRIVER = "mirror.json", "driver.json"
+_EXTENT, _WARM_START = "mirror.json", "warm_start"
 _FORMAT = 1
 # What a store's driver may raise.
 STORE_ERRORS = (OSError, pa.ArrowException, ValueError)
 
 
-class MirrorTaken(Exception):
-    """Another driver has begun to write to the mirror."""
-
-
 class _Extent(Stored):
-    """``files``: the pieces of every file that grows, in order. ``run_id`` is the run's."""
+    """``files``: the pieces of every file that grows, in order. ``run_id`` is the run's. ``manifest``: SHA-256 of the
+    manifest beside it, "" in mirrors of earlier versions."""
 
     format: int = _FORMAT
     run_id: str
+    manifest: str = ""
     files: dict[str, tuple[FileEntry, ...]]
     checksum: str = ""
 
@@ -74,10 +72,12 @@ class _Extent(Stored):
 class MirrorStore:
     """The mirror of one run. Methods raise OSError, or an error of pyarrow, where the store does not do it."""
 
-    def __init__(self, place: ObjectFolder, piece_bytes: int = PIECE_BYTES) -> None:
-        self._place, self._piece_bytes = place, piece_bytes
-        self._token = secrets.token_hex(8)
-        self._is_known = self._has_taken = False
+    def __init__(
+        self, place: ObjectFolder, claim: MirrorClaim | None = None, *, piece_bytes: int = PIECE_BYTES
+    ) -> None:
+        """``claim``: keeps other drivers out, None where there can be no other."""
+        self._place, self._claim, self._piece_bytes = place, claim, piece_bytes
+        self._is_known = False
         self._sizes: dict[str, int] = {}  # what lies there
         self._scores: dict[str, float | None] = {}  # of the whole checkpoints there, by name
         self._extents: dict[str, _Extent] = {}
@@ -94,15 +94,10 @@ class MirrorStore:
         self._look()
         return {extent.run_id for extent in self._extents.values()}
 
-    def take(self) -> None:
-        """From now on this driver writes here; another one that did finds out before its next commit."""
-        self._place.put_bytes(_DRIVER, json.dumps({"token": self._token, "pid": os.getpid()}).encode())
-        self._has_taken = True
-
     def try_writing(self) -> None:
         """Write a file, read it and delete it again. Raises OSError where what comes back is not what was written: moto
         keeps the frames of an upload that comes without keys."""
-        name, text = f"try.{self._token}", b"can it be written?"
+        name, text = f"try.{secrets.token_hex(8)}", b"can it be written?"
         self._place.put_bytes(name, text)
         found = self._place.read(name)
         self._place.delete(name)
@@ -113,8 +108,10 @@ class MirrorStore:
         """Upload a whole checkpoint and the files of the run up to it. Raises MirrorTaken."""
         self._check()
         self._look()
+        text = manifest.text().encode()
         extent = _Extent(
             run_id=run.run_id(),
+            manifest=hashlib.sha256(text).hexdigest(),
             files={name: tuple(self._put_file(run, name, size)) for name, size in run.files_at(manifest).items()},
         )
         folder = f"checkpoints/{path.name}"
@@ -125,13 +122,14 @@ class MirrorStore:
                 self._put(f"{folder}/{name}", path / name)
         self._put_bytes(f"{folder}/{_EXTENT}", extent.text())
         self._check()
-        self._put_bytes(f"{folder}/{MANIFEST}", manifest.text().encode())
+        self._put_bytes(f"{folder}/{MANIFEST}", text)
         self._scores[path.name], self._extents[path.name] = manifest.pass_at_1, extent
         self._newest = max(self._newest, checkpoint_order(path.name))
 
     def prune(self, keep_last: int, keep_best: int) -> None:
         """Delete what no checkpoint needs that is to be kept, and those that the run has not gone on from. A manifest
-        goes before what it lists."""
+        goes before what it lists. Raises MirrorTaken."""
+        self._check()
         own = {name: score for name, score in self._scores.items() if checkpoint_order(name) <= self._newest}
         newest = sorted(own, key=checkpoint_order, reverse=True)
         kept = {*newest[:keep_last], *best(own, keep_best)}
@@ -170,7 +168,7 @@ class MirrorStore:
             partial = root / "fetched.partial"
             shutil.rmtree(partial, ignore_errors=True)
             try:
-                self._fetch(name, partial)
+                self._fetch(name, partial, left_out=_WARM_START if (root / _WARM_START).exists() else None)
             except (FileNotFoundError, ValueError) as error:  # damage; of a store that is away the others would be too
                 passed_over.append(f"{name} is passed over: {one_line(error)}")
                 continue
@@ -182,24 +180,45 @@ class MirrorStore:
             return checkpoint_order(name)[0], passed_over
         raise CheckpointError(f"run.mirror: no whole checkpoint: {'; '.join(passed_over) or 'there is none'}")
 
-    def _fetch(self, name: str, target: Path) -> None:
+    def fetch_warm_start(self, root: Path) -> None:
+        """Bring the model that the run began from into its folder, where the newest checkpoint has it. A fetch that is
+        killed, or fails, leaves nothing."""
+        self._look()
+        newest = max(self._extents, key=checkpoint_order, default=None)
+        files = {} if newest is None else self._extents[newest].files
+        partial = root / f"{_WARM_START}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        for file, pieces in files.items():
+            if PurePosixPath(file).parts[:1] == (_WARM_START,):
+                self._fetch_pieces(_inside(partial, file), pieces)
+        if partial.exists():
+            (partial / _WARM_START).rename(root / _WARM_START)
+            partial.rmdir()
+
+    def _fetch(self, name: str, target: Path, left_out: str | None = None) -> None:
+        """``left_out``: a folder that need not come."""
         folder = f"checkpoints/{name}"
         text = self._place.read(f"{folder}/{MANIFEST}")
         manifest = Manifest.parse(text, f"{folder}/{MANIFEST}")
         extent = _Extent.parse(self._place.read(f"{folder}/{_EXTENT}"))
+        if extent.manifest and extent.manifest != hashlib.sha256(text).hexdigest():
+            raise ValueError(f"{_EXTENT} is of another {MANIFEST}")
         for file, pieces in extent.files.items():
-            path = _inside(target, file)
-            path.touch()
-            for piece in pieces:
-                start = path.stat().st_size
-                self._place.get(f"pieces/{piece.sha256}", path)
-                _check_piece(path, start, piece)
+            if PurePosixPath(file).parts[:1] != (left_out,):
+                self._fetch_pieces(_inside(target, file), pieces)
         for file, entry in manifest.files.items():
             path = _inside(target / folder, file)
             self._place.get(f"{folder}/{file}", path)
             if entry_of(path) != entry:
                 raise ValueError(f"{file} does not have the size and hash of the manifest")
         (target / folder / MANIFEST).write_bytes(text)
+
+    def _fetch_pieces(self, path: Path, pieces: Sequence[FileEntry]) -> None:
+        path.touch()
+        for piece in pieces:
+            start = path.stat().st_size
+            self._place.get(f"pieces/{piece.sha256}", path)
+            _check_piece(path, start, piece)
 
     def _look(self) -> None:
         """See what lies there, once."""
@@ -237,15 +256,8 @@ class MirrorStore:
             yield piece
 
     def _check(self) -> None:
-        if not self._has_taken:
-            self.take()
-        try:
-            holder = json.loads(self._place.read(_DRIVER))["token"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            self.take()
-            return
-        if holder != self._token:
-            raise MirrorTaken
+        if self._claim is not None:
+            self._claim.check()
 
     def _put(self, name: str, source: Path, start: int = 0, num_bytes: int | None = None) -> None:
         self._sizes.pop(name, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -39,6 +40,7 @@ class ObjectFolder:
             self._store, path = _s3(uri) if shown.scheme == "s3" else fs.FileSystem.from_uri(uri)
         except (pa.ArrowException, OSError, ValueError, ImportError) as error:
             raise ConfigError(f"run.mirror: {uri!r:.200} cannot be opened ({one_line(error)}); give another") from error
+        self.uri = uri
         self._selector: Any = fs.FileSelector
         self._base = path.rstrip("/")
 
@@ -71,8 +73,17 @@ class ObjectFolder:
 
     def sizes(self) -> dict[str, int]:
         """Every file, with its size in bytes."""
-        found = self._store.get_file_info(self._selector(self._base, recursive=True, allow_not_found=True))
-        return {info.path.removeprefix(self._base).lstrip("/"): info.size for info in found if info.is_file}
+        return {name: info.size for name, info in self._files(self._base)}
+
+    def times(self, folder: str) -> dict[str, float | None]:
+        """When each file below ``folder`` was written last, in seconds by the store's clock; None: it does not say."""
+        files = self._files(self._path(folder))
+        return {name: None if info.mtime is None else info.mtime_ns / 1e9 for name, info in files}
+
+    def _files(self, path: str) -> Iterator[tuple[str, Any]]:
+        for info in self._store.get_file_info(self._selector(path, recursive=True, allow_not_found=True)):
+            if info.is_file:
+                yield info.path.removeprefix(self._base).lstrip("/"), info
 
     def delete(self, name: str) -> None:
         self._store.delete_file(self._path(name))

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,40 @@ def test_killed_again_and_again_with_its_disk_it_ends_bit_for_bit_the_same(tmp_p
     assert "fetched the checkpoint of step" in log.read_text()
 
 
+def test_a_driver_that_slept_leaves_the_mirror_to_the_one_that_took_it(tmp_path: Path, bucket: str) -> None:
+    """SIGSTOP, another driver on an empty disk takes the mirror and ends the run, SIGCONT: its run ends too, in its own
+    folder, and nothing of it comes to the mirror."""
+    steps = (*STEPS, "rollout.simulated.latency_s=0.2", "run.lease_s=2", f"run.mirror={bucket % 'slept'}")
+    Run(simulated_config(tmp_path / "whole", *STEPS))()
+    there = ObjectFolder(bucket % "slept")
+    slept = _start("begin", str(tmp_path / "slept"), *steps, log=tmp_path / "slept.log")
+    try:
+        wait_for("a checkpoint on the mirror", lambda: _manifests(there))
+        slept.send_signal(signal.SIGSTOP)
+        assert slept.poll() is None, "it was over before it was stopped"
+        took = wait_for("the lease to run out", lambda: _goes_on(tmp_path, *steps))
+        end_of_other = there.sizes()
+        slept.send_signal(signal.SIGCONT)
+        assert slept.wait(200) == 0, (tmp_path / "slept.log").read_text()[-3000:]
+    finally:
+        end(slept, signal.SIGKILL)
+    assert "this run mirrors no more" in (tmp_path / "slept.log").read_text()
+    assert there.sizes() == end_of_other
+    assert results(took) == results(tmp_path / "whole")
+    assert results(tmp_path / "slept") == results(tmp_path / "whole")
+
+
+def _goes_on(tmp_path: Path, *arguments: str) -> Path | None:
+    """Where a resume on an empty disk ended the run; None while it is refused."""
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    log = folder / "log"
+    process = _start("resume", str(folder / "run"), *arguments, log=log)
+    if process.wait(200) == 0:
+        return folder / "run"
+    assert "is held by process" in log.read_text()
+    return None
+
+
 def test_a_store_that_never_answers_ends_neither_the_run_nor_its_exit(tmp_path: Path) -> None:
     """It takes connections, and says nothing. The run begins while the store is a folder, as the start asks it."""
     Run(simulated_config(tmp_path / "run", "run.num_steps=2"))()
@@ -141,11 +176,13 @@ def test_a_real_run_killed_with_its_disk_goes_on_from_s3(head: Head, tmp_path: P
     finally:
         end(killed, signal.SIGKILL)
     shutil.rmtree(tmp_path / "killed")
-    again = start("killed", mirror, "--resume")
+    # Nor is the warm start on the new machine, where another might come out.
+    again = start("killed", mirror, "--resume", f"warm_start.cache_directory={tmp_path / 'new'}")
     try:
         assert again.wait(280) == 0, (tmp_path / "killed.log").read_text()[-3000:]
     finally:
         end(again)
+    assert not (tmp_path / "new").exists()
     weights = Path("final_model") / "model.safetensors"
     assert (tmp_path / "killed" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
     assert there.read(weights.as_posix()) == (tmp_path / "whole" / weights).read_bytes()

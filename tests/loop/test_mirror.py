@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -121,6 +122,42 @@ def test_a_mirror_of_another_run_is_left_alone(tmp_path: Path) -> None:
     Run(_config(tmp_path, "two", "run.mirror=null")).folder.run_id()
     with pytest.raises(ConfigError, match=r"run\.mirror: .* holds the run .*, .* the run "):
         Run(_config(tmp_path, "two"), resume=True)
+
+
+def test_a_second_driver_with_a_folder_of_its_own_is_refused(tmp_path: Path) -> None:
+    first = Run(_config(tmp_path, "one"))
+    named = rf"run\.mirror: 'file://.*' is held by process {os.getpid()} on "
+    for resume in (False, True):
+        with pytest.raises(CheckpointError, match=named):
+            Run(_config(tmp_path, "two"), resume=resume)
+        with pytest.raises(CheckpointError, match=named):
+            check_mirror(_config(tmp_path, "two"), resume)
+    first()
+    Run(_config(tmp_path, "two", "run.num_steps=8"), resume=True)()  # it was given up at the end
+    there = ObjectFolder((tmp_path / "mirror").as_uri())
+    assert there.times("drivers") == {}
+    assert {n.split("/")[1] for n in there.sizes() if n.startswith("checkpoints/")} == {"step_000008.0"}
+
+
+def test_a_mirror_that_comes_back_and_is_anothers_by_then_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(_config(tmp_path, "one", "run.num_steps=2", "run.mirror=null"))
+    run.folder.run_id()
+    run()
+    with monkeypatch.context() as patched:
+        patched.setattr(ObjectFolder, "put_bytes", _away)
+        late = Run(_config(tmp_path, "one"), resume=True)
+    assert "the run goes on from its folder" in capsys.readouterr().out
+    Run(_config(tmp_path, "two"))()
+    before = ObjectFolder((tmp_path / "mirror").as_uri()).sizes()
+    late()
+    assert "this run mirrors no more" in capsys.readouterr().out
+    assert ObjectFolder((tmp_path / "mirror").as_uri()).sizes() == before
+
+
+def _away(self: ObjectFolder, name: str, data: bytes) -> None:
+    raise OSError("the connection is lost")
 
 
 def test_a_mirror_that_is_away_stops_a_run_only_where_nothing_else_is_there(

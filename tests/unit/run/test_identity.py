@@ -1,7 +1,10 @@
 import json
 from pathlib import Path
 
-from gps_ray.run.identity import code_version, model_identity
+import pytest
+
+from gps_ray.base.errors import CheckpointError
+from gps_ray.run.identity import Identity, code_version, model_identity, weights_identity
 
 
 def _model(directory: Path) -> Path:
@@ -30,6 +33,18 @@ def test_a_model_is_known_by_its_config_and_its_weights_shapes(tmp_path: Path) -
         assert model_identity(other) not in seen
         seen.add(model_identity(other))
     assert model_identity(None) == ""
+
+
+def test_a_warm_start_is_known_by_every_byte_of_its_weights(tmp_path: Path) -> None:
+    one, other = _model(tmp_path / "one"), _model(tmp_path / "other")
+    assert weights_identity(other) == weights_identity(one)
+    (other / "model.safetensors").write_bytes(b"head" + bytes(99_999) + b"1")
+    assert model_identity(other) == model_identity(one)
+    made_with, here = (Identity(warm_start=weights_identity(folder)) for folder in (one, other))
+    assert made_with.notes_against(made_with) == []
+    assert here.notes_against(Identity()) == []  # a run of an earlier version does not know
+    with pytest.raises(CheckpointError, match=r"warm_start\.cache_directory: .*bring the first one's folder here"):
+        here.notes_against(made_with)
 
 
 def test_code_is_a_commit_and_its_sources() -> None:

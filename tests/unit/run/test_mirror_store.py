@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from gps_ray.base.errors import CheckpointError, ConfigError
-from gps_ray.run.checkpoint import CheckpointStore, Manifest
+from gps_ray.run.checkpoint import CheckpointStore, Manifest, checksum
 from gps_ray.run.folder import RunFolder
-from gps_ray.run.mirror_store import MirrorStore, MirrorTaken
+from gps_ray.run.mirror_store import MirrorStore
 from gps_ray.run.object_folder import ObjectFolder
 from gps_ray.run.segments import Segments
 
@@ -119,6 +120,42 @@ def test_what_comes_back_is_the_run_at_its_newest_checkpoint(tmp_path: Path) -> 
     assert folders == {"step_000008.0", "step_000009.0"}
 
 
+def test_the_warm_start_goes_there_once_and_comes_back_first(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "config.json").write_text("{}")
+    (made / "model.safetensors").write_bytes(bytes(range(256)) * 3)
+    run, (mirror, place) = ToyRun(tmp_path / "run"), _mirror(tmp_path)
+    _mirror(tmp_path)[0].fetch_warm_start(tmp_path / "run")  # there is none
+    run.folder.keep_warm_start(made)
+    mirror.commit(run.folder, *run.step(1))
+    place.written.clear()
+    mirror.commit(run.folder, *run.step(2))
+    assert not {hashlib.sha256(path.read_bytes()).hexdigest() for path in made.iterdir()} & set(place.written)
+    other = ToyRun(tmp_path / "elsewhere").folder
+    _mirror(tmp_path)[0].fetch_warm_start(other.root)
+    content = {path.name: path.read_bytes() for path in made.iterdir()}
+    assert {path.name: path.read_bytes() for path in other.warm_start.iterdir()} == content
+    _mirror(tmp_path)[0].fetch(other.root)
+    assert {path.name: path.read_bytes() for path in other.warm_start.iterdir()} == content
+    assert not (other.root / "discarded" / "before_fetch_0" / "warm_start").exists()
+    _mirror(tmp_path)[0].fetch(tmp_path / "third")  # without a look ahead
+    assert {path.name: path.read_bytes() for path in (tmp_path / "third" / "warm_start").iterdir()} == content
+
+
+def test_a_warm_start_that_is_damaged_on_the_mirror_leaves_nothing(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "model.safetensors").write_bytes(b"weights")
+    run, (mirror, place) = ToyRun(tmp_path / "run"), _mirror(tmp_path)
+    run.folder.keep_warm_start(made)
+    mirror.commit(run.folder, *run.step(1))
+    place.put_bytes(f"pieces/{hashlib.sha256(b'weights').hexdigest()}", b"WEIGHTS")
+    with pytest.raises(ValueError, match=r"a piece of model\.safetensors does not have its size and hash"):
+        _mirror(tmp_path)[0].fetch_warm_start(tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere" / "warm_start").exists()
+
+
 def test_an_upload_does_not_grow_with_the_run(tmp_path: Path) -> None:
     run, (mirror, place) = ToyRun(tmp_path / "run"), _mirror(tmp_path)
     written = []
@@ -157,7 +194,6 @@ def test_an_upload_that_breaks_off_anywhere_is_never_read(tmp_path: Path) -> Non
             assert steps in (uploaded, uploaded + 1)  # a prune may break after its commit
             assert back.content() == states[steps]
             second, _ = _mirror(case)
-            second.take()
             for step in (steps + 1, steps + 2):
                 second.commit(back.folder, *back.step(step))
                 second.prune(1, 0)
@@ -199,13 +235,18 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path: Path, damage: st
         manifest = Manifest.parse(place.read(f"{newer}/manifest.json"), "")
         (tmp_path / "outside").write_text("mine")
         files = {"../../../../outside": manifest.files["learner/shard"]}
-        place.put_bytes(f"{newer}/manifest.json", manifest.model_copy(update={"files": files}).text().encode())
+        text = manifest.model_copy(update={"files": files}).text().encode()
+        place.put_bytes(f"{newer}/manifest.json", text)
+        fields = json.loads(place.read(f"{newer}/mirror.json")) | {"manifest": hashlib.sha256(text).hexdigest()}
+        fields["checksum"] = checksum(fields)
+        place.put_bytes(f"{newer}/mirror.json", json.dumps(fields).encode())
     steps, passed_over = _mirror(tmp_path)[0].fetch(tmp_path / "elsewhere")
     assert steps == 1
     assert len(passed_over) == 1
     assert passed_over[0].startswith("step_000002.0 is passed over: ")
     assert ToyRun(tmp_path / "elsewhere").content() == at_1
     if damage == "lead out":
+        assert "leads out of the run folder" in passed_over[0]
         assert (tmp_path / "outside").read_text() == "mine"
 
 
@@ -229,17 +270,6 @@ def test_what_a_fetch_finds_in_the_run_folder_moves_aside(tmp_path: Path) -> Non
     assert json.loads(aside.read_text()) == {"step": 77}
 
 
-def test_a_driver_that_slept_commits_nothing_more(tmp_path: Path) -> None:
-    run, (old, place) = ToyRun(tmp_path / "run"), _mirror(tmp_path)
-    old.commit(run.folder, *run.step(1))
-    new = _mirror(tmp_path)[0]
-    new.take()
-    before = place.sizes()
-    with pytest.raises(MirrorTaken):
-        old.commit(run.folder, *run.step(2))
-    assert place.sizes() == before
-
-
 def test_the_best_are_kept_too_and_an_abandoned_future_goes(tmp_path: Path) -> None:
     run, (mirror, place) = ToyRun(tmp_path / "run"), _mirror(tmp_path)
     for step, score in enumerate((0.5, 0.9, 0.1, 0.2), start=1):
@@ -255,7 +285,6 @@ def test_the_best_are_kept_too_and_an_abandoned_future_goes(tmp_path: Path) -> N
     other, second = ToyRun(tmp_path / "other"), _mirror(tmp_path)[0]
     for step in (1, 2, 3):
         checkpoint = other.step(step)
-    second.take()
     second.commit(other.folder, *checkpoint)
     second.prune(keep_last=1, keep_best=1)
     assert there() == {"step_000002.0", "step_000003.0"}
