@@ -10,7 +10,6 @@ from gps_ray.config import TrainConfig, load_config
 from gps_ray.loop.plan import describe
 from gps_ray.run.mirror import check_mirror
 from gps_ray.run.progress import Progress
-from gps_ray.study.report.run_report import write_report
 from jobs.cli import config_arguments, run_job
 
 
@@ -42,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
         start_model(config, args.resume, progress.warm_start)  # the run finds it made
         progress.phase("starting the actors")
         run_training(config, data, resume=args.resume, sinks=[progress])
+    from gps_ray.study.report.run_report import write_report  # matplotlib, which no wrong config is to wait for
+
     print(f"report: {write_report(config.run.directory)}")
     return 0
 

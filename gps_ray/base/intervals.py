@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student_t
+from scipy.special import stdtrit  # the quantile of scipy.stats.t, without the second that scipy.stats takes
 
 from gps_ray.base.types import FloatArray
 
@@ -47,7 +47,7 @@ def mean_estimate(values: FloatArray, bounds: tuple[float, float] = (-np.inf, np
         reach = (high - low) * (1.0 - 0.025 ** (1.0 / num))
         ends = (low, low + reach) if mean == low else (high - reach, high)
         return Estimate(value=mean, low=ends[0], high=ends[1], num_units=num)
-    half = float(student_t.ppf(0.975, num - 1) * np.std(values, ddof=1) / np.sqrt(num))
+    half = float(stdtrit(num - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(num))
     return Estimate(value=mean, low=max(mean - half, low), high=min(mean + half, high), num_units=num)
 
 

@@ -12,7 +12,6 @@ import yaml
 
 from gps_ray.base.errors import ConfigError, one_line
 from gps_ray.config import DataConfig, TrainConfig
-from gps_ray.learning.algorithms import check_algorithm
 from gps_ray.loop.memory_plan import MemoryPlan, check_memory_plan, memory_plan
 from gps_ray.loop.presets import with_presets
 from gps_ray.loop.resources import resource_needs
@@ -47,6 +46,10 @@ def resolve(config: TrainConfig) -> TrainConfig:
     Raises ConfigError where a name in it stands for nothing, there is no such model, or the transport of weights lacks
     what it needs.
     """
+    from gps_ray.learning.algorithms import (
+        check_algorithm,
+    )  # which imports torch: two seconds that no typing error waits for
+
     config = with_presets(with_folder(config))
     check_algorithm(config.learning, config.rollout.group_size)
     check_transport(config.rollout, config.learning)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.special import gammaln
-from scipy.stats import spearmanr
-from sklearn.metrics import roc_auc_score
 
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import FloatArray, IntArray
@@ -50,6 +48,8 @@ def rank_correlation(a: FloatArray, b: FloatArray) -> float:
     """Spearman's rho with mid-ranks; NaN where one side does not vary."""
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
+    from scipy.stats import spearmanr  # a second of import, which no job is to wait for before it has its config
+
     return float(spearmanr(a, b).statistic)
 
 
@@ -119,4 +119,6 @@ def useful_auc(mean: FloatArray, num_right: IntArray, num_tried: IntArray, group
     used = weights > 0
     if len(np.unique(label[used])) < 2:
         return float("nan")
+    from sklearn.metrics import roc_auc_score  # another second
+
     return float(roc_auc_score(label[used], np.tile(score, 2)[used], sample_weight=weights[used]))

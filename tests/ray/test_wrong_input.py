@@ -113,8 +113,12 @@ def test_a_local_ray_that_does_not_come_up_is_said_in_one_line(tmp_path: Path) -
 def test_a_driver_that_only_starts_others_imports_no_transformers_and_no_ray_train() -> None:
     """They cost several seconds in each process, and a wrong config is to be said at once."""
     heavy = ("transformers", "peft", "ray.train", "ray.data")
-    done = run_code(f"import sys, jobs.train, jobs.compare; print([m for m in {heavy} if m in sys.modules])")
-    assert done.stdout == "[]\n", done.stderr
+    heavier = (*heavy, "torch", "sklearn", "scipy.stats", "matplotlib")  # until the config is read
+    done = run_code(
+        f"import sys, jobs.train; print([m for m in {heavier} if m in sys.modules])\n"
+        f"import jobs.compare; print([m for m in {heavy} if m in sys.modules])"
+    )
+    assert done.stdout == "[]\n[]\n", done.stderr
 
 
 def test_a_process_that_holds_a_model_waits_for_no_scikit_learn() -> None:
