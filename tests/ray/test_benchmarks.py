@@ -50,6 +50,16 @@ def test_weights_are_published_and_loaded(head: Head, tmp_path: Path) -> None:
         assert len(row["publish_s_by_turn"]) == len(row["load_s_by_turn"]) == 2
 
 
+def test_selection_times_the_phases_of_predictors(tmp_path: Path) -> None:
+    """Needs no process, but seconds: the predictor of the paper's size is one of them."""
+    small = ["--num-candidates", "400", "--batch", "12", "--dim", "16", "--repeats", "1", "--naive-every", "0"]
+    assert bench.main(["selection", *small, "--out", str(tmp_path / "result.json")]) == 0
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
+    phases = [row for row in rows if "same_picks" not in row]
+    assert len(phases) == 9
+    assert all(row["ms"] > 0 for row in phases)
+
+
 def test_rollouts_reach_the_learner_without_a_copy(head: Head, tmp_path: Path) -> None:
     rows = _bench(head, tmp_path, "exchange", "--rows", "1000", "--response-tokens", "16", "--repeats", "2")["rows"]
     assert rows[0]["zero_copy"]

@@ -18,6 +18,7 @@ from gps_ray.tasks.verifiers.math import Math
 from tests.unit.tasks.gym_sets import gym_prompt
 from tests.unit.tasks.own_functions import PROMPT, own_function
 from tests.unit.tasks.verifiers.hostile import ANSWER, hostile_responses
+from tests.unit.tasks.verifiers.pairs import misjudged, pairs
 
 pytestmark = pytest.mark.ray
 
@@ -83,6 +84,15 @@ def test_batched_functions_get_batches_and_a_bad_response_costs_itself(judge: An
 
 def _sum(answer: str) -> Prompt:
     return Prompt(prompt_id="p", text="how much?", answer=answer, task="math")
+
+
+def test_the_table_of_answer_pairs() -> None:
+    """Here for its length alone: seconds in the computer algebra."""
+    task, table = Math(), list(pairs())
+    assert len(table) > 300
+    assert misjudged(task, table) == []
+    assert 0 < task.num_disagreements < len(table) / 3
+    assert len(task.disagreements) == min(task.num_disagreements, 100)
 
 
 def test_what_the_graders_disagree_on_travels_back_from_the_pool() -> None:

@@ -18,37 +18,45 @@ def _lint(directory: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120)
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("checkout")
     for name in ("gps_ray", "actors", "jobs"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    return tmp_path
+        shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", directory)
+    return directory
 
 
-@pytest.mark.parametrize(
-    ("module", "planted", "contract"),
-    [
-        ("gps_ray/loop/training.py", "import ray", "no ray"),
-        ("gps_ray/base/types.py", "import actors.cluster", "jobs -> actors -> gps_ray"),
-        ("gps_ray/base/types.py", "import gps_ray.config", "the rooms above it"),
-        ("gps_ray/learning/rewards.py", "import gps_ray.selection.registry", "the rooms above it"),
-        ("gps_ray/predictor/interface.py", "import gps_ray.selection.interface", "the rooms above it"),
-        ("gps_ray/loop/training.py", "import gps_ray.study.paired", "the rooms above it"),
-        ("gps_ray/rollout/chunk.py", "import vllm", "vLLM only behind the engine"),
-    ],
-)
-def test_a_planted_import_breaks_its_contract(checkout: Path, module: str, planted: str, contract: str) -> None:
-    file = checkout / module
-    file.write_text(file.read_text() + f"\n{planted}\n")
-    done = _lint(checkout)
-    assert done.returncode != 0
-    assert any(contract in line and "BROKEN" in line for line in done.stdout.splitlines()), done.stdout
+PLANTED = [
+    ("gps_ray/loop/training.py", "ray", "no ray"),
+    ("gps_ray/base/types.py", "actors.cluster", "jobs -> actors -> gps_ray"),
+    ("gps_ray/base/types.py", "gps_ray.config", "the rooms above it"),
+    ("gps_ray/learning/rewards.py", "gps_ray.selection.registry", "the rooms above it"),
+    ("gps_ray/predictor/interface.py", "gps_ray.selection.interface", "the rooms above it"),
+    ("gps_ray/loop/training.py", "gps_ray.study.paired", "the rooms above it"),
+    ("gps_ray/rollout/chunk.py", "vllm", "vLLM only behind the engine"),
+]
 
 
-def test_without_it_all_contracts_hold(checkout: Path) -> None:
-    done = _lint(checkout)
-    assert done.returncode == 0, done.stdout
+@pytest.fixture(scope="module")
+def said(checkout: Path) -> str:
+    """What the check says of the checkout before and, after a line of =, with all of ``PLANTED``."""
+    before = _lint(checkout)
+    assert before.returncode == 0, before.stdout
+    for module, name, _ in PLANTED:
+        with (checkout / module).open("a") as file:
+            file.write(f"\nimport {name}\n")
+    after = _lint(checkout)
+    assert after.returncode != 0
+    return after.stdout
+
+
+@pytest.mark.parametrize(("module", "name", "contract"), PLANTED)
+def test_a_planted_import_breaks_its_contract(said: str, module: str, name: str, contract: str) -> None:
+    print(said)
+    assert any(contract in line and "BROKEN" in line for line in said.splitlines()), said
+    planted = f"{module.removesuffix('.py').replace('/', '.')} -> {name} "
+    assert planted in said, said
 
 
 def test_the_map_names_every_room_and_every_room_says_what_it_is() -> None:

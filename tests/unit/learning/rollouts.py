@@ -22,8 +22,10 @@ MAX_RESPONSE_TOKENS = 8
 MIXED, ALL_RIGHT, ALL_WRONG, WITH_FAILURE, ONE_LEFT = "rwwr", "rrrr", "wwww", "rfw", "rff"
 
 
-def make_model(directory: Path, family: Literal["llama", "qwen3"] = "llama") -> Path:
-    config = EmbeddedModelConfig(family=family, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=48)
+def make_model(directory: Path, family: Literal["llama", "qwen3"] = "llama", num_layers: int = 2) -> Path:
+    config = EmbeddedModelConfig(
+        family=family, hidden_size=32, num_layers=num_layers, num_heads=2, intermediate_size=48
+    )
     make_embedded_model(config, WORDS, directory)
     return directory
 

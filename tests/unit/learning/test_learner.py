@@ -35,7 +35,7 @@ GROUPS = (MIXED, ALL_WRONG, "rw", WITH_FAILURE, ALL_RIGHT, "wwwwwr", MIXED, ONE_
 
 @pytest.fixture(scope="module")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
+    return make_model(tmp_path_factory.mktemp("model"), num_layers=1)
 
 
 def _learner(directory: Path, dtype: str = "float32", **changes: Any) -> Learner:

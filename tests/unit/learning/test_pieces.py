@@ -150,7 +150,7 @@ def test_a_model_that_makes_its_logits_in_a_way_of_its_own_takes_the_whole_road_
 def test_an_update_in_pieces_is_the_update(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    directory, groups = make_model(tmp_path / "model"), make_groups([MIXED, "rw", "wwwwwr", MIXED])
+    directory, groups = make_model(tmp_path / "model", num_layers=1), make_groups([MIXED, "rw", "wwwwwr", MIXED])
     config = LearningConfig.model_validate({"num_threads": 1, "microbatch_tokens": 64, **changes})
     whole = make_learner(directory, config)
     monkeypatch.setattr(logprobs, "piece_entries", lambda _: 100)

@@ -18,7 +18,7 @@ EXAMPLES = [(f"{a} + {b}", f"{a} - {a}" if a > 9 else f"{a}") for a in range(20)
 
 @pytest.fixture(scope="module")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
+    return make_model(tmp_path_factory.mktemp("model"), num_layers=1)
 
 
 def _config(**changes: Any) -> WarmStartConfig:

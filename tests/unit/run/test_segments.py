@@ -55,7 +55,7 @@ _EVENTS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(events=_EVENTS, back=st.integers(0, 3))
 def test_after_any_events_a_roll_back_gives_what_was_committed(events: list[tuple[str, int]], back: int) -> None:
     with tempfile.TemporaryDirectory() as root:

@@ -38,7 +38,7 @@ def sets() -> DataSets:
 
 @pytest.fixture(scope="module")
 def examples() -> list[tuple[str, str]]:
-    return TASK.warm_start_examples(_config(), 3000, 0)
+    return TASK.warm_start_examples(_config(), 1500, 0)
 
 
 # --- an independent reading of the prompts: a left-to-right calculator over linear functions of x ----------------
@@ -189,9 +189,9 @@ def test_warm_start_solutions_are_right_and_short(examples: list[tuple[str, str]
         assert max(int(word) for word in text.split() if word.isdigit()) <= 100
 
 
-def test_the_warm_start_shows_only_its_levels() -> None:
+def test_the_warm_start_shows_only_its_levels(sets: DataSets) -> None:
     config = _config(warm_start_levels=["chain-1", "linear-2"])
-    assert TASK.generate(config) == TASK.generate(_config())
+    assert TASK.generate(config) == sets
     shown = [text for text, _ in TASK.warm_start_examples(config, 600, 0)]
     # One operation; a coefficient and a constant on the left.
     chains = [text for text in shown if re.fullmatch(r"compute \d+ [-+*] \d+ answer", text)]
@@ -220,7 +220,7 @@ def test_steps_are_the_running_values(examples: list[tuple[str, str]]) -> None:
         num_seen += stated == values
         num_chains += 1
         assert stated[-1] == values[-1]
-    assert num_chains > 400
+    assert num_chains > 200
     assert num_seen > 0.8 * num_chains
 
 
@@ -249,10 +249,11 @@ def test_sets_share_no_problem(sets: DataSets, examples: list[tuple[str, str]]) 
         assert len({p.text for p in split}) == len(split)
 
 
-def test_same_config_same_prompts(sets: DataSets) -> None:
-    assert TASK.generate(_config()) == sets
-    assert {p.prompt_id for p in TASK.generate(_config(seed=1)).pool} != {p.prompt_id for p in sets.pool}
+def test_same_config_same_prompts() -> None:
     small = _config(num_pool_prompts=50, num_evaluation_prompts=5, num_heldout_probe_prompts=5)
+    other = _config(num_pool_prompts=50, num_evaluation_prompts=5, num_heldout_probe_prompts=5, seed=1)
+    assert TASK.generate(small) == TASK.generate(small)
+    assert {p.prompt_id for p in TASK.generate(other).pool} != {p.prompt_id for p in TASK.generate(small).pool}
     assert TASK.warm_start_examples(small, 50, 3) == TASK.warm_start_examples(small, 50, 3)
 
 
@@ -287,7 +288,7 @@ def test_too_few_problems_is_an_error_with_a_remedy() -> None:
 
 
 def test_warm_start_keeps_off_a_pool_from_a_file(tmp_path: Path) -> None:
-    sets = TASK.generate(_config(seed=7, num_pool_prompts=1000, num_evaluation_prompts=100))
+    sets = TASK.generate(_config(seed=7, num_pool_prompts=400, num_evaluation_prompts=100))
     write_prompts(tmp_path / "pool.parquet", sets.pool)
     write_prompts(tmp_path / "evaluation.parquet", sets.evaluation)
     config = DataConfig(

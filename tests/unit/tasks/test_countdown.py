@@ -41,7 +41,7 @@ def sets() -> DataSets:
 
 @pytest.fixture(scope="module")
 def examples() -> list[tuple[str, str]]:
-    return TASK.warm_start_examples(DataConfig(), 5000, 0)
+    return TASK.warm_start_examples(DataConfig(), 2000, 0)
 
 
 def _key(prompt: Prompt) -> tuple[tuple[int, ...], int]:
@@ -292,7 +292,7 @@ def test_warm_start_solutions_are_right_and_short(examples: list[tuple[str, str]
         assert _is_right(_prompt(numbers, target, operators), solution)
         assert words.issuperset(text.split())
         assert words.issuperset(solution.split())
-    assert lengths == {2: 500, 3: 2000, 4: 2500}
+    assert lengths == {2: 200, 3: 800, 4: 1000}
     # The prompt does not give the order of the solution away.
     shown = [[int(w) for w in text.split() if w.isdigit()][:-1] for text, _ in examples]
     used = [[int(w) for w in solution.split() if w.isdigit()] for _, solution in examples]
@@ -308,10 +308,10 @@ def test_vocabulary_covers_every_prompt(sets: DataSets) -> None:
         assert len(prompt.text.split()) <= 16
 
 
-def test_same_config_same_prompts_and_other_seed_others(sets: DataSets) -> None:
-    assert TASK.generate(DataConfig()) == sets
-    other = TASK.generate(_config(seed=1))
-    assert len({p.prompt_id for p in other.pool} & {p.prompt_id for p in sets.pool if p.level != "CD-2"}) < 400
+def test_same_config_same_prompts_and_other_seed_others() -> None:
+    first, again, other = (TASK.generate(_config(seed=seed, num_pool_prompts=800)) for seed in (0, 0, 1))
+    assert first == again
+    assert len({p.prompt_id for p in other.pool} & {p.prompt_id for p in first.pool if p.level != "CD-2"}) < 80
     small = _config(num_pool_prompts=50, num_evaluation_prompts=5, num_heldout_probe_prompts=5)
     assert TASK.warm_start_examples(small, 50, 3) == TASK.warm_start_examples(small, 50, 3)
     assert TASK.warm_start_examples(small, 50, 3) != TASK.warm_start_examples(small, 50, 4)
@@ -332,9 +332,9 @@ PINNED = [
 
 
 def test_homogeneous_pool_is_one_level() -> None:
-    sets = TASK.generate(_config(pool="homogeneous"))
+    sets = TASK.generate(_config(pool="homogeneous", num_pool_prompts=1500))
     assert {p.level for split in (sets.pool, sets.evaluation, sets.heldout_probe) for p in split} == {"CD-3"}
-    assert (len(sets.pool), len(sets.evaluation), len(sets.heldout_probe)) == (4000, 256, 256)
+    assert (len(sets.pool), len(sets.evaluation), len(sets.heldout_probe)) == (1500, 256, 256)
     assert not {_key(p) for p in sets.pool} & {_key(p) for p in (*sets.evaluation, *sets.heldout_probe)}
 
 

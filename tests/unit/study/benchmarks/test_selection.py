@@ -19,14 +19,11 @@ def _arguments(*words: str) -> argparse.Namespace:
 
 
 def test_arms_pick_the_same_prompts() -> None:
-    result = run(_arguments("--naive-every", "1"))
-    cases = [row for row in result["rows"] if "same_picks" in row]
+    result = run(_arguments("--naive-every", "1", "--skip-predictors"))
+    cases = result["rows"]
     assert len(cases) == 6
     assert all(row["same_picks"] is True for row in cases)
     assert all(row["passes_read"] > 0 for row in cases)
-    phases = [row for row in result["rows"] if "same_picks" not in row]
-    assert len(phases) == 9
-    assert all(row["ms"] > 0 for row in phases)
     assert result["bytes_of_one_pass"] == 400 * 16 * 4
 
 

@@ -188,9 +188,8 @@ def test_visible_cuts_and_says_so() -> None:
     assert visible("π 中 é") == "π 中 é"
 
 
-def test_what_the_model_reads_is_shown_as_text(tmp_path: Path) -> None:
-    spec = Synthetic(selector="uniform", num_steps=1, num_planned=1, num_pool=40, num_prompts=8, group_size=4)
-    run = write_synthetic_run(tmp_path / "run", spec)
+def test_what_the_model_reads_is_shown_as_text(bare_run: Callable[..., Path]) -> None:
+    run = bare_run("run", [{"step": 0}])
     assert "What the model reads" not in write_report(run).read_text()
     shown = {"text": "<|im_start|>user\n<script>1 + 2</script>", "num_tokens": 7}
     (run / "first_prompt.json").write_text(json.dumps(shown))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from gps_ray.base.json_files import write_json
 from gps_ray.study.paired import Crossing
 from gps_ray.study.report import ArmSummary, as_json, read_comparison, write_comparison
 from gps_ray.study.report.tables import cells, columns
-from tests.unit.study.report.synthetic_run import Synthetic, write_synthetic_run
+from tests.unit.study.report.conftest import SMALL
+from tests.unit.study.report.synthetic_run import write_synthetic_run
 from tests.unit.study.report.test_run_report import Page
 
 MakeRun = Callable[[str, Sequence[dict[str, float]]], Path]
@@ -135,9 +137,7 @@ def test_only_seeds_that_every_arm_has_are_compared(bare_run: MakeRun, folders: 
 def test_groups_count_by_slot_and_all_sections_have_figures(tmp_path: Path) -> None:
     folders = {
         name: {
-            seed: write_synthetic_run(
-                tmp_path / name / str(seed), Synthetic(selector=name, seed=seed, num_steps=12, num_planned=12)
-            )
+            seed: write_synthetic_run(tmp_path / name / str(seed), replace(SMALL, selector=name, seed=seed))
             for seed in (0, 1)
         }
         for name in ("gps", "uniform")

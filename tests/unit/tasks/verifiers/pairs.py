@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+from gps_ray.base.types import Prompt, RolloutStatus
+from gps_ray.tasks.verifiers.math import Math
 
 RIGHT = r"""
 \frac{1}{2} | 0.5
@@ -111,3 +114,14 @@ def pairs() -> Iterator[tuple[str, str, bool]]:
         yield str(a), f"{a}\\text{{ units}}", True
         yield str(a * a), f"{a}^2", True
         yield str(a), f"{a}.001", False
+
+
+def misjudged(task: Math, table: Sequence[tuple[str, str, bool]]) -> list[tuple[str, str, bool]]:
+    """The pairs of which the task says something else than the table."""
+    found = []
+    for answer, stated, right in table:
+        prompt = Prompt(prompt_id="p", text="how much?", answer=answer, task="math")
+        _, status = task.verify(prompt, f"So it is \\boxed{{{stated}}}.")
+        if (status is RolloutStatus.RIGHT) != right:
+            found.append((answer, stated, right))
+    return found

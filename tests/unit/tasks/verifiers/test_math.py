@@ -6,7 +6,7 @@ import pytest
 from gps_ray.base.errors import DataError
 from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.tasks.verifiers.math import Math
-from tests.unit.tasks.verifiers.pairs import pairs
+from tests.unit.tasks.verifiers.pairs import misjudged, pairs
 
 RECORDED = Path(__file__).parents[5] / "shared" / "data" / "maths_train_math.parquet"
 
@@ -15,15 +15,11 @@ def _prompt(answer: str) -> Prompt:
     return Prompt(prompt_id="p", text="how much?", answer=answer, task="math")
 
 
-def test_the_table_of_answer_pairs() -> None:
-    task, table = Math(), list(pairs())
-    assert len(table) > 300
-    wrong = [
-        (answer, stated, right)
-        for answer, stated, right in table
-        if (task.verify(_prompt(answer), f"So it is \\boxed{{{stated}}}.")[1] is RolloutStatus.RIGHT) != right
-    ]
-    assert wrong == []
+def test_a_sixth_of_the_table_of_answer_pairs() -> None:
+    """``tests/ray/test_verdicts.py`` has all of it."""
+    task, table = Math(), list(pairs())[::6]
+    assert len(table) > 50
+    assert misjudged(task, table) == []
     # The second grader has no algebra, but differs in a minority of cases and only by being too strict.
     assert 0 < task.num_disagreements < len(table) / 3
     assert len(task.disagreements) == min(task.num_disagreements, 100)
@@ -46,7 +42,7 @@ def test_an_empty_answer_is_refused() -> None:
 
 @pytest.mark.skipif(not RECORDED.exists(), reason="the recorded maths problems are not part of the repository")
 def test_real_answers_are_right_as_they_stand() -> None:
-    answers = pq.read_table(RECORDED, columns=["answer"])["answer"].to_pylist()[:300]
+    answers = pq.read_table(RECORDED, columns=["answer"])["answer"].to_pylist()[:100]
     task = Math()
     rights = [task.verify(_prompt(a), f"\\boxed{{{a}}}")[1] is RolloutStatus.RIGHT for a in answers]
     assert sum(rights) >= 0.98 * len(answers)
