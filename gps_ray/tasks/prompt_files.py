@@ -15,8 +15,10 @@ extra_info    struct<index, level, ...>; optional      ``level`` becomes ``Promp
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +72,10 @@ class SourceRow:
 def read_prompt(row: Mapping[str, Any], where: str, config_key: str, source: SourceConfig, task: str) -> SourceRow:
     """One row, a mapping of column names to plain values. ``task`` is the data source of rows that name none.
 
-    A chat keeps its messages; one that is stored as a JSON string is parsed. A ground truth that is not a string
-    becomes JSON, whole numbers without a decimal point. Raises DataError, one line that begins with ``where``, for null
-    and NaN, and for chats that nobody can answer.
+    A chat keeps its messages; one that is stored as a JSON string is parsed, in another notation it is refused. A
+    ground truth that is not a string becomes JSON, whole numbers without a decimal point. Raises DataError, one line
+    that begins with ``where``, for null, NaN and what JSON has no word for, for text that is no Unicode, and for chats
+    that nobody can answer.
     """
 
     def wrong(what: str) -> DataError:
@@ -94,6 +97,9 @@ def read_prompt(row: Mapping[str, Any], where: str, config_key: str, source: Sou
     if answer is None:
         got = "none" if value("answer") is None else repr(value("answer"))[:80]
         raise wrong(f"expected {source.columns.get('answer', COLUMNS['answer'])} with a ground truth, got {got}")
+    for what, text in (*((message.role, message.content) for message in chat), ("ground truth", answer)):
+        if not _is_unicode(text):
+            raise wrong(f"expected text in Unicode, got half a surrogate pair in the {what}: {text[:80]!r}")
     question = "\n\n".join(message.content for message in chat if message.role != "system")
     chat = _framed(chat, source)
     text = "\n\n".join(message.content for message in chat)
@@ -126,13 +132,16 @@ def _at(row: Mapping[str, Any], column: str) -> Any:
 
 
 def _answer(value: Any) -> str | None:
-    """The ground truth as text; None where there is none, or where it is no number (pandas' way to say none)."""
+    """The ground truth as text; None where there is none, where it is no number (pandas' way to say none), and for
+    dates, bytes and the like, which everybody writes in another way."""
+    if isinstance(value, Decimal) and value.is_finite():
+        return f"{value.normalize():f}"
     value = _whole(value)
     if value is None:
         return None
     try:
-        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str, allow_nan=False)
-    except ValueError:
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, allow_nan=False)
+    except (ValueError, TypeError):
         return None
     return None if not text.strip() or text in ("nan", "NaN") else text
 
@@ -144,6 +153,14 @@ def _whole(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _whole(part) for name, part in value.items()}
     return [_whole(part) for part in value] if isinstance(value, list) else value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _framed(chat: tuple[Message, ...], source: SourceConfig) -> tuple[Message, ...]:
@@ -167,17 +184,30 @@ def _chat(prompt: Any) -> tuple[Message, ...] | None:
         if not isinstance(content, str) or role not in ROLES:
             return None
         messages.append(Message(role=role, content=content))
-    is_asked = messages[-1].role == "user" and any(message.content.strip() for message in messages)
+    is_asked = messages[-1].role == "user" and messages[-1].content.strip()
     return tuple(messages) if is_asked else None
 
 
-def _parsed(prompt: str) -> Sequence[dict[str, Any]]:
-    """A chat that was stored as a JSON string, else the string as one user turn."""
-    if prompt.lstrip().startswith("[{"):
-        try:
-            turns = json.loads(prompt)
-        except ValueError:
-            turns = None
-        if isinstance(turns, list) and all(isinstance(turn, dict) and "role" in turn for turn in turns):
-            return turns
-    return [{"role": "user", "content": prompt}]
+# A chat that was stored as text, in JSON, Python's notation or numpy's: what it begins with behind quotes, what it ends
+# with, and its two keys. One that nobody can parse must not be the prompt itself.
+_CHAT_BEGINS = re.compile(r"(?:array\()?\s{0,9}\[?\s{0,9}\{\s{0,9}[\"']\w{1,40}[\"']\s{0,9}:")
+_CHAT_ENDS = ("}", "]", ")")
+_CHAT_KEYS = (("role", "content"), ("from", "value"))
+
+
+def _is_stored_chat(prompt: str) -> bool:
+    text = prompt.strip(" \t\r\n\"'\\").replace("\\", "")
+    if not _CHAT_BEGINS.match(text) or not text.endswith(_CHAT_ENDS):
+        return False
+    return any(all(re.search(f"[\"']{key}[\"']\\s{{0,9}}:", text) for key in keys) for keys in _CHAT_KEYS)
+
+
+def _parsed(prompt: str) -> Sequence[dict[str, Any]] | None:
+    """A chat that was stored as a JSON string, else the string as one user turn; None for one in another notation."""
+    if not _is_stored_chat(prompt):
+        return [{"role": "user", "content": prompt}]
+    try:
+        turns = json.loads(prompt)
+    except ValueError:
+        return None
+    return turns if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns) else None

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
@@ -34,7 +35,7 @@ def read_source(source: SourceConfig, config_key: str, task: str = "") -> list[S
         table = readers[kind](source, config_key)
         _check_columns(table.schema.names, source, config_key, task)
         _check_types(table.schema, source, config_key)
-        rows = _plain_rows(table, source)
+        rows = _plain_rows(table, source, config_key)
     prompts = []
     for index, row in enumerate(rows):
         if index == 0 and kind == "json":
@@ -48,11 +49,18 @@ def read_source(source: SourceConfig, config_key: str, task: str = "") -> list[S
     return prompts
 
 
-def _read_columns(source: SourceConfig, names: list[str]) -> list[str]:
-    """The columns that are read, of those that are there."""
+def _read_columns(source: SourceConfig, names: list[str], config_key: str) -> list[str]:
+    """The columns that are read, of those that are there. Raises DataError for one that is there twice."""
     wanted = [source.columns.get(name, column) for name, column in COLUMNS.items()]
     wanted = [column if column in names else column.split(".")[0] for column in wanted]
-    return [name for name in names if name in (*wanted, *source.extra_columns)]
+    read = [name for name in names if name in (*wanted, *source.extra_columns)]
+    twice = [name for name in read if names.count(name) > 1]
+    if twice:
+        raise DataError(
+            f"{config_key}: {source.path} has {names.count(twice[0])} columns {twice[0]!r}, expected one; rename the "
+            f"others or change {config_key}"
+        )
+    return read
 
 
 def _check_columns(names: list[str], source: SourceConfig, config_key: str, task: str) -> None:
@@ -89,10 +97,28 @@ def _check_types(schema: pa.Schema, source: SourceConfig, config_key: str) -> No
             )
 
 
-def _plain_rows(table: pa.Table, source: SourceConfig) -> Iterator[dict[str, Any]]:
+def _plain_rows(table: pa.Table, source: SourceConfig, config_key: str) -> Iterator[dict[str, Any]]:
     """A part of the table at a time: the whole of it as Python objects takes many times its memory."""
-    for batch in table.select(_read_columns(source, table.column_names)).to_batches(max_chunksize=_ROWS_AT_ONCE):
-        yield from batch.to_pylist()
+    table = table.select(_read_columns(source, table.column_names, config_key))
+    single = [field.name for field in table.schema if _holds_single_floats(field.type)]
+    for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+        for row in batch.to_pylist():
+            yield row | {name: _as_single(row[name]) for name in single}
+
+
+def _holds_single_floats(kind: pa.DataType) -> bool:
+    if pa.types.is_float32(kind) or pa.types.is_float16(kind):
+        return True
+    return any(_holds_single_floats(kind.field(place).type) for place in range(kind.num_fields))
+
+
+def _as_single(value: Any) -> Any:
+    """A float of 32 bits as it was written: .1 and not .10000000149011612."""
+    if isinstance(value, float):
+        return float(str(np.float32(value)))
+    if isinstance(value, Mapping):
+        return {name: _as_single(part) for name, part in value.items()}
+    return [_as_single(part) for part in value] if isinstance(value, list) else value
 
 
 def _file(source: SourceConfig, config_key: str) -> Path:
@@ -106,7 +132,7 @@ def _parquet(source: SourceConfig, config_key: str) -> pa.Table:
     path = _file(source, config_key)
     try:
         names = pq.read_schema(path).names
-        return pq.read_table(path, columns=_read_columns(source, names) or None, partitioning=None)
+        return pq.read_table(path, columns=_read_columns(source, names, config_key) or None, partitioning=None)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{config_key}: {path} is not a whole Parquet file ({one_line(error)}); change {config_key}"
@@ -139,7 +165,7 @@ def _json_rows(source: SourceConfig, config_key: str) -> Iterator[dict[str, Any]
         )
 
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             if lines.read(1) == "[":
                 lines.seek(0)
                 values = enumerate(json.load(lines), 1)

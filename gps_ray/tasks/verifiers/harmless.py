@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 
+from gps_ray.tasks.verifiers.powers import is_explosive
+
 __all__ = ["is_harmless"]
 
 _MAX_CHARACTERS = 1000
@@ -16,8 +18,6 @@ _WORD = re.compile(r"[A-Za-z]{2,}")
 _FUNCTIONS = frozenset(
     ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp", "log", "ln", "sqrt")
 )
-# Towers of powers and long exponents would be computed.
-_EXPLOSIVE = re.compile(r"(?:\^|\*\*)[^^*]{0,40}(?:\^|\*\*)|(?:\^|\*\*)\s{0,3}[{(]?\s{0,3}-?\d{4,}")
 
 
 def is_harmless(answer: str) -> bool:
@@ -33,5 +33,5 @@ def is_harmless(answer: str) -> bool:
         return True
     if _BOARD.fullmatch(answer):
         return True
-    is_formula = _FORMULA.fullmatch(answer) is not None and _EXPLOSIVE.search(answer) is None
+    is_formula = _FORMULA.fullmatch(answer) is not None and not is_explosive(answer)
     return is_formula and {*_WORD.findall(answer)} <= _FUNCTIONS

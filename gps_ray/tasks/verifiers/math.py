@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import deque
 from functools import lru_cache
 from typing import Any
@@ -13,6 +12,7 @@ from gps_ray.base.types import Prompt
 from gps_ray.tasks.interface import Verdict
 from gps_ray.tasks.verifiers.extract import answer_in_tags, last_boxed
 from gps_ray.tasks.verifiers.normaliser import agrees, stated_answer
+from gps_ray.tasks.verifiers.powers import is_explosive
 from gps_ray.tasks.verifiers.text import verdict
 
 __all__ = ["Math"]
@@ -21,10 +21,6 @@ _KEPT_DISAGREEMENTS = 100
 # A response without \boxed{} states its answer at its end.
 _TAIL_CHARACTERS = 1000
 _MAX_ANSWER_CHARACTERS = 1000
-# sympy would compute towers of powers and large factorials; no answer of a data set holds one.
-_EXPLOSIVE = re.compile(
-    r"(?:\^|\*\*)[^^*]{0,40}(?:\^|\*\*)|(?:\^|\*\*)\s{0,3}[{(]?\s{0,3}-?\d{4,}|\d{4,}\s{0,3}!|![\s)]{0,3}!"
-)
 
 
 class Math:
@@ -65,6 +61,9 @@ class Math:
         stated = _stated(response)
         if stated is None:
             return verdict(False)
+        # What sympy would compute for ever is right where it is written as the answer is: a true 2^{2^{100}} counts.
+        if is_explosive(stated) or is_explosive(answer):
+            return verdict(agrees(answer, response))
         right = _same(answer, stated)
         if right != agrees(answer, response):
             self.num_disagreements += 1
@@ -84,12 +83,12 @@ def _expected(prompt: Prompt) -> str:
 
 def _stated(response: str) -> str | None:
     """The part of a response that math-verify reads: its last box or tag, else its end. None where it cannot hold an
-    answer, or holds one that would never be computed."""
+    answer."""
     boxed = last_boxed(response)
     if boxed is None:
         boxed = answer_in_tags(response)
     stated = response[-_TAIL_CHARACTERS:] if boxed is None else _boxed(boxed)
-    is_sound = bool(stated.strip()) and "\0" not in stated and not _EXPLOSIVE.search(stated)
+    is_sound = bool(stated.strip()) and "\0" not in stated
     return stated if is_sound and len(stated) <= _MAX_ANSWER_CHARACTERS else None
 
 

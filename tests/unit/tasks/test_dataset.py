@@ -129,6 +129,29 @@ def test_text_that_only_looks_like_a_chat_stays_text(tmp_path: Path) -> None:
     assert (prompt.text, prompt.messages) == ('[{"x": 1}] + what?', ())
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "[{'role': 'user', 'content': 'hi'}]",
+        "array([{'content': 'hi', 'role': 'user'}],\n      dtype=object)",
+        '{"role": "user", "content": "hi"}',
+        "[{'name': None, 'role': 'user', 'content': 'hi'}]",
+        '{"messages": [{"role": "user", "content": "hi"}]}',
+        '[{"from": "human", "value": "hi"}]',
+        json.dumps('[{"role": "user", "content": "hi"}]'),
+    ],
+)
+def test_a_chat_in_another_notation_is_refused_and_not_the_prompt(tmp_path: Path, prompt: str) -> None:
+    with pytest.raises(DataError, match=r"row 0 .*expected a prompt of text, or of system"):
+        read_prompts(_write(tmp_path / "a.parquet", [_verl_row(prompt=prompt)]), config_key=KEY)
+
+
+def test_a_last_turn_without_text_is_no_question(tmp_path: Path) -> None:
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " "}]
+    with pytest.raises(DataError, match=r"row 0 .*of which the last is the user's"):
+        read_prompts(_write(tmp_path / "a.parquet", [_verl_row(prompt=chat)]), config_key=KEY)
+
+
 @pytest.mark.parametrize("roles", [["tool", "user"], ["user", "assistant"], ["system"]])
 def test_a_chat_that_nobody_can_answer_is_refused_by_row(tmp_path: Path, roles: list[str]) -> None:
     chat = [{"role": role, "content": "text"} for role in roles]

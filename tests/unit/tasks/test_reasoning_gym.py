@@ -120,6 +120,8 @@ def test_the_mixture_of_the_demo() -> None:
         ("(3 + 4) * 2 - 1/5", True),
         ("x**2/2 + sin(x) + C", True),
         ("3*x^2 - 4.5*y", True),
+        ("x**2/2 + x**3/3 + C", True),
+        ("x**2 + y**2 - z**2", True),
         ("_ Q _ _\nQ _ _ _", True),
         ("CEADB", True),
         ("__import__('os').system('id')", False),

@@ -3,7 +3,9 @@ with a pool as a whole."""
 
 from __future__ import annotations
 
+import datetime
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,52 @@ def test_a_system_message_and_a_suffix_are_put_around_the_question(tmp_path: Pat
 def test_whole_numbers_stay_whole(tmp_path: Path, truth: Any, answer: str) -> None:
     rows = [{"data_source": "t", "prompt": "q", "reward_model": {"ground_truth": truth}}]
     assert _read(_json_lines(tmp_path / "a.jsonl", rows))[0].answer == answer
+
+
+@pytest.mark.parametrize(
+    ("truth", "answer"),
+    [
+        (pa.array([0.1], pa.float32()), "0.1"),
+        (pa.array([[42.0, 0.3]], pa.list_(pa.float32())), "[42, 0.3]"),
+        (pa.array([Decimal("42.00")]), "42"),
+        (pa.array([Decimal("1.50")]), "1.5"),
+    ],
+)
+def test_numbers_of_parquet_are_what_was_written(tmp_path: Path, truth: Any, answer: str) -> None:
+    pq.write_table(pa.table({"q": ["?"], "a": truth}), tmp_path / "a.parquet")
+    (prompt,) = _read(tmp_path / "a.parquet", columns={"prompt": "q", "answer": "a"}, verifier="exact")
+    assert prompt.answer == answer
+
+
+@pytest.mark.parametrize("truth", [datetime.date(2024, 1, 1), b"42"])
+def test_what_has_no_one_spelling_is_refused(tmp_path: Path, truth: Any) -> None:
+    pq.write_table(pa.table({"q": ["?"], "a": [truth]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"row 0 .*with a ground truth, got"):
+        _read(tmp_path / "a.parquet", columns={"prompt": "q", "answer": "a"}, verifier="exact")
+
+
+def test_half_a_surrogate_pair_is_refused_by_row(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"q": "x \\ud800", "a": "1"}')
+    with pytest.raises(DataError, match=r"row 0 .*expected text in Unicode"):
+        _read(tmp_path / "a.jsonl", columns={"prompt": "q", "answer": "a"}, verifier="exact")
+
+
+@pytest.mark.parametrize("text", ['{"q": "x", "a": "1"}', '[{"q": "x", "a": "1"}]'])
+def test_json_with_a_byte_order_mark_is_json(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.jsonl").write_text(text, encoding="utf-8-sig")
+    (prompt,) = _read(tmp_path / "a.jsonl", columns={"prompt": "q", "answer": "a"}, verifier="exact")
+    assert prompt.text == "x"
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        path.write_text("q,a,a\nx,1,2\n")
+    else:
+        pq.write_table(pa.Table.from_arrays([pa.array([c]) for c in "x12"], names=["q", "a", "a"]), path)
+    with pytest.raises(DataError, match=r"2 columns 'a', expected one; .*data\.train\.0"):
+        _read(path, columns={"prompt": "q", "answer": "a"}, verifier="exact")
 
 
 @pytest.mark.parametrize("truth", [None, float("nan"), "nan", "", [1.0, float("nan")]])

@@ -8,6 +8,13 @@ from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.tasks.verifiers.math import Math
 
 RIGHT = r"""
+x^2+y^2 | x^2+y^2
+x^{2}+y^{2}=4 | x^2+y^2=4
+x^4+4x^3+6x^2 | 6x^2+4x^3+x^4
+2^3\cdot 3^2 | 72
+2^{2024} | 4^{1012}
+2^{2^{100}} | 2^{2^{100}}
+(2n)!! | (2n)!!
 \frac{1}{2} | 0.5
 \frac{1}{2} | \dfrac{1}{2}
 \frac12 | 1/2
@@ -51,6 +58,9 @@ x+y | y+x
 6 | \boxed{6}
 """
 WRONG = r"""
+x^2+y^2 | x^2-y^2
+2^{2024} | 2^{2023}
+2^{2^{100}} | 2^{2^{99}}
 -3 | 3
 (1,2) | (2,1)
 [0,1) | (0,1)
