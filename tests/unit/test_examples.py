@@ -23,9 +23,9 @@ def test_an_example_says_its_command(example: ModuleType) -> None:
 
 
 def test_the_trainer_learns_and_its_selector_with_it() -> None:
-    begun, trained = own_trainer.train("gps_fused", 1), own_trainer.train("gps_fused", 60)
+    begun, trained = own_trainer.train("gps_fused", 1), own_trainer.train("gps_fused", 40)
     assert trained["success"] > begun["success"] + 0.03
-    assert trained["useful"] > own_trainer.train("uniform", 60)["useful"] + 0.05
+    assert trained["useful"] > own_trainer.train("uniform", 40)["useful"] + 0.05
 
 
 def test_the_task_judges_its_own_data(tmp_path: Path) -> None:
