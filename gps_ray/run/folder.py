@@ -49,6 +49,8 @@ __all__ = ["FolderPosition", "JsonLines", "RunFolder", "check_can_be_written"]
 
 
 MAX_VERIFIER_NOTES = 20
+# Folders that a resume reads from.
+_READ = ("checkpoints", "outcomes", "probes", "warm_start")
 
 
 class JsonLines:
@@ -95,11 +97,11 @@ class FolderPosition(Stored):
     tables: dict[str, Position] = Field(default_factory=dict)
 
 
-def check_can_be_written(directory: Path) -> None:
-    """Raise ConfigError where no run folder can be made at ``directory``, or nothing be written in it. Leaves nothing
-    behind."""
-    if not directory.name or "\0" in str(directory):
-        raise ConfigError(f"run.directory: expected a folder for this run alone, got {str(directory)!r}; name one")
+def check_can_be_written(directory: Path, key: str = "run.directory") -> None:
+    """Raise ConfigError, naming the config's ``key``, where no folder can be made at ``directory``, or nothing be
+    written in it. Leaves nothing behind."""
+    if directory.name in ("", "..") or "\0" in str(directory):
+        raise ConfigError(f"{key}: expected a folder of its own, got {str(directory)!r}; name one")
     there = directory.absolute()
     try:
         while not there.exists():
@@ -108,7 +110,7 @@ def check_can_be_written(directory: Path) -> None:
             pass
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"run.directory: {str(directory)!r:.300} cannot be written ({one_line(error)}); choose another"
+            f"{key}: {str(directory)!r:.300} cannot be written ({one_line(error)}); choose another"
         ) from error
 
 
@@ -148,6 +150,22 @@ class RunFolder:
                 "--restart of jobs.train, which moves the folder aside"
             ) from error
         return dict(config), identity
+
+    def check_kinds(self) -> None:
+        """Raise CheckpointError where something in the folder is no plain file but has the place of one, or is neither
+        file nor folder: to read a pipe takes forever."""
+        of_files = {
+            *(lines.path for lines in (self.metrics, self.samples, self.verifier_notes)),
+            self.notes,
+            self.config,
+        }
+        of_files |= {self.identity, self.root / "run_id"}
+        for path in (*self.root.glob("*"), *(p for name in _READ for p in (self.root / name).rglob("*"))):
+            if path.exists() and not path.is_file() and (path in of_files or not path.is_dir()):
+                raise CheckpointError(
+                    f"run.directory: {path}: expected a plain file; take it away, or begin anew by --restart of "
+                    "jobs.train, which moves the folder aside"
+                )
 
     def create(
         self, config: ConfigSection, splits: Mapping[str, Sequence[Prompt]], identity: Identity | None = None

@@ -1,11 +1,13 @@
 """What a resume looks at before anything starts."""
 
 import datetime
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from actors.training import dated, move_aside, open_folder
+from actors.training import check_resume, check_run_folder, dated, move_aside, open_folder
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.types import Prompt
 from gps_ray.config import TrainConfig
@@ -79,6 +81,44 @@ def test_results_without_a_checkpoint_are_not_begun_anew_untold(tmp_path: Path, 
     with pytest.raises(CheckpointError, match=r"results and no whole checkpoint.*--restart"):
         open_folder(config, DATA, IDENTITY, resume=True)
     assert sorted(path.name for path in folder.root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "metrics.jsonl",
+        "rollouts.jsonl",
+        "notes.jsonl",
+        "verifier_notes.jsonl",
+        "config.yaml",
+        "identity.json",
+        "run_id",
+    ],
+)
+def test_what_is_no_plain_file_is_said_and_not_waited_for(
+    tmp_path: Path, name: str, kind: Callable[[Path], None]
+) -> None:
+    config = _config(tmp_path, 20, total_training_steps=20)
+    _begin_with_20_steps_done(config)
+    (tmp_path / name).unlink(missing_ok=True)
+    kind(tmp_path / name)
+    for look in (
+        lambda: check_resume(config, DATA),
+        lambda: check_run_folder(config, resume=True),
+    ):
+        with pytest.raises(CheckpointError, match=rf"run\.directory: .*{name}: expected a plain file; .*--restart"):
+            look()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "learner"])
+def test_a_pipe_in_a_checkpoint_is_said_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    config = _config(tmp_path, 20, total_training_steps=20)
+    _begin_with_20_steps_done(config)
+    (tmp_path / "checkpoints" / "step_000020.0" / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "checkpoints" / "step_000020.0" / name)
+    with pytest.raises(CheckpointError, match="expected a plain file"):
+        check_resume(config, DATA)
 
 
 def test_a_restart_moves_the_old_run_aside_unless_it_is_driven(tmp_path: Path) -> None:
