@@ -134,7 +134,11 @@ def check_run_folder(config: TrainConfig, resume: bool) -> None:
 
 def dated(config: TrainConfig, resume: bool) -> TrainConfig:
     """The config with the day that chat templates are told: its own, that of the run's first start, or today."""
-    first = RunFolder(config.run.directory).first_date() if resume else None
+    first = None
+    if resume:
+        folder = RunFolder(config.run.directory.absolute())
+        manifest = CheckpointStore(folder.root, 1).newest_manifest()
+        first = folder.first_date(None if manifest is None else manifest.config)
     date = config.run.date or first or datetime.date.today()
     return config.model_copy(update={"run": config.run.model_copy(update={"date": date})})
 
