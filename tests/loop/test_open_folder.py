@@ -89,13 +89,8 @@ def test_results_without_a_checkpoint_are_not_begun_anew_untold(tmp_path: Path, 
 @pytest.mark.parametrize(
     "name",
     [
-        "metrics.jsonl",
-        "rollouts.jsonl",
-        "notes.jsonl",
-        "verifier_notes.jsonl",
-        "config.yaml",
-        "identity.json",
-        "run_id",
+        *("metrics.jsonl", "rollouts.jsonl", "notes.jsonl", "verifier_notes.jsonl"),
+        *("config.yaml", "identity.json", "run_id", "outcomes/segments.jsonl", "probes/from_step_00000000.arrows"),
     ],
 )
 def test_what_is_no_plain_file_is_said_and_not_waited_for(
