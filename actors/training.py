@@ -18,7 +18,7 @@ from actors.selector_actor import spawn_selector
 from actors.signals import stopping_on_signals
 from actors.stalls import WaitsSink, stall_watched
 from actors.unplaced import said_while_unplaced
-from actors.warm_start_trainer import ensure_model
+from actors.warm_start_trainer import ensure_model, find_model
 from gps_ray.base.concurrency import gather_or_cancel
 from gps_ray.base.errors import CheckpointError, ConfigError
 from gps_ray.base.json_files import write_json
@@ -89,12 +89,23 @@ def prepare(config: TrainConfig, *, trains: bool = True) -> tuple[TrainConfig, D
         print(note, flush=True)
     if trains or data.pool:
         check_data(config, data)
+    if trains:
+        _check_caches(config)
     if config.rollout.engine != "simulated":
         task = load_task(config.data.task, config.data.task_options)
         for line in check_verifier(task, data.pool or data.evaluation, config.rollout):
             print(line, flush=True)
     try_suites(config, extra_suites(config, data.suites))
     return config, data
+
+
+def _check_caches(config: TrainConfig) -> None:
+    """Raise ConfigError where a cache that is to be filled cannot be written. One that is full may be read alone."""
+    if _makes_warm_start(config) and find_model(config) is None:
+        check_can_be_written(config.warm_start.cache_directory, "warm_start.cache_directory")
+    features = config.selection.features.cache_directory
+    if features is not None and not any(features.glob("*.npy")):
+        check_can_be_written(features, "selection.features.cache_directory")
 
 
 def try_suites(config: TrainConfig, suites: Sequence[Suite]) -> None:
@@ -105,13 +116,16 @@ def try_suites(config: TrainConfig, suites: Sequence[Suite]) -> None:
 
 
 def check_run_folder(config: TrainConfig, resume: bool) -> None:
-    """Raise ConfigError where the run folder would be lost, or holds another run."""
+    """Raise ConfigError where the run folder would be lost, or holds another run, CheckpointError where what is to be
+    gone on with cannot be read."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not config.run.directory.is_absolute():
         raise ConfigError(
             f"run.directory: {config.run.directory} would lie in the job's temporary working directory; "
             "give an absolute path on storage that all nodes see"
         )
-    if not resume and (config.run.directory / "checkpoints").exists():
+    if resume:
+        RunFolder(config.run.directory.absolute()).check_kinds()
+    elif (config.run.directory / "checkpoints").exists():
         raise ConfigError(
             f"run.directory: {config.run.directory} already holds a run; go on with it by --resume, begin anew by "
             "--restart, or choose another"
@@ -120,7 +134,11 @@ def check_run_folder(config: TrainConfig, resume: bool) -> None:
 
 def dated(config: TrainConfig, resume: bool) -> TrainConfig:
     """The config with the day that chat templates are told: its own, that of the run's first start, or today."""
-    first = RunFolder(config.run.directory).first_date() if resume else None
+    first = None
+    if resume:
+        folder = RunFolder(config.run.directory.absolute())
+        manifest = CheckpointStore(folder.root, 1).newest_manifest()
+        first = folder.first_date(None if manifest is None else manifest.config)
     date = config.run.date or first or datetime.date.today()
     return config.model_copy(update={"run": config.run.model_copy(update={"date": date})})
 
@@ -143,6 +161,7 @@ def check_resume(config: TrainConfig, data: DataSets) -> None:
     """What can be found wrong with a resume before Ray starts and the model is there: raises CheckpointError where the
     folder holds another run, or results and no checkpoint. Changes nothing."""
     folder = RunFolder(config.run.directory.absolute())
+    folder.check_kinds()
     manifest = CheckpointStore(folder.root, 1).newest_manifest()
     if manifest is None and config.run.mirror is not None:
         return  # which may have one

@@ -79,7 +79,9 @@ def build_from_path(path: str, key: str, options: Mapping[str, Any], options_key
     or ``options_key``."""
     factory = load_object(path, key)
     if not callable(factory):
-        raise ConfigError(f"{key}: expected a class or function at {path!r}, got {factory!r}; change {key}")
+        raise ConfigError(
+            f"{key}: expected a class or function at {path!r}, got one of type {type(factory).__name__}; change {key}"
+        )
     check_options(factory, options, options_key, len(args))
     return call_with_options(factory, options, options_key, *args)
 

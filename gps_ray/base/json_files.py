@@ -1,4 +1,4 @@
-"""Results as JSON files that people read and diff."""
+"""Results as JSON files that people read and diff, and JSON of others."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_json"]
+__all__ = ["parse_json", "write_json"]
 
 _DIGITS = 6  # significant ones: what is measured has no more
 _MAX_LINE = 240
+
+
+def parse_json(text: str | bytes) -> Any:
+    """As ``json.loads``; what is nested deeper than Python goes is a ValueError too."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply to be read") from None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -219,7 +219,7 @@ class ClusterConfig(ConfigSection):
     @classmethod
     def _is_known(cls, gpu: str | None) -> str | None:
         if gpu is not None and gpu not in DEVICES:
-            raise ValueError(f"expected one of {', '.join(DEVICES)}, or null, got {gpu!r}; give one of them")
+            raise ValueError(f"expected one of {', '.join(DEVICES)}, or null, got {gpu!r:.100}; give one of them")
         return gpu
 
 

@@ -79,8 +79,9 @@ def _explain(error: ValidationError, section: type[BaseModel]) -> str:
                 known = known.model_fields[part].annotation
         return f"{key}: unknown key; known here: {', '.join(known.model_fields)}"
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":  # from a section's own check, which names the key inside the section
-        return f"{key}.{message}" if key else message
+    if first["type"] == "value_error":
+        is_of_key = message.startswith("expected ")  # from a key's own check; a section's names the key inside it
+        return f"{key}{': ' if is_of_key else '.'}{message}" if key else message
     return f"{key}: {message}, got {_shown(first['input'])}; change {key}"
 
 

@@ -138,9 +138,28 @@ def check_data(config: TrainConfig, data: DataSets) -> None:
         )
     if not data.evaluation:
         raise ConfigError("data.evaluation_file: the evaluation set is empty; give one with at least one prompt")
+    if config.model.path is None and config.rollout.engine != "simulated":
+        _check_words(config, data)
     shown = first_prompt(config, data)
     if shown is not None:
         check_memory_plan(config, shown.num_tokens)
+
+
+def _check_words(config: TrainConfig, data: DataSets) -> None:
+    """The embedded model's tokens are words (of others' tokens ``prompt_limit`` knows the number)."""
+    limit = config.model.embedded.max_position_embeddings
+    for prompts, sampling in (
+        ((*data.pool, *data.heldout_probe), config.rollout_sampling),
+        (data.evaluation, config.evaluation_sampling),
+    ):
+        for prompt in prompts:
+            num_words = len(prompt.text.split())
+            if num_words + sampling.max_response_tokens > limit:
+                raise ConfigError(
+                    f"model.embedded.max_position_embeddings: expected room for every prompt and its response, got "
+                    f"{limit} for {num_words} words ({prompt.text[:60]!r}) and {sampling.max_response_tokens} tokens; "
+                    "raise it, lower rollout.max_response_tokens, or drop long prompts"
+                )
 
 
 def pool_fingerprint(data: DataSets) -> str:

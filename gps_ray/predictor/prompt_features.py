@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gps_ray.base.errors import DataError
+from gps_ray.base.errors import DataError, one_line
 from gps_ray.base.import_path import load_object
 from gps_ray.base.types import FloatArray, Prompt
 from gps_ray.config import FeaturesConfig
@@ -87,7 +87,13 @@ def embed_texts(texts: Sequence[str], config: FeaturesConfig) -> FloatArray:
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
     features: FloatArray = np.divide(vectors, norm, out=np.zeros(shape), where=norm > 0).astype(np.float32)
     if path:
-        _write(path, features)
+        try:
+            _write(path, features)
+        except OSError as error:
+            raise DataError(
+                f"selection.features.cache_directory: {path.parent} cannot be written ({one_line(error)}); choose "
+                "another, or set it to null"
+            ) from error
     return features
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import Field, FiniteFloat
 
 from gps_ray.base.errors import CheckpointError, ConfigError
+from gps_ray.base.json_files import parse_json
 from gps_ray.base.storage import check_room, writing
 from gps_ray.base.types import Selection
 from gps_ray.config import Resume, TrainConfig, key_facts, parse_config
@@ -143,7 +144,7 @@ class Manifest(FolderPosition):
     @classmethod
     def parse(cls, text: str | bytes, source: str) -> Manifest:
         """As ``read``, of what stands at ``source``."""
-        fields = json.loads(text)
+        fields = parse_json(text)
         if not isinstance(fields, dict):
             raise ValueError("expected an object")
         if fields.get("format") != FORMAT:

@@ -37,9 +37,11 @@ import yaml
 from pydantic import Field
 
 from gps_ray.base.errors import CheckpointError, ConfigError, one_line
+from gps_ray.base.json_files import parse_json
 from gps_ray.base.storage import writing
 from gps_ray.base.types import IntArray, PosteriorMoments, Prompt, RolloutSample
 from gps_ray.config import ConfigSection
+from gps_ray.config.yaml_text import read_yaml
 from gps_ray.run.identity import Identity
 from gps_ray.run.metrics import read_metrics
 from gps_ray.run.segments import Position, Segments, append_whole, files_of
@@ -49,6 +51,8 @@ __all__ = ["FolderPosition", "JsonLines", "RunFolder", "check_can_be_written"]
 
 
 MAX_VERIFIER_NOTES = 20
+# Folders that a resume reads from.
+_READ = ("checkpoints", "outcomes", "probes", "warm_start")
 
 
 class JsonLines:
@@ -95,11 +99,11 @@ class FolderPosition(Stored):
     tables: dict[str, Position] = Field(default_factory=dict)
 
 
-def check_can_be_written(directory: Path) -> None:
-    """Raise ConfigError where no run folder can be made at ``directory``, or nothing be written in it. Leaves nothing
-    behind."""
-    if not directory.name or "\0" in str(directory):
-        raise ConfigError(f"run.directory: expected a folder for this run alone, got {str(directory)!r}; name one")
+def check_can_be_written(directory: Path, key: str = "run.directory") -> None:
+    """Raise ConfigError, naming the config's ``key``, where no folder can be made at ``directory``, or nothing be
+    written in it. Leaves nothing behind."""
+    if directory.name in ("", "..") or "\0" in str(directory):
+        raise ConfigError(f"{key}: expected a folder of its own, got {str(directory)!r}; name one")
     there = directory.absolute()
     try:
         while not there.exists():
@@ -108,8 +112,18 @@ def check_can_be_written(directory: Path) -> None:
             pass
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"run.directory: {str(directory)!r:.300} cannot be written ({one_line(error)}); choose another"
+            f"{key}: {str(directory)!r:.300} cannot be written ({one_line(error)}); choose another"
         ) from error
+
+
+def _step_of(line: str) -> int | None:
+    """The step of a line of notes; None for a damaged one."""
+    try:
+        row = parse_json(line)
+    except ValueError:
+        return None
+    step = row.get("step") if isinstance(row, dict) else None
+    return step if isinstance(step, int) else None
 
 
 class RunFolder:
@@ -140,14 +154,37 @@ class RunFolder:
         if not self.config.exists():
             return None
         try:
-            config = yaml.safe_load(self.config.read_text()) or {}
+            # Somebody else's may be anything: within limits.
+            config = read_yaml("config.yaml", self.config)
+            if not isinstance(config, dict) or not isinstance(config.get("run", {}), dict):
+                raise ConfigError(f"{self.config.name}: expected sections")
             identity = Identity.model_validate_json(self.identity.read_text()) if self.identity.exists() else Identity()
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, ConfigError) as error:
             raise CheckpointError(
                 f"run.directory: {self.root}: its own record cannot be read ({one_line(error)}); begin anew by "
                 "--restart of jobs.train, which moves the folder aside"
             ) from error
-        return dict(config), identity
+        return config, identity
+
+    def check_kinds(self) -> None:
+        """Raise CheckpointError where something in the folder is no plain file but has the place of one, or is neither
+        file nor folder: to read a pipe takes forever."""
+        of_files = {
+            *(lines.path for lines in (self.metrics, self.samples, self.verifier_notes)),
+            self.notes,
+            self.config,
+        }
+        of_files |= {self.identity, self.root / "run_id"}
+        for path in (*self.root.glob("*"), *(p for name in _READ for p in (self.root / name).rglob("*"))):
+            if (
+                path.exists()
+                and not path.is_file()
+                and (path in of_files or path.parent in (self.outcomes, self.probes) or not path.is_dir())
+            ):
+                raise CheckpointError(
+                    f"run.directory: {path}: expected a plain file; take it away, or begin anew by --restart of "
+                    "jobs.train, which moves the folder aside"
+                )
 
     def create(
         self, config: ConfigSection, splits: Mapping[str, Sequence[Prompt]], identity: Identity | None = None
@@ -178,13 +215,20 @@ class RunFolder:
             partial.replace(path)
         return path.read_text().strip()
 
-    def first_date(self) -> datetime.date | None:
-        """The day that the run's config says (``run.date``); None where there is no run, or it says none."""
-        record = self.record()
+    def first_date(self, made_with: Mapping[str, Any] | None = None) -> datetime.date | None:
+        """The day that the run's config says (``run.date``): ``made_with`` is that of a manifest, else its own record
+        counts; None where there is no run, or it says none."""
+        record = (made_with,) if made_with is not None else self.record()
         if record is None:
             return None
-        date = record[0].get("run", {}).get("date")
-        return None if date is None else datetime.date.fromisoformat(str(date))
+        run = record[0].get("run")
+        date = run.get("date") if isinstance(run, dict) else None
+        try:
+            return None if date is None else datetime.date.fromisoformat(str(date))
+        except ValueError as error:
+            raise CheckpointError(
+                f"run.date: {self.config} says {str(date)!r:.100}, which is no day; mend it, or begin anew by --restart"
+            ) from error
 
     def unfinished_model(self) -> Path:
         """Where the policy is exported to: not there, whatever a kill left."""
@@ -258,8 +302,10 @@ class RunFolder:
     def note(self, num_steps_done: int, notes: Sequence[str]) -> None:
         """Write down what is to be known of all steps after ``num_steps_done``, which are made from now on. What was
         noted of an earlier attempt at them goes."""
-        old = self.notes.read_text().splitlines() if self.notes.exists() else []
-        kept = [line for line in old if json.loads(line)["step"] < num_steps_done]
+        old = self.notes.read_text(errors="replace").splitlines() if self.notes.exists() else []
+        kept = [line for line in old if (step := _step_of(line)) is not None and step < num_steps_done]
+        if num_damaged := sum(_step_of(line) is None for line in old):
+            notes = [*notes, f"{self.notes.name}: {num_damaged} lines that cannot be read are dropped"]
         new = [json.dumps({"step": num_steps_done, "note": note}) for note in notes]
         if old or new:
             partial = self.notes.with_suffix(".partial")

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from gps_ray.base.errors import CheckpointError, StorageError
+from gps_ray.base.json_files import parse_json
 
 __all__ = ["Driver", "DriverSign", "Lease", "driver_of", "look_at_driver"]
 
@@ -218,7 +219,7 @@ def _generation(path: Path) -> int:
 def _read(path: Path) -> Driver | None:
     """Who made the lease; None where that cannot be told, so that only silence ends it."""
     try:
-        return driver_of(json.loads(path.read_text()))
+        return driver_of(parse_json(path.read_text()))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 
 from gps_ray.base.errors import CheckpointError
+from gps_ray.base.json_files import parse_json
 from gps_ray.run.lease import Driver, driver_of
 from gps_ray.run.object_folder import ObjectFolder
 
@@ -136,7 +137,7 @@ class MirrorClaim:
         signs = [sign for file in (_CLAIM, _BEAT) if (sign := times.get(_name(token, file))) is not None]
         silent_s = max(0.0, now - max(signs)) if signs and now is not None else None
         try:
-            record = json.loads(self._place.read(_name(token, _CLAIM)))
+            record = parse_json(self._place.read(_name(token, _CLAIM)))
             return _Claim(token, driver_of(record), float(record["lease_s"]), silent_s)
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return _Claim(token, None, self._lease_s, silent_s)

@@ -27,6 +27,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from gps_ray.base.errors import CheckpointError, one_line
+from gps_ray.base.json_files import parse_json
 from gps_ray.base.storage import storage_error
 from gps_ray.run.checkpoint import MANIFEST, Manifest, best, checkpoint_order, checksum
 from gps_ray.run.folder import RunFolder
@@ -59,7 +60,7 @@ class _Extent(Stored):
 
     @classmethod
     def parse(cls, text: bytes) -> _Extent:
-        fields = json.loads(text)
+        fields = parse_json(text)
         extent = cls.model_validate(fields)
         if extent.format != _FORMAT or extent.checksum != checksum(fields):
             raise ValueError(f"{_EXTENT} has another format or checksum")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 from gps_ray.base.errors import DataError, one_line
+from gps_ray.base.json_files import parse_json
 from gps_ray.config import COLUMNS, SourceConfig
 from gps_ray.tasks.prompt_files import SourceRow, read_prompt
 
@@ -168,19 +168,19 @@ def _json_rows(source: SourceConfig, config_key: str) -> Iterator[dict[str, Any]
         with path.open(encoding="utf-8-sig") as lines:
             if lines.read(1) == "[":
                 lines.seek(0)
-                values = enumerate(json.load(lines), 1)
+                values = enumerate(parse_json(lines.read()), 1)
             else:
                 lines.seek(0)
                 values = ((number, line) for number, line in enumerate(lines, 1) if line.strip())  # type: ignore[assignment]
             for number, value in values:
                 try:
-                    row = json.loads(value) if isinstance(value, str) else value
+                    row = parse_json(value) if isinstance(value, str) else value
                 except ValueError as error:
                     raise wrong(number, one_line(error)) from error
                 if not isinstance(row, Mapping):
                     raise wrong(number, repr(row)[:80])
                 yield dict(row)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{config_key}: cannot read {path} as JSON lines in UTF-8 ({one_line(error)}); change {config_key}"
         ) from error

@@ -1,11 +1,14 @@
 """What a resume looks at before anything starts."""
 
 import datetime
+import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from actors.training import dated, move_aside, open_folder
+from actors.training import check_resume, check_run_folder, dated, move_aside, open_folder
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.types import Prompt
 from gps_ray.config import TrainConfig
@@ -14,6 +17,7 @@ from gps_ray.run.checkpoint import Manifest
 from gps_ray.run.identity import Identity
 from gps_ray.run.lease import Lease
 from gps_ray.tasks.interface import DataSets
+from tests.unit.config.test_wrong_input import BOMB
 
 pytestmark = pytest.mark.loop
 
@@ -81,6 +85,62 @@ def test_results_without_a_checkpoint_are_not_begun_anew_untold(tmp_path: Path, 
     assert sorted(path.name for path in folder.root.rglob("*")) == before
 
 
+@pytest.mark.parametrize("kind", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("metrics.jsonl", "rollouts.jsonl", "notes.jsonl", "verifier_notes.jsonl"),
+        *("config.yaml", "identity.json", "run_id", "outcomes/segments.jsonl", "probes/from_step_00000000.arrows"),
+    ],
+)
+def test_what_is_no_plain_file_is_said_and_not_waited_for(
+    tmp_path: Path, name: str, kind: Callable[[Path], None]
+) -> None:
+    config = _config(tmp_path, 20, total_training_steps=20)
+    _begin_with_20_steps_done(config)
+    (tmp_path / name).unlink(missing_ok=True)
+    kind(tmp_path / name)
+    for look in (
+        lambda: check_resume(config, DATA),
+        lambda: check_run_folder(config, resume=True),
+    ):
+        with pytest.raises(CheckpointError, match=rf"run\.directory: .*{name}: expected a plain file; .*--restart"):
+            look()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "learner"])
+def test_a_pipe_in_a_checkpoint_is_said_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    config = _config(tmp_path, 20, total_training_steps=20)
+    _begin_with_20_steps_done(config)
+    (tmp_path / "checkpoints" / "step_000020.0" / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "checkpoints" / "step_000020.0" / name)
+    with pytest.raises(CheckpointError, match="expected a plain file"):
+        check_resume(config, DATA)
+
+
+def test_with_a_whole_checkpoint_no_other_record_is_needed(tmp_path: Path) -> None:
+    config = _config(tmp_path, 20, total_training_steps=20)
+    _begin_with_20_steps_done(config)
+    for name in ("config.yaml", "identity.json", "metrics.jsonl", "rollouts.jsonl", "run_id"):
+        (tmp_path / name).write_text("{")
+    check_resume(config, DATA)
+    dated(config, resume=True)
+    _, _, found = open_folder(config, DATA, IDENTITY, resume=True)
+    assert found is not None
+    assert found[1].num_steps_done == 20
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "5", "null", "[" * 200_000, "\xff", '{"a": 1}', '{"step": "x"}'])
+def test_notes_that_cannot_be_read_are_dropped_and_said(tmp_path: Path, line: str) -> None:
+    config = _config(tmp_path, 20, total_training_steps=20)
+    _begin_with_20_steps_done(config)
+    (tmp_path / "notes.jsonl").write_bytes(b'{"step": 0, "note": "kept"}\n' + line.encode("latin-1") + b"\n")
+    open_folder(config, DATA, IDENTITY, resume=True)
+    kept, dropped = (json.loads(text) for text in (tmp_path / "notes.jsonl").read_text().splitlines())
+    assert kept == {"step": 0, "note": "kept"}
+    assert dropped == {"step": 20, "note": "notes.jsonl: 1 lines that cannot be read are dropped"}
+
+
 def test_a_restart_moves_the_old_run_aside_unless_it_is_driven(tmp_path: Path) -> None:
     config = _config(tmp_path / "run", 4)
     assert move_aside(config) is None
@@ -132,9 +192,12 @@ def test_another_model_is_refused_and_another_code_said(
         assert "def/456" in folder.notes.read_text()
 
 
-def test_a_record_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["{", "5", "run: 5", "[" * 3000, '{"a": ' * 3000, "\xff", BOMB, "", "{}\n---\n{}"])
+def test_a_record_that_cannot_be_read_is_one_line(tmp_path: Path, content: str) -> None:
     config = _config(tmp_path, 20)
     folder, _, _ = open_folder(config, DATA, IDENTITY, resume=False)
-    folder.config.write_text("{")
+    folder.config.write_bytes(content.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=r"its own record cannot be read .*--restart"):
+        dated(config, resume=True)
     with pytest.raises(CheckpointError, match=r"its own record cannot be read .*--restart"):
         open_folder(config, DATA, IDENTITY, resume=True)

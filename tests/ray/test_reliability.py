@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 
@@ -83,6 +85,32 @@ def _of_another_format(run: Path) -> None:
         manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
 
 
+def _a_pipe(run: Path) -> None:
+    (run / "identity.json").unlink()
+    os.mkfifo(run / "identity.json")
+
+
+def _pool(folder: Path, text: str) -> list[str]:
+    """Countdown problems, the first one with this text, for a model that reads them."""
+    for name, first in (("pool", text), ("evaluation", "first")):
+        rows = [
+            {
+                "data_source": "countdown",
+                "prompt": [{"role": "user", "content": f"{first if i == 0 else name} {i}"}],
+                "ability": "math",
+                "reward_model": {
+                    "style": "rule",
+                    "ground_truth": '{"numbers": [3, 7], "operators": "+-", "target": 10}',
+                },
+                "extra_info": {"index": i},
+            }
+            for i in range(60)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
+    files = [f"data.{name}_file={folder / name}.parquet" for name in ("pool", "evaluation")]
+    return [*files, "rollout.engine=torch"]
+
+
 def _empty_model(folder: Path) -> list[str]:
     (folder / "model").mkdir()
     return [f"model.path={folder / 'model'}"]
@@ -117,6 +145,27 @@ CASES: dict[str, Case] = {
         ],
         "data.pool_file: ",
     ),
+    "a prompt of 1 MB": (
+        lambda folder: _pool(folder, "w " * 500_000),
+        "max_position_embeddings: expected room for every",
+    ),
+    "JSON lines nested 200,000 deep": (
+        lambda folder: [
+            f"data.train=[{{path: {_write(folder / 'deep.jsonl', b'[' * 200_000)}}}]",
+            f"data.evaluation=[{{path: {folder / 'deep.jsonl'}}}]",
+        ],
+        "nested too deeply",
+    ),
+    "a task that is no function": (_settings("data.task=os:environ"), "got one of type _Environ; change data.task"),
+    "a warm start's cache that cannot be written": (
+        _settings("warm_start.cache_directory=/proc/warm", "rollout.engine=torch"),
+        "warm_start.cache_directory: '/proc/warm' cannot be written",
+    ),
+    "a features' cache that cannot be written": (
+        _settings("selection.features.cache_directory=/proc/features"),
+        "selection.features.cache_directory: '/proc/features' cannot be written",
+    ),
+    "the folder above as run.directory": (_settings("run.directory=.."), "expected a folder of its own"),
     "an empty model folder": (_empty_model, "model.path: "),
     "no model folder": (_settings("model.path=FOLDER/nowhere"), "model.path: "),
     "more workers than CPUs": (_settings("rollout.num_workers=1000"), "rollout.num_workers: the run needs 501 CPUs"),
@@ -124,6 +173,7 @@ CASES: dict[str, Case] = {
     "a folder that holds a run": (_finished(lambda run: None), "already holds a run"),
     "manifests deleted": (_finished(_no_checkpoint, "--resume"), "results and no whole checkpoint"),
     "manifests of another format": (_finished(_of_another_format, "--resume"), "expected a manifest of format 2"),
+    "a pipe in the run folder": (_finished(_a_pipe, "--resume"), "identity.json: expected a plain file"),
     "other data on a resume": (_finished(lambda run: None, "--resume"), "the checkpoint's pool is "),
     "a mirror that is no URI": (_settings("run.mirror=somewhere"), "run.mirror: expected a URI"),
     "keys in the mirror's URI": (_settings("run.mirror=s3://key:secret@bucket/run"), "run.mirror: keys in a URI"),

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from gps_ray.base.errors import RolloutError
 from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.config import RolloutConfig
 from gps_ray.rollout.verifier_pool import Judgement, VerifierPool
-from tests.unit.rollout.own_task import OwnTask
+from tests.unit.rollout.own_task import LookingTask, OwnTask
 
 pytestmark = pytest.mark.ray
 
@@ -134,6 +135,29 @@ def test_the_processes_cpu_seconds_are_charged_once(pool: VerifierPool) -> None:
     judge(pool, "work")
     assert pool.take_cpu_s() >= 0.05
     assert pool.take_cpu_s() == 0
+
+
+def test_a_verifier_is_given_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in its environment nor by a descriptor or its working directory; SECURITY.md says what is left."""
+    token, file = os.environ["RAY_AUTH_TOKEN"], tmp_path / "auth_token"
+    file.write_text(token)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+    with file.open() as opened:
+        os.set_inheritable(opened.fileno(), True)
+        config = RolloutConfig(num_verifiers=1, verify_memory_bytes=128 << 20, start_deadline_s=60)
+        pool = VerifierPool(LookingTask(tmp_path / "seen.json"), config)
+        try:
+            judge(pool, "anything")
+        finally:
+            pool.close()
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert "PATH" in seen["environment"]
+    assert not [name for name, value in seen["environment"].items() if token in value or str(file) in value]
+    assert seen["opened"]
+    assert str(file) not in seen["opened"]
+    assert not [
+        path for path in seen["here"] if Path(path).is_file() and token in Path(path).read_text(errors="ignore")
+    ]
 
 
 def test_a_task_that_cannot_start_says_what_the_import_said() -> None:

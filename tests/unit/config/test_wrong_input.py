@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gps_ray.base.errors import ConfigError
-from gps_ray.base.import_path import load_object
+from gps_ray.base.import_path import build_from_path, load_object
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.config.yaml_text import parse_yaml
 
@@ -65,6 +65,7 @@ WRONG_OVERRIDES: dict[str, str] = {
     "learning.learning_rate=null": "learning.learning_rate: Input should be a valid number",
     "rollout.temperature={a: {b: {c: {d: 1}}}}": "rollout.temperature: Input should be a valid number",
     "cluster.local_dashboard=maybe": "cluster.local_dashboard: Input should be a valid boolean",
+    "cluster.gpu=tpu": "cluster.gpu: expected one of ",
     "rollout.engine=tpu": "rollout.engine: Input should be 'torch', 'vllm' or 'simulated'",
     "run.seed.deep=1": "run.seed: Input should be a valid integer",
     "run.seed={": "run.seed is not YAML",
@@ -142,6 +143,14 @@ def test_yaml_without_its_guesses(text: str, value: Any) -> None:
     found = parse_yaml(text, "x")
     assert found == value
     assert type(found) is type(value)
+
+
+def test_what_is_no_class_or_function_is_not_shown() -> None:
+    """``os:environ`` holds keys."""
+    with pytest.raises(ConfigError) as caught:
+        build_from_path("os:environ", "data.task", {}, "data.task_options")
+    assert str(caught.value).startswith("data.task: expected a class or function at 'os:environ', got one of type ")
+    assert len(str(caught.value)) < 200
 
 
 def test_anchors_that_people_use_still_work() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -82,3 +84,21 @@ class ObedientTask:
             raise NameError("undefined_name")
         right = {"always right": True, "always wrong": False}.get(self.behaviour, prompt.answer in response)
         return float(right), RolloutStatus(right)
+
+
+class LookingTask:
+    """Writes down at ``path`` what its process was given: environment, open files, files of the working directory."""
+
+    name = "looking"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def verify(self, prompt: Prompt, response: str) -> Verdict:
+        opened = []
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):  # the listing's own
+                opened.append(os.readlink(descriptor))
+        here = [str(path.absolute()) for path in Path.cwd().iterdir()]
+        self.path.write_text(json.dumps({"environment": dict(os.environ), "opened": opened, "here": here}))
+        return 1.0, RolloutStatus.RIGHT

@@ -159,7 +159,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
         store.newest()
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest", "deep"])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
     store = CheckpointStore(tmp_path, keep_last=3)
     older = _commit(store, 1)
@@ -171,6 +171,8 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
         shard.write_bytes(shard.read_bytes().replace(b"w", b"W"))
     elif damage == "remove":
         shard.unlink()
+    elif damage == "deep":
+        (newer / "manifest.json").write_text("[" * 200_000)
     else:
         (newer / "manifest.json").write_text((newer / "manifest.json").read_text()[:-20])
     found = CheckpointStore(tmp_path, keep_last=3).newest()

@@ -133,7 +133,7 @@ def test_a_half_written_export_is_no_finished_run(tmp_path: Path) -> None:
     assert not (tmp_path / "final_model.partial").exists()
 
 
-@pytest.mark.parametrize("place", [".", "file", "file/below", "/proc/nobody/may", "a\0b"])
+@pytest.mark.parametrize("place", [".", "..", "file", "file/below", "/proc/nobody/may", "a\0b"])
 def test_a_run_folder_that_cannot_be_is_said_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

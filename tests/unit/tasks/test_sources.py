@@ -163,12 +163,16 @@ def test_columns_that_are_not_there(tmp_path: Path, keys: dict[str, Any], expect
 
 def test_unusable_sources_are_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bad.jsonl").write_text('{"question": "x"}\n{"question"\n')
+    (tmp_path / "deep.jsonl").write_text('{"question": ' + "[" * 200_000 + "\n")
+    (tmp_path / "deep.json").write_text("[" * 200_000)
     (tmp_path / "latin1.csv").write_bytes("question,answer\ncaf\xe9,1\n".encode("latin-1"))
     (tmp_path / "folder").mkdir()
     splits = _write_all(tmp_path / "folder")["folder with splits"]
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     cases = {
         tmp_path / "bad.jsonl": ({"columns": {"prompt": "question", "answer": "question"}}, "line 2 of"),
+        tmp_path / "deep.jsonl": ({}, "line 1 of .*nested too deeply"),
+        tmp_path / "deep.json": ({}, "cannot read .*nested too deeply"),
         tmp_path / "latin1.csv": ({}, "CSV file with a header line in UTF-8"),
         tmp_path / "none.jsonl": ({}, "no file"),
         tmp_path / "folder": ({}, "no folder of datasets' save_to_disk"),
