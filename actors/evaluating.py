@@ -39,7 +39,7 @@ def prepare_evaluation(config: TrainConfig) -> tuple[TrainConfig, tuple[Suite, .
     for preset in presets(config):
         print(preset, flush=True)
     config = resolve(config)
-    suites = extra_suites(config, read_suites(config, ()))
+    suites = extra_suites(config, read_suites(config, (), prompt_limit(config)))
     # The evaluation set alone: what there is to train on is none of this job's business.
     alone = config.data.model_copy(update={"pool_file": None, "train": (), "heldout_probe_file": None})
     if alone.has_sources or not suites:

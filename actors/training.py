@@ -83,8 +83,9 @@ def prepare(config: TrainConfig, *, trains: bool = True) -> tuple[TrainConfig, D
     config = resolve(config)
     check_tracking(config.tracking)
     check_can_be_written(config.run.directory)
-    data = load_data(config.data, config.evaluation.num_probe_prompts, prompt_limit(config))
-    data = replace(data, suites=read_suites(config, data.pool))
+    limit = prompt_limit(config)
+    data = load_data(config.data, config.evaluation.num_probe_prompts, limit)
+    data = replace(data, suites=read_suites(config, data.pool, limit))
     for note in data.notes:
         print(note, flush=True)
     if trains or data.pool:

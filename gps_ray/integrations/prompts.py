@@ -12,25 +12,41 @@ from numpy.typing import ArrayLike
 from gps_ray.base.errors import UsageError
 from gps_ray.base.types import FloatArray, IntArray
 
-__all__ = ["PromptLike", "as_rows", "counts", "fingerprint", "prompt_text"]
+__all__ = ["PromptLike", "as_rows", "counts", "fingerprint", "prompt_text", "whole_number"]
 
 # A text, or a chat: turns with "role" and "content".
 PromptLike = str | Sequence[Mapping[str, Any]]
 
 
+# Counts travel as int32.
+_MOST_ROLLOUTS = 2**31 - 1
+
+
 def prompt_text(prompt: PromptLike) -> str:
     """The text itself, or the turns of a chat with blank lines between. Parts that are no text (images) are left out.
 
-    Raises UsageError for anything else.
+    Raises UsageError for anything else: a chat without turns, half a surrogate pair.
     """
-    if isinstance(prompt, str):
-        return prompt
     try:
-        return "\n\n".join(_content(turn["content"]) for turn in prompt)
-    except (TypeError, KeyError) as error:
-        raise UsageError(
-            f"prompts: expected texts, or chats of turns with 'role' and 'content', got {str(prompt)[:80]!r}"
-        ) from error
+        text = prompt if isinstance(prompt, str) else "\n\n".join(_content(turn["content"]) for turn in prompt)
+        text.encode()
+    except (TypeError, KeyError, AttributeError, UnicodeEncodeError) as error:
+        raise _no_prompt(prompt) from error
+    if not isinstance(prompt, str) and not len(prompt):
+        raise _no_prompt(prompt)
+    return text
+
+
+def _no_prompt(prompt: object) -> UsageError:
+    got = ascii(prompt)[:80]
+    return UsageError(f"prompts: expected texts in Unicode, or chats of turns with 'role' and 'content', got {got}")
+
+
+def whole_number(value: Any, what: str) -> int:
+    """``value`` as an int. Raises UsageError that begins with ``what``, for True and 1.5 too."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise UsageError(f"{what}: expected a whole number, got {value!r:.80}")
+    return int(value)
 
 
 def _content(content: Any) -> str:
@@ -74,6 +90,8 @@ def counts(num_right: ArrayLike, num_tried: ArrayLike, num_rows: int) -> tuple[I
                 f"{values.dtype}; count rollouts, do not give rates"
             )
         found.append(np.broadcast_to(values, (num_rows,)).astype(np.int64))
+        if np.any(np.abs(found[-1]) > _MOST_ROLLOUTS):
+            raise UsageError(f"update: {name}: expected at most {_MOST_ROLLOUTS} rollouts, got {np.max(values)}")
     right, tried = found
     wrong = np.flatnonzero((right < 0) | (right > tried))
     if len(wrong):
@@ -88,4 +106,6 @@ def _whole(values: Any) -> bool:
     if not values.size or np.issubdtype(values.dtype, np.integer):
         return True
     # torch and pandas hand out counts as floats: those without a fraction are counts.
-    return bool(np.issubdtype(values.dtype, np.floating) and np.all(values == np.floor(values)))
+    return bool(
+        np.issubdtype(values.dtype, np.floating) and np.all(np.isfinite(values)) and np.all(values == np.floor(values))
+    )

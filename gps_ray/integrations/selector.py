@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gps_ray.base.errors import CheckpointError, UsageError
+from gps_ray.base.errors import CheckpointError, UsageError, one_line
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.states import below, load_state_file, nested, save_state_file
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, SelectionRequest, State
 from gps_ray.config import SelectionConfig, parse_config
-from gps_ray.integrations.prompts import PromptLike, as_rows, counts, fingerprint, prompt_text
+from gps_ray.integrations.prompts import PromptLike, as_rows, counts, fingerprint, prompt_text, whole_number
 from gps_ray.predictor.history import OutcomeWindow
 from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
 from gps_ray.predictor.prompt_features import embed_texts
@@ -91,7 +91,7 @@ class Selector:
     ) -> None:
         self._config = _config(selector, settings)
         self._texts = _texts(prompts)
-        self._group_size, self._seed = group_size, seed
+        self._group_size, self._seed = whole_number(group_size, "group_size"), whole_number(seed, "seed")
         if group_size < 1:
             raise UsageError(f"group_size: expected at least 1 rollout per prompt, got {group_size}")
         own = None if embeddings is None else _unit_rows(embeddings, len(self._texts))
@@ -100,7 +100,7 @@ class Selector:
         embedded = embed_texts(self._texts, features) if own is None else own
         table = _table(self._texts, embedded, stored_states(features, self._texts))
         self._fingerprint = fingerprint(table.texts, table.embeddings if own is not None else None)
-        self._selector = build_selector(self._config, table, group_size, seed)
+        self._selector = build_selector(self._config, table, self._group_size, self._seed)
         self._row_of = {text: row for row, text in reversed(list(enumerate(self._texts)))}
         self._history = OutcomeWindow(None)
         self._in_flight: set[int] = set()
@@ -133,6 +133,7 @@ class Selector:
         May be called again before ``update``, where rollouts run ahead of training. Raises UsageError where too few
         prompts are left.
         """
+        num_prompts = whole_number(num_prompts, "next")
         free = len(self._texts) - len(self._in_flight)
         if not 1 <= num_prompts <= free:
             raise UsageError(
@@ -184,6 +185,8 @@ class Selector:
         if prompts is None:
             return self._prediction(self._selector, np.arange(num_pool))
         given: Any = prompts
+        if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+            raise UsageError(f"predict: prompts: expected a list of rows or of texts, got {given!r:.80}; put it in one")
         if isinstance(given, np.ndarray) or all(isinstance(prompt, (int, np.integer)) for prompt in given):
             return self._prediction(self._selector, as_rows(given, num_pool, "predict: prompts"))
         texts = [prompt_text(prompt) for prompt in given]
@@ -251,6 +254,9 @@ class Selector:
                 f"selector state: it belongs to other prompts or embeddings than these {len(self._texts)}; give the "
                 "same ones in the same order"
             )
+        missing = sorted({"in_flight", "num_choices"} - state.keys())
+        if missing:
+            raise CheckpointError(f"selector state: it has no {', '.join(missing)}; load all that state() gave")
         self._selector.load_state(below("selector", state))
         self._history.load_state(below("history", state))
         self._in_flight = set(state["in_flight"].tolist())
@@ -301,6 +307,8 @@ def _config(selector: str, settings: Mapping[str, Any]) -> SelectionConfig:
     if selector == "ds":
         raise UsageError("selector: 'ds' is uniform selection and a filter of your trainer's; use 'uniform'")
     features = settings.get("features", {})
+    if not isinstance(features, Mapping):
+        raise UsageError(f"features: expected a mapping of keys of selection.features, got {features!r:.80}")
     # A library leaves nothing in the folder it happens to run in.
     tree = {**settings, "selector": selector, "features": {"cache_directory": None, **dict(features)}}
     config = parse_config(SelectionConfig, tree)
@@ -312,6 +320,8 @@ def _config(selector: str, settings: Mapping[str, Any]) -> SelectionConfig:
 def _texts(prompts: Sequence[PromptLike]) -> tuple[str, ...]:
     if isinstance(prompts, (str, bytes)):
         raise UsageError("prompts: expected a sequence of texts or chats, got one text")
+    if isinstance(prompts, Mapping):
+        raise UsageError("prompts: expected a sequence of texts or chats, got a mapping; give its values as a list")
     texts = tuple(prompt_text(prompt) for prompt in prompts)
     if not texts:
         raise UsageError("prompts: expected at least one, got none")
@@ -331,8 +341,11 @@ def _table(
 
 
 def _unit_rows(embeddings: ArrayLike, num_prompts: int) -> FloatArray:
-    values = np.asarray(embeddings, dtype=np.float64)
-    if values.ndim != 2 or len(values) != num_prompts or not np.isfinite(values).all():
+    try:
+        values = np.asarray(embeddings, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"embeddings: expected finite numbers [{num_prompts}, E], got {one_line(error)}") from error
+    if values.ndim != 2 or len(values) != num_prompts or not values.shape[1] or not np.isfinite(values).all():
         raise UsageError(f"embeddings: expected finite numbers [{num_prompts}, E], got shape {values.shape}")
     norm = np.linalg.norm(values, axis=1, keepdims=True)
     unit: FloatArray = np.divide(values, norm, out=np.zeros_like(values), where=norm > 0).astype(np.float32)

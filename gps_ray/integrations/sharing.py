@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gps_ray.base.errors import UsageError
+from gps_ray.base.errors import UsageError, one_line
 from gps_ray.base.greedy import allocate as greedy_allocation
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import IntArray
+from gps_ray.integrations.prompts import whole_number
 from gps_ray.integrations.selector import Prediction
 from gps_ray.predictor.interface import Posterior
 from gps_ray.predictor.point_posterior import PointPosterior
@@ -26,6 +27,8 @@ def allocate(
     ``expected``: a ``Prediction``, whose uncertainty counts, or success rates [N] taken for certain. ``seed`` is of the
     draws where a posterior has no closed form. Raises UsageError and ConfigError.
     """
+    total = whole_number(total, "allocate: total")
+    minimum, maximum = whole_number(minimum, "allocate: minimum"), whole_number(maximum, "allocate: maximum")
     gains = _posterior(expected, "allocate").expected_gains(maximum, generator(seed, "library/allocate"))
     return greedy_allocation(gains, total, minimum)
 
@@ -35,6 +38,8 @@ def group_sizes(
 ) -> IntArray:
     """num_rollouts [N] int32 with sum ``total``, each between ``minimum`` (at least 2) and ``maximum``: the most useful
     groups, as expected. Arguments as for ``allocate``."""
+    total = whole_number(total, "group_sizes: total")
+    minimum, maximum = whole_number(minimum, "group_sizes: minimum"), whole_number(maximum, "group_sizes: maximum")
     if not 2 <= minimum <= maximum:
         raise UsageError(f"group_sizes: expected 2 <= minimum <= maximum, got {minimum} and {maximum}")
     posterior = _posterior(expected, "group_sizes")
@@ -44,7 +49,13 @@ def group_sizes(
 def _posterior(expected: Prediction | ArrayLike, what: str) -> Posterior:
     if isinstance(expected, Prediction):
         return expected.posterior
-    rates = np.asarray(expected, dtype=np.float64)
-    if rates.ndim != 1 or not np.all((rates >= 0) & (rates <= 1)):
-        raise UsageError(f"{what}: expected a Prediction or success rates [N] between 0 and 1, got shape {rates.shape}")
+    wanted = f"{what}: expected a Prediction or success rates [N] between 0 and 1"
+    try:
+        rates = np.asarray(expected, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{wanted}, got {one_line(error)}") from error
+    outside = rates[~((rates >= 0) & (rates <= 1))]
+    if rates.ndim != 1 or outside.size:
+        got = f"shape {rates.shape}" if rates.ndim != 1 else f"{outside[0]:g}"
+        raise UsageError(f"{wanted}, got {got}")
     return PointPosterior(rates)

@@ -79,24 +79,33 @@ def prompt_limit(config: TrainConfig) -> PromptLimit | None:
     served = config.rollout.vllm.max_model_len if config.rollout.engine == "vllm" else None
     positions = [limit for limit in (model_facts(config.model.path).max_positions, served) if limit is not None]
     own = config.data.max_prompt_tokens
-    room = [
-        _room(positions, own, sampling.max_response_tokens)
-        for sampling in (config.rollout_sampling, config.evaluation_sampling)
-    ]
-    if room[0] is None or room[1] is None:
+    samplings = {
+        "rollout": config.rollout_sampling,
+        "evaluation": config.evaluation_sampling,
+        **{f"evaluation.suites.{name}": config.suite_sampling(name) for name in config.evaluation.suites},
+    }
+    room = {key: _room(positions, own, sampling.max_response_tokens) for key, sampling in samplings.items()}
+    limits = {key: limit for key, limit in room.items() if limit is not None}
+    if not limits:
         return None
-    pool, evaluation = room[0], room[1]
-    if min(pool, evaluation) < 1:
-        raise ConfigError(
-            f"rollout.max_response_tokens: {config.rollout.max_response_tokens} tokens leave no room for a prompt in "
-            f"the {min(positions)} tokens that the model takes; lower it (evaluation.max_response_tokens where that is "
-            "set)"
-        )
-    why = f"data.max_prompt_tokens={own}" if own in room else "what the model takes less the response's tokens"
+    for key, longest in limits.items():
+        if longest < 1:
+            raise ConfigError(
+                f"{key}.max_response_tokens: {samplings[key].max_response_tokens} tokens leave no room for a prompt in "
+                f"the {min(positions)} tokens that the model takes; lower it"
+            )
+    own_holds = own in limits.values()
+    why = f"data.max_prompt_tokens={own}" if own_holds else "what the model takes less the response's tokens"
     # On any day the same prompts are dropped: a resume must read the same pool.
     chat = chat_format(config.data, config.run.date or _LONG_DATE)
-    lengths = PromptLengths(load_tokenizer(config.model.path), chat, min(pool, evaluation))
-    return PromptLimit(pool=pool, evaluation=evaluation, lengths=lengths, why=why)
+    lengths = PromptLengths(load_tokenizer(config.model.path), chat, min(limits.values()))
+    return PromptLimit(
+        pool=limits["rollout"],
+        evaluation=limits["evaluation"],
+        lengths=lengths,
+        why=why,
+        suites={name: limits[f"evaluation.suites.{name}"] for name in config.evaluation.suites},
+    )
 
 
 # A day that is long in words and digits.

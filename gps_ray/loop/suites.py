@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.types import Prompt, Sampling
 from gps_ray.config import TrainConfig
-from gps_ray.tasks.dataset import read_prompts
+from gps_ray.tasks.dataset import PromptLimit, read_prompts, short_enough
 from gps_ray.tasks.pool_checks import check_disjoint
 from gps_ray.tasks.prompt_check import check_prompts
 from gps_ray.tasks.prompt_files import SourceRow
 from gps_ray.tasks.registry import load_task
 
 __all__ = ["MAIN", "Suite", "extra_suites", "main_suite", "read_suites"]
+
+log = logging.getLogger(__name__)
 
 # The set of the data section: its metrics have no name between.
 MAIN = "evaluation"
@@ -61,27 +64,42 @@ def main_suite(config: TrainConfig, prompts: Sequence[Prompt]) -> Suite:
     )
 
 
-def read_suites(config: TrainConfig, pool: Sequence[Prompt]) -> dict[str, tuple[Prompt, ...]]:
-    """The prompts of ``evaluation.suites`` by name, in the order of the config.
+def read_suites(
+    config: TrainConfig, pool: Sequence[Prompt], limit: PromptLimit | None = None
+) -> dict[str, tuple[Prompt, ...]]:
+    """The prompts of ``evaluation.suites`` by name, in the order of the config, without those that ``limit`` drops.
 
     Raises DataError for a file that cannot be used, or that shares prompts with the pool; ConfigError for a task that
     there is not.
     """
+    added = [source.suffix for _, source in config.data.train_sources if source.suffix]
     prompts: dict[str, tuple[Prompt, ...]] = {}
     for name, section in config.evaluation.suites.items():
         key = f"evaluation.suites.{name}.file"
-        prompts[name] = read_prompts(section.file, config_key=key)[: section.max_prompts]
+        rows = _rows(read_prompts(section.file, config_key=key))
+        if limit is not None and name in limit.suites:
+            rows, notes = short_enough(rows, limit.suites[name], limit, config.data, key)
+            for note in notes:
+                log.warning("%s", note)
+        rows = rows[: section.max_prompts]
+        prompts[name] = tuple(row.prompt for row in rows)
         try:
             task = load_task(*_verifier(config, name))
         except ConfigError as error:
             raise ConfigError(f"evaluation.suites.{name}.task: {error}") from error
         check_prompts(task, prompts[name], key, str(section.file))
-        check_disjoint(_rows(pool), _rows(prompts[name]), "the pool", key)
+        check_disjoint(_rows(pool, added), rows, "the pool", key)
     return prompts
 
 
-def _rows(prompts: Sequence[Prompt]) -> list[SourceRow]:
-    return [SourceRow(prompt=prompt, question=prompt.text) for prompt in prompts]
+def _rows(prompts: Sequence[Prompt], added: Sequence[str] = ()) -> list[SourceRow]:
+    """The prompts with their questions: without the system's turn, and without a suffix that the config has added."""
+    rows = []
+    for prompt in prompts:
+        question = "\n\n".join(message.content for message in prompt.chat if message.role != "system")
+        suffix = next((suffix for suffix in added if question.endswith(suffix)), "")
+        rows.append(SourceRow(prompt=prompt, question=question.removesuffix(suffix)))
+    return rows
 
 
 def extra_suites(config: TrainConfig, prompts: Mapping[str, Sequence[Prompt]]) -> tuple[Suite, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,16 @@ from gps_ray.tasks.prompt_files import SourceRow, write_prompts
 from gps_ray.tasks.registry import load_prompt_generator, load_task
 from gps_ray.tasks.sources import read_source
 
-__all__ = ["DataSets", "PromptLimit", "load_data", "prompt_id", "read_data_files", "read_prompts", "write_prompts"]
+__all__ = [
+    "DataSets",
+    "PromptLimit",
+    "load_data",
+    "prompt_id",
+    "read_data_files",
+    "read_prompts",
+    "short_enough",
+    "write_prompts",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,9 +41,10 @@ _Lengths = Callable[[Sequence[Prompt]], IntArray]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptLimit:
-    """The longest prompt that a run takes, in tokens: of the pool and the probes, and of the evaluation set.
+    """The longest prompt that a run takes, in tokens: of the pool and the probes, of the evaluation set, and of the
+    evaluation suites by name.
 
-    ``lengths`` gives the tokens [N] of prompts [N]; a value at or below ``pool`` and ``evaluation`` may be a bound.
+    ``lengths`` gives the tokens [N] of prompts [N]; a value at or below all of these may be a bound.
     ``why`` says where the limit comes from.
     """
 
@@ -42,6 +52,7 @@ class PromptLimit:
     evaluation: int
     lengths: _Lengths
     why: str
+    suites: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +166,7 @@ def _read_set(
         notes += _duplicates_note(config_key, num_same, len(rows))
         num_duplicates += num_same
         if limit is not None:
-            short, overlong = _short_enough(rows, *limit, data, config_key)
+            short, overlong = short_enough(rows, *limit, data, config_key)
             num_overlong += len(rows) - len(short)
             rows, notes = short, notes + overlong
         parts.append(_at_most(rows, source.max_prompts))
@@ -175,10 +186,11 @@ def _read_set(
     )
 
 
-def _short_enough(
+def short_enough(
     rows: list[SourceRow], longest: int, limit: PromptLimit, data: DataConfig, config_key: str
 ) -> tuple[list[SourceRow], list[str]]:
-    """The rows that the model takes, and a line about the others where there are some."""
+    """The rows that the model takes, and a line about the others where there are some. Raises DataError where no row is
+    short enough, or ``data.overlong_prompts`` refuses the others."""
     lengths = limit.lengths([row.prompt for row in rows])
     overlong = np.flatnonzero(lengths > longest)
     if not len(overlong):

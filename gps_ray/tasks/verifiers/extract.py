@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from types import MappingProxyType
 
-__all__ = ["ANSWER_FORMATS", "answer_in_tags", "last_boxed", "last_integer", "last_number"]
+__all__ = ["ANSWER_FORMATS", "answer_in_tags", "last_boxed", "last_integer", "last_number", "values"]
 
 # Without nested quantifiers, so that no text makes it backtrack for long. Lengths are bounded for the same reason.
 _NUMBER = re.compile(r"[-+−]?(?:\d{1,3}(?:,\d{3}){1,20}(?!\d)(?:\.\d{1,60})?|\d{1,60}(?:\.\d{1,60})?|\.\d{1,60})")
 _BOXED = re.compile(r"\\f?boxed\s{0,3}\{")
 _INTEGER = re.compile(r"(?<![\d.])[-−]?(?:\d{1,3}(?:,\d{3}){1,20}(?![\d,])|\d{1,60})(?!\d)(?!\.\d)", re.ASCII)
+# As numbers are written down: 7/2 and 1e3 are one number each.
+_VALUE = re.compile(rf"({_NUMBER.pattern})(?:\s?/\s?(\d{{1,60}})(?![\d.]*/)|[eE]([-+]?\d{{1,3}})(?!\d))?")
 _TAIL_CHARACTERS = 4000
 
 
@@ -43,6 +46,19 @@ def last_number(text: str) -> str | None:
     """The last number in the last 4,000 characters, without thousands separators; None where there is none."""
     numbers = _NUMBER.findall(text[-_TAIL_CHARACTERS:])
     return numbers[-1].replace(",", "").replace("−", "-") if numbers else None
+
+
+def values(text: str) -> list[Fraction]:
+    """The numbers in the last 4,000 characters; a fraction (7/2) and a power of ten (1e3) are one each. A division by
+    zero is none."""
+    found = []
+    for number, divisor, exponent in _VALUE.findall(text[-_TAIL_CHARACTERS:]):
+        value = Fraction(number.replace(",", "").replace("−", "-")) * Fraction(10) ** int(exponent or 0)
+        if not divisor:
+            found.append(value)
+        elif int(divisor):
+            found.append(value / int(divisor))
+    return found
 
 
 def last_integer(text: str) -> str | None:

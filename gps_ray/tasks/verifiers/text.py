@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.tasks.interface import Verdict
-from gps_ray.tasks.verifiers.extract import answer_in_tags, last_boxed, last_number
+from gps_ray.tasks.verifiers.extract import answer_in_tags, last_boxed, values
 
 __all__ = ["Exact", "Gsm8k", "MultipleChoice", "verdict"]
 
 # An answer's statement stands near the end; what a response says before it may be of any length.
 _TAIL_CHARACTERS = 4000
-_CHOICE = r"[\(\[*_`\s\"']{0,8}([A-E])(?![A-Za-z0-9])"
+# A small letter is a choice where it ends something: "is a)", but not "is a guess".
+_CHOICE = r"[\(\[*_`\s\"']{0,8}([A-E](?![A-Za-z0-9])|[a-e](?=[)\]*_`\"'.,;:]|\s{0,8}$))"
 _STATED = re.compile(
-    r"(?:answer|choice|option)(?:\s{1,3}(?:is|would be|should be)|\s{0,3}[:=])\s{0,3}(?:option|choice)?" + _CHOICE, re.I
+    r"(?i:(?:answer|choice|option)(?:\s{1,3}(?:is|would be|should be)|\s{0,3}[:=])\s{0,3}(?:option|choice)?)" + _CHOICE,
+    re.MULTILINE,
 )
 _BRACKETED = re.compile(r"[\(\[]\s{0,3}([A-E])\s{0,3}[\)\]]")
 _ALONE = re.compile(r"^\s{0,8}[\(\[*_`\"']{0,4}([A-Ea-e])[\)\]*_`\"'.:]{0,4}\s{0,8}$")
@@ -31,7 +33,7 @@ def verdict(right: bool) -> Verdict:
 
 class Gsm8k:
     """Answers that are one number, "#### 42": the last number after the last ``####``; without it, the number in the
-    last ``\\boxed{}`` or the last number at all. Commas and currency signs count for nothing."""
+    last ``\\boxed{}`` or the last number at all. Commas and currency signs count for nothing; 7/2 is one number."""
 
     name = "gsm8k"
 
@@ -39,37 +41,29 @@ class Gsm8k:
         self._expected(prompt)
 
     def verify(self, prompt: Prompt, response: str) -> Verdict:
-        expected = self._expected(prompt)
-        answer = _after_hashes(response) if "####" in response else last_boxed(response) or response
-        return verdict(_number(answer) == expected)
+        return verdict(_stated_number(response) == self._expected(prompt))
 
-    def _expected(self, prompt: Prompt) -> Decimal:
-        expected = _number(_after_hashes(prompt.answer))
-        if expected is None:
-            raise DataError(f"expected a gsm8k answer that holds a number, got {prompt.answer[:100]!r}")
-        return expected
+    def _expected(self, prompt: Prompt) -> Fraction:
+        found = values(_after_hashes(prompt.answer))
+        # Of several nobody knows which one is meant.
+        if len(found) != 1:
+            raise DataError(f"expected a gsm8k answer that holds one number, got {prompt.answer[:100]!r}")
+        return found[0]
 
     def stated_answer(self, prompt: Prompt, response: str) -> str:
         number = _stated_number(response)
-        return "" if number is None else f"{number.normalize():f}"
+        return "" if number is None else str(number)
 
 
-def _stated_number(response: str) -> Decimal | None:
-    return _number(_after_hashes(response) if "####" in response else last_boxed(response) or response)
+def _stated_number(response: str) -> Fraction | None:
+    found = values(_after_hashes(response) if "####" in response else last_boxed(response) or response)
+    return found[-1] if found else None
 
 
 def _after_hashes(text: str) -> str:
     # The statement ends with its line: what a model rambles on about afterwards is not its answer.
     _, found, after = text.rpartition("####")
     return after.strip().split("\n")[0] if found else text
-
-
-def _number(text: str) -> Decimal | None:
-    number = last_number(text)
-    try:
-        return None if number is None else Decimal(number)
-    except InvalidOperation:
-        return None
 
 
 class MultipleChoice:

@@ -110,6 +110,12 @@ def test_what_the_model_takes_less_the_response_is_the_longest_prompt(tmp_path: 
     own = prompt_limit(resolve(_config(model, "rollout.max_response_tokens=44", "data.max_prompt_tokens=7")))
     assert own is not None
     assert (own.pool, own.why) == (7, "data.max_prompt_tokens=7")
+    suite = ("rollout.max_response_tokens=44", "evaluation.suites.s.file=s.parquet")
+    in_suite = prompt_limit(resolve(_config(model, *suite, "evaluation.suites.s.max_response_tokens=60")))
+    assert in_suite is not None
+    assert in_suite.suites == {"s": 4}
+    with pytest.raises(ConfigError, match=r"evaluation\.suites\.s\.max_response_tokens: 70 tokens leave no room"):
+        prompt_limit(resolve(_config(model, *suite, "evaluation.suites.s.max_response_tokens=70")))
     with pytest.raises(ConfigError, match=r"rollout\.max_response_tokens: 64 tokens leave no room"):
         prompt_limit(resolve(_config(model, "rollout.max_response_tokens=64")))
 

@@ -26,6 +26,13 @@ def _right(name: str, answer: str, response: str) -> bool:
         ("gsm8k", "#### 1234", "#### $1,234.00"),
         ("gsm8k", "#### -5", "It falls to -5"),
         ("gsm8k", "#### 42", "#### 41\n#### 42\nThat took 3 steps"),
+        ("gsm8k", "#### 3.5", "#### 7/2"),
+        ("gsm8k", "1/2", "half of it, 0.5"),
+        ("gsm8k", "1000", "#### 1e3"),
+        ("gsm8k", "0", "#### -0"),
+        ("multiple_choice", "C", "The answer is a bit hidden, but (C)"),
+        ("multiple_choice", "C", "answer: c) Paris"),
+        ("multiple_choice", "C", "the answer is c\nI am sure"),
         ("multiple_choice", "B", "\\boxed{B}"),
         ("multiple_choice", "B", "\\boxed{\\text{(B)}}"),
         ("multiple_choice", "(B)", "The answer is B."),
@@ -50,6 +57,10 @@ def test_right(name: str, answer: str, response: str) -> None:
         ("gsm8k", "#### 42", "####"),
         ("gsm8k", "#### 42", "it is 142"),
         ("gsm8k", "#### 42", ""),
+        ("gsm8k", "2", "#### 7/2"),
+        ("gsm8k", "3", "#### 1e3"),
+        ("gsm8k", "0", "#### 1/0"),
+        ("multiple_choice", "A", "The answer is a bit hidden"),
         ("multiple_choice", "B", "(A) (B)"),
         ("multiple_choice", "B", "The answer is A"),
         ("multiple_choice", "B", "Be careful"),
@@ -71,7 +82,10 @@ def test_5000_hostile_responses(name: str, answer: str) -> None:
     assert all(task.verify(_prompt(answer), response)[1] is RolloutStatus.WRONG for response in hostile_responses(5000))
 
 
-@pytest.mark.parametrize(("name", "answer"), [("gsm8k", "none"), ("multiple_choice", "F"), ("exact", " ")])
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("gsm8k", "none"), ("gsm8k", "5 or 6"), ("gsm8k", "3:30"), ("multiple_choice", "F"), ("exact", " ")],
+)
 def test_an_answer_of_another_notation_is_refused(name: str, answer: str) -> None:
     with pytest.raises(DataError, match=r"expected an? "):
         load_task(name, {}).verify(_prompt(answer), "")
