@@ -70,7 +70,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/unit -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest tests/unit -q -n 2 --dist loadfile -m "not slow"
 
 format: setup
 	$(BIN)/ruff format .

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -30,11 +31,19 @@ def _constraints(build: str) -> dict[str, str]:
     return _pins([line for file in files for line in (ROOT / "deploy" / file).read_text().splitlines()])
 
 
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """All statements below one; no expression holds an import, and those are the most of a tree."""
+    for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for node in getattr(tree, block, ()):
+            yield node
+            yield from _statements(node)
+
+
 def _imported(packages: tuple[str, ...]) -> dict[str, Path]:
     """Top-level names that the files of some packages import, at any depth of indentation, with a file that does."""
     found: dict[str, Path] = {}
     for path in (file for package in packages for file in sorted((ROOT / package).rglob("*.py"))):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in _statements(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 names = [node.module]

@@ -46,11 +46,12 @@ def test_it_learns_and_writes_a_complete_folder(model_directory: Path, tmp_path:
 def test_the_first_loss_is_the_cross_entropy_of_solutions_with_their_end(model_directory: Path, tmp_path: Path) -> None:
     seen: list[float] = []
     # A batch of all examples: whatever the order, the loss is that of the whole set.
-    config = _config(num_steps=1, batch_size=len(EXAMPLES), microbatch_tokens=100)
-    result = train_warm_start(model_directory, EXAMPLES, config, tmp_path, lambda _, __, loss: seen.append(loss))
+    examples = EXAMPLES[::4]
+    config = _config(num_steps=1, batch_size=len(examples), microbatch_tokens=100)
+    result = train_warm_start(model_directory, examples, config, tmp_path, lambda _, __, loss: seen.append(loss))
     model, tokenizer = load_model(model_directory), load_tokenizer(model_directory)
     total, num_tokens = 0.0, 0
-    for prompt, solution in EXAMPLES:
+    for prompt, solution in examples:
         given, wanted = tokenizer.encode(prompt), [*tokenizer.encode(solution), tokenizer.eos_token_id]
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([[*given, *wanted]])).logits[0, len(given) - 1 : -1]

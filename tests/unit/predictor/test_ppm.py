@@ -262,10 +262,10 @@ def _jumping_run(config: PpmConfig) -> tuple[PpmPredictor, float]:
     base = 3.0 * table.embeddings @ rng.normal(size=8)
     predictor = PpmPredictor(table, config, 0)
     errors = []
-    for step in range(60):
+    for step in range(40):
         rates = 1 / (1 + np.exp(-(base + (2.0 if step // 5 % 2 else -2.0))))
         predicted = predictor.predict(np.arange(NUM_POOL), step).mean()
-        if step >= 30 and step % 5:
+        if step >= 20 and step % 5:
             errors.append(abs(predicted.mean() - rates[:NUM_POOL].mean()))
         rows = rng.choice(NUM_POOL, 16, replace=False)
         predictor.observe(_batch(step, rows.tolist(), rng.binomial(8, rates[rows]).tolist(), [8] * 16))

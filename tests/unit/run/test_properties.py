@@ -227,10 +227,10 @@ def _order(path: Path) -> tuple[int, int]:
 # Always the same examples: so many that a lease that is copied in place of linked, or a manifest without its hashes, is
 # found.
 LeaseMachine.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=75, stateful_step_count=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 ManifestMachine.TestCase.settings = settings(
-    max_examples=30, stateful_step_count=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=15, stateful_step_count=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 TestLease = LeaseMachine.TestCase
 TestManifest = ManifestMachine.TestCase

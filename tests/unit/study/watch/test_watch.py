@@ -153,8 +153,12 @@ def test_it_follows_the_run(tmp_path: Path) -> None:
 
 
 def test_it_says_how_the_run_is(tmp_path: Path) -> None:
-    root = write_synthetic_run(tmp_path / "run", replace(SMALL, num_steps=2))
+    root = tmp_path / "run"
+    root.mkdir()
+    (root / "config.yaml").write_text("run: {num_steps: 20}\n")
     folder = RunFolder(root)
+    for step in (1, 2):
+        folder.metrics.append({"step": step})
     worker = WorkerStatus(name="rollout-worker-0", state="healthy", num_restarts=0, num_in_flight=1, tokens_per_s=1500)
     with watching(root) as reader:
         reader.server.page.pause = 0.0

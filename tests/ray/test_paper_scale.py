@@ -6,12 +6,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from gps_ray.base.keyed_random import generator
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.interface import OutcomeBatch, PromptTable
 from gps_ray.predictor.ppm import PpmPredictor
 from gps_ray.selection.registry import resolve_selection
+
+pytestmark = pytest.mark.ray  # of its own process, whose memory is measured
 
 NUM_PROMPTS, BATCH = 40_000, 256
 
