@@ -233,6 +233,17 @@ def test_what_is_wrong_is_one_line_and_code_2(tmp_path: Path, case: str, job: Ca
     assert not (tmp_path / "new" / "metrics.jsonl").exists()
 
 
+def test_a_restart_whose_mirror_holds_the_run_leaves_the_folder_where_it_is(
+    tmp_path: Path, job: Callable[..., tuple[str, float]]
+) -> None:
+    place = (tmp_path / "mirror").as_uri()
+    Run(simulated_config(tmp_path / "run", "run.num_steps=2", f"run.mirror={place}"))()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    line, _ = job(f"run.directory={tmp_path / 'run'}", f"run.mirror={place}", "--restart")
+    assert "already holds a run" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
 def test_a_port_that_never_speaks_is_one_line(tmp_path: Path, job: Callable[..., tuple[str, float]]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
