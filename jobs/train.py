@@ -25,6 +25,8 @@ def main(argv: Sequence[str]) -> int:
     if args.resume:
         check_resume(config, data)
     if args.dry_run:
+        if not args.restart:
+            check_run_folder(config, args.resume)
         check_mirror(config, args.resume)
         check_placement(config)
         print(describe(config, data))

@@ -223,6 +223,15 @@ def job(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_a_dry_run_finds_it_too(tmp_path: Path, case: str, job: Callable[..., tuple[str, float]]) -> None:
+    make, said = CASES[case]
+    arguments = make(tmp_path)
+    directory = [] if any(a.startswith("run.directory=") for a in arguments) else [f"run.directory={tmp_path / 'new'}"]
+    line, _ = job("--dry-run", *directory, *arguments)
+    assert said in line
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_what_is_wrong_is_one_line_and_code_2(tmp_path: Path, case: str, job: Callable[..., tuple[str, float]]) -> None:
     make, said = CASES[case]
     arguments = make(tmp_path)
