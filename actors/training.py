@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from gps_ray.loop.plan import (
     chat_format,
     check_data,
     first_prompt,
+    in_ray_job,
     pool_fingerprint,
     prompt_limit,
     resolve,
@@ -81,6 +81,9 @@ def prepare(config: TrainConfig, *, trains: bool = True) -> tuple[TrainConfig, D
     for preset in presets(config):
         print(preset, flush=True)
     config = resolve(config)
+    if in_ray_job():
+        features = config.selection.features.cache_directory
+        print(f"caches: warm start {config.warm_start.cache_directory}, features {features}", flush=True)
     check_tracking(config.tracking)
     check_can_be_written(config.run.directory)
     limit = prompt_limit(config)
@@ -119,7 +122,7 @@ def try_suites(config: TrainConfig, suites: Sequence[Suite]) -> None:
 def check_run_folder(config: TrainConfig, resume: bool) -> None:
     """Raise ConfigError where the run folder would be lost, or holds another run, CheckpointError where what is to be
     gone on with cannot be read."""
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not config.run.directory.is_absolute():
+    if in_ray_job() and not config.run.directory.is_absolute():
         raise ConfigError(
             f"run.directory: {config.run.directory} would lie in the job's temporary working directory; "
             "give an absolute path on storage that all nodes see"

@@ -25,15 +25,17 @@ def main(argv: Sequence[str]) -> int:
     if args.resume:
         check_resume(config, data)
     if args.dry_run:
+        if not args.restart:
+            check_run_folder(config, args.resume)
         check_mirror(config, args.resume)
         check_placement(config)
         print(describe(config, data))
         return 0
+    if not args.resume:  # which may go on without
+        check_mirror(config, resume=False)
     if args.restart and (aside := move_aside(config)) is not None:
         print(f"the old run is in {aside} now", flush=True)
     check_run_folder(config, args.resume)
-    if not args.resume:  # which may go on without
-        check_mirror(config, resume=False)
     with Progress(config.run.num_steps) as progress, cluster_for(config) as dashboard:
         if dashboard:
             print(f"dashboard: {dashboard}", flush=True)

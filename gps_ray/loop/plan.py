@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +51,30 @@ def resolve(config: TrainConfig) -> TrainConfig:
         check_algorithm,
     )  # which imports torch: two seconds that no typing error waits for
 
-    config = with_presets(with_folder(config))
+    config = with_presets(with_folder(with_kept_caches(config)))
     check_algorithm(config.learning, config.rollout.group_size)
     check_transport(config.rollout, config.learning)
     return config.model_copy(update={"selection": resolve_selection(config.selection)})
+
+
+def in_ray_job() -> bool:
+    """Is this process's working directory one that Ray made for a submitted job, and will delete?"""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def with_kept_caches(config: TrainConfig) -> TrainConfig:
+    """In a submitted job caches that are relative lie beside the run folder: the next job finds them again, wherever
+    Ray unpacks it."""
+    root = config.run.directory
+    if not in_ray_job() or not root.is_absolute():
+        return config
+    warm_start, features = config.warm_start, config.selection.features
+    if not warm_start.cache_directory.is_absolute():
+        warm_start = warm_start.model_copy(update={"cache_directory": root.parent / warm_start.cache_directory.name})
+    if features.cache_directory is not None and not features.cache_directory.is_absolute():
+        features = features.model_copy(update={"cache_directory": root.parent / features.cache_directory.name})
+    selection = config.selection.model_copy(update={"features": features})
+    return config.model_copy(update={"warm_start": warm_start, "selection": selection})
 
 
 def with_folder(config: TrainConfig) -> TrainConfig:

@@ -7,7 +7,6 @@ exist at a step (no random slots, no evaluation) is left out.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from gps_ray.base.errors import DataError
+from gps_ray.base.json_files import parse_json
 from gps_ray.base.types import ChunkHeader, FloatArray, IntArray, Selection, SlotKind
 from gps_ray.base.useful import is_useful
 
@@ -318,9 +318,9 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     old: set[str] = set()
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             step = int(row[STEP])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise DataError(
                 f"{path}: line {number} is not a metrics object with a {STEP!r}; remove the line"
             ) from error

@@ -84,7 +84,7 @@ class MirrorStore:
         self._extents: dict[str, _Extent] = {}
         self._own: set[str] = set()  # what this driver has put there
         self._newest = (-1, -1)  # the newest checkpoint of this driver
-        self._cut: dict[str, list[FileEntry]] = {}  # the full pieces of each file, which never change
+        self._cut: dict[str, list[FileEntry]] = {}  # the pieces of each file as it was uploaded: bytes never change
 
     def newest_step(self) -> int | None:
         """Steps done of the newest checkpoint whose manifest is there; None: there is none."""
@@ -240,20 +240,19 @@ class MirrorStore:
 
     def _put_file(self, run: RunFolder, name: str, size: int) -> Iterator[FileEntry]:
         """Upload what is not there yet of a file's first ``size`` bytes."""
-        path, full = run.root / name, self._cut.setdefault(name, [])
+        path, cut = run.root / name, self._cut.setdefault(name, [])
         size = min(size, path.stat().st_size) if path.exists() else 0  # a damaged file ends no upload
-        for start in range(0, size, self._piece_bytes):
+        for index, start in enumerate(range(0, size, self._piece_bytes)):
             num = min(self._piece_bytes, size - start)
-            if start // self._piece_bytes < len(full) and num == self._piece_bytes:
-                piece = full[start // self._piece_bytes]
+            if index < len(cut) and cut[index].num_bytes == num:
+                piece = cut[index]
             else:
                 with path.open("rb") as file:
                     file.seek(start)
                     piece = FileEntry(num_bytes=num, sha256=hashlib.sha256(file.read(num)).hexdigest())
             if self._sizes.get(f"pieces/{piece.sha256}") != num:
                 self._put(f"pieces/{piece.sha256}", path, start, num)
-            if num == self._piece_bytes and start // self._piece_bytes == len(full):
-                full.append(piece)
+            cut[index : index + 1] = [piece]
             yield piece
 
     def _check(self) -> None:

@@ -223,6 +223,15 @@ def job(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_a_dry_run_finds_it_too(tmp_path: Path, case: str, job: Callable[..., tuple[str, float]]) -> None:
+    make, said = CASES[case]
+    arguments = make(tmp_path)
+    directory = [] if any(a.startswith("run.directory=") for a in arguments) else [f"run.directory={tmp_path / 'new'}"]
+    line, _ = job("--dry-run", *directory, *arguments)
+    assert said in line
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_what_is_wrong_is_one_line_and_code_2(tmp_path: Path, case: str, job: Callable[..., tuple[str, float]]) -> None:
     make, said = CASES[case]
     arguments = make(tmp_path)
@@ -231,6 +240,17 @@ def test_what_is_wrong_is_one_line_and_code_2(tmp_path: Path, case: str, job: Ca
     assert said in line
     record(case, line.replace(str(tmp_path), "..."), 2, seconds)
     assert not (tmp_path / "new" / "metrics.jsonl").exists()
+
+
+def test_a_restart_whose_mirror_holds_the_run_leaves_the_folder_where_it_is(
+    tmp_path: Path, job: Callable[..., tuple[str, float]]
+) -> None:
+    place = (tmp_path / "mirror").as_uri()
+    Run(simulated_config(tmp_path / "run", "run.num_steps=2", f"run.mirror={place}"))()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    line, _ = job(f"run.directory={tmp_path / 'run'}", f"run.mirror={place}", "--restart")
+    assert "already holds a run" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_a_port_that_never_speaks_is_one_line(tmp_path: Path, job: Callable[..., tuple[str, float]]) -> None:

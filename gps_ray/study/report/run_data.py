@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from gps_ray.base.errors import DataError
+from gps_ray.base.json_files import parse_json
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, RolloutStatus, SlotKind
 from gps_ray.base.useful import is_useful
 from gps_ray.run.metrics import COST_CPU_S, COST_ROLLOUTS, COST_TOKENS, COST_WALL_S, STEP, read_metrics
@@ -199,9 +200,9 @@ def read_run(directory: Path, files: ReadFiles | None = None) -> RunData:
 
 def _read_first_prompt(path: Path) -> tuple[str, int] | None:
     try:
-        shown = json.loads(path.read_text())
+        shown = parse_json(path.read_text())
         return str(shown["text"]), int(shown["num_tokens"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
@@ -245,9 +246,9 @@ def _read_verifier_notes(path: Path, notes: list[str]) -> list[tuple[int, str]]:
     num_bad = 0
     for line in filter(None, path.read_text().split("\n") if path.is_file() else ()):
         try:
-            raw = json.loads(line)
+            raw = parse_json(line)
             rows.append((int(raw["step"]), json.dumps(raw["note"], ensure_ascii=False)))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             num_bad += 1
     if num_bad:
         notes.append(f"{num_bad} lines of {path.name} are not readable (cut off?)")
@@ -263,7 +264,7 @@ def _read_samples(path: Path, notes: list[str]) -> list[SampleRow]:
     num_bad = 0
     for line in filter(None, lines):
         try:
-            raw = json.loads(line)
+            raw = parse_json(line)
             rows.append(
                 SampleRow(
                     step=int(raw["step"]),
@@ -274,7 +275,7 @@ def _read_samples(path: Path, notes: list[str]) -> list[SampleRow]:
                     status=str(raw["status"]),
                 )
             )
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             num_bad += 1
     if num_bad:
         notes.append(f"{num_bad} lines of {path.name} are not readable (cut off?)")

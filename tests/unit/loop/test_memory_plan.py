@@ -86,7 +86,7 @@ def test_the_slower_phase_limits_a_step(qwen_7b: Path) -> None:
 
 
 def test_an_unknown_gpu_is_named(qwen_7b: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cluster\.gpu.expected one of .*H100-80GB.*got 'H100'"):
+    with pytest.raises(ConfigError, match=r"cluster\.gpu: expected one of .*H100-80GB.*got 'H100'"):
         _config(qwen_7b, "cluster.gpu=H100")
 
 

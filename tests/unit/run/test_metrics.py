@@ -155,7 +155,7 @@ def test_read_merges_lines_of_a_step_and_drops_what_a_kill_cut_off(tmp_path: Pat
     assert read_metrics(path) == [{"step": 0, "a": 1.5}, {"step": 2, "a": 2, "b": 4}]
 
 
-@pytest.mark.parametrize("line", ["[1, 2]", '{"a": 1}', "not json", '{"step": null}'])
+@pytest.mark.parametrize("line", ["[1, 2]", '{"a": 1}', "not json", '{"step": null}', '{"step": 1e400}', "[" * 200_000])
 def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0}\n' + line + "\n")

@@ -170,6 +170,23 @@ def test_an_upload_does_not_grow_with_the_run(tmp_path: Path) -> None:
     assert pieces < sum(map(len, run.content().values())) + 1000
 
 
+def test_what_is_finished_is_not_read_again(tmp_path: Path) -> None:
+    """Nor does damage that comes to it later reach the mirror."""
+    run, (mirror, _) = ToyRun(tmp_path / "run"), _mirror(tmp_path)
+    for step in range(1, 10):
+        mirror.commit(run.folder, *run.step(step))
+        mirror.prune(keep_last=2, keep_best=0)
+    finished = sorted(run.folder.outcomes.glob("*.arrows"))[:-1]
+    assert len(finished) == 2
+    whole = {path.name: path.read_bytes() for path in finished}
+    checkpoint = run.step(10)
+    for path in finished:
+        path.write_bytes(bytes(path.stat().st_size))
+    mirror.commit(run.folder, *checkpoint)
+    _mirror(tmp_path)[0].fetch(tmp_path / "elsewhere")
+    assert {name: (tmp_path / "elsewhere" / "outcomes" / name).read_bytes() for name in whole} == whole
+
+
 def test_an_upload_that_breaks_off_anywhere_is_never_read(tmp_path: Path) -> None:
     """Steps 1 to 3 on one machine, whose uploads break at operation n and are tried again with the next step or, where
     the machine is lost, never; then two more on another machine."""

@@ -153,11 +153,12 @@ def test_a_run_that_was_killed_while_writing(bare_run: Callable[..., Path]) -> N
         file.write('{"step": 1, "rew')
     (run / "outcomes").mkdir()
     (run / "outcomes" / "step_000001.parquet").write_bytes(b"PAR1 cut off")
-    (run / "rollouts.jsonl").write_text('{"step": 1, "prompt_id": "a"')
+    broken = ('{"step": 1, "prompt_id": "a"', "[" * 200_000, '{"step": 1e400}')
+    (run / "rollouts.jsonl").write_text("\n".join(broken))
     text = Page(write_report(run).read_text()).text
     for note in (
         "1 files of outcomes/ are lost, cut off or damaged (what can be read of them is shown), the first step_000001",
-        "1 lines of rollouts.jsonl are not readable",
+        "3 lines of rollouts.jsonl are not readable",
         "prompts.parquet is absent or unreadable",
         "0 of 40 steps",
         "20.0 %",
