@@ -155,4 +155,4 @@ def count_responses(
         finally:
             pool.close()
 
-    return collect_counts(request.prompt_ids, asyncio.run(whole()))
+    return collect_counts(request.prompt_ids, asyncio.run(whole()), rollouts_per_prompt)

@@ -38,7 +38,8 @@ MIN_PROBE_PROMPTS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Verdicts per prompt, num_right, num_tried (with a verdict) and num_failed (without) [N] int32, and their cost.
+    """Verdicts per prompt, num_right, num_tried (with a verdict) and num_failed (without) [N] int32, and the cost
+    of the ``num_rollouts`` that were made.
 
     ``answers`` [N] is what the responses state, where that was asked and the verifier says it of all, else (). A group
     that could not be made states nothing. ``worker_s`` are the rollout workers' wall seconds together.
@@ -55,8 +56,12 @@ class Counts:
     answers: tuple[tuple[StatedAnswer, ...], ...] = ()
 
 
-def collect_counts(prompt_ids: Sequence[str], headers: Sequence[ChunkHeader]) -> Counts:
-    """Counts in the order of ``prompt_ids`` [N] from the chunks that were asked for them; a failed group tried 0."""
+def collect_counts(prompt_ids: Sequence[str], headers: Sequence[ChunkHeader], rollouts_per_prompt: int) -> Counts:
+    """Counts in the order of ``prompt_ids`` [N] from the chunks that were asked for them.
+
+    A group that could not be made tried 0, and counts as ``rollouts_per_prompt`` responses without a verdict: left out,
+    it would make the score a better one.
+    """
     row = {prompt_id: i for i, prompt_id in enumerate(prompt_ids)}
     num_right, num_tried, num_failed = (np.zeros(len(row), np.int32) for _ in range(3))
     answers: list[tuple[StatedAnswer, ...]] = [()] * len(row)
@@ -67,11 +72,13 @@ def collect_counts(prompt_ids: Sequence[str], headers: Sequence[ChunkHeader]) ->
         num_right[rows] = header.num_right
         num_tried[rows] = header.num_tried
         num_failed[rows] = header.num_failed
+    num_rollouts = int(num_tried.sum() + num_failed.sum())
+    num_failed[[row[failure.prompt_id] for header in headers for failure in header.failures]] = rollouts_per_prompt
     return Counts(
         num_right=num_right,
         num_tried=num_tried,
         num_failed=num_failed,
-        num_rollouts=int(num_tried.sum() + num_failed.sum()),
+        num_rollouts=num_rollouts,
         num_tokens=sum(int(h.num_response_tokens.sum()) for h in headers),
         cpu_s=sum(h.cpu_s for h in headers),
         worker_s=sum(h.wall_s for h in headers),

@@ -20,6 +20,7 @@ from gps_ray.loop.suites import extra_suites
 from gps_ray.loop.time_plan import MEAN_SHARE, time_plan
 from gps_ray.selection.registry import resolve_selection
 from gps_ray.tasks.chat import ChatFormat
+from gps_ray.tasks.chat_check import check_chat
 from gps_ray.tasks.dataset import DataSets, PromptLimit
 from gps_ray.tasks.prompt_lengths import PromptLengths
 from gps_ray.weights.transports import check_transport
@@ -90,13 +91,17 @@ def with_folder(config: TrainConfig) -> TrainConfig:
 def prompt_limit(config: TrainConfig) -> PromptLimit | None:
     """The longest prompts that a resolved config takes; None for the embedded model, and where nothing limits them.
 
-    Raises ConfigError where the response's tokens leave no room for a prompt.
+    Raises ConfigError where the response's tokens leave no room for a prompt, and as ``check_chat`` does.
     """
     if config.model.path is None:
         return None
     from gps_ray.model.folder import load_tokenizer
     from gps_ray.model.model_facts import model_facts
 
+    tokenizer = load_tokenizer(config.model.path)
+    # On any day the same prompts are dropped: a resume must read the same pool.
+    chat = chat_format(config.data, config.run.date or _LONG_DATE)
+    check_chat(tokenizer, chat)
     served = config.rollout.vllm.max_model_len if config.rollout.engine == "vllm" else None
     positions = [limit for limit in (model_facts(config.model.path).max_positions, served) if limit is not None]
     own = config.data.max_prompt_tokens
@@ -117,9 +122,7 @@ def prompt_limit(config: TrainConfig) -> PromptLimit | None:
             )
     own_holds = own in limits.values()
     why = f"data.max_prompt_tokens={own}" if own_holds else "what the model takes less the response's tokens"
-    # On any day the same prompts are dropped: a resume must read the same pool.
-    chat = chat_format(config.data, config.run.date or _LONG_DATE)
-    lengths = PromptLengths(load_tokenizer(config.model.path), chat, min(limits.values()))
+    lengths = PromptLengths(tokenizer, chat, min(limits.values()))
     return PromptLimit(
         pool=limits["rollout"],
         evaluation=limits["evaluation"],

@@ -56,4 +56,4 @@ class Sampler:
         headers = [chunk.header for chunk in await sorted_chunks(self._pool, request)]
         self._ledger.charge_rollouts(phase, headers)
         check_verdicts(headers, self._max_failed_share, f"{stream} of policy version {policy_version}")
-        return collect_counts(prompt_ids, headers)
+        return collect_counts(prompt_ids, headers, num_rollouts)

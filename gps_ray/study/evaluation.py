@@ -36,7 +36,7 @@ class SuiteResult:
     def of(cls, suite: Suite, headers: Sequence[ChunkHeader], num_cached: int) -> SuiteResult:
         return cls(
             suite=suite,
-            counts=collect_counts([p.prompt_id for p in suite.prompts], headers),
+            counts=collect_counts([p.prompt_id for p in suite.prompts], headers, suite.rollouts_per_prompt),
             samples=tuple(sample for header in headers for sample in header.samples)[:MAX_SAMPLES],
             num_cached=num_cached,
         )

@@ -20,26 +20,25 @@ class ChatFormat:
     """How messages are written down: by the model's own chat template, or by ``template`` (Jinja) in its place.
 
     ``arguments`` are what the template is given beside the messages (``enable_thinking``). A template that asks for
-    today's date gets ``date``, the run's: a resume on another day must read the same tokens.
+    today's date gets ``date``, the run's, unless it is an argument: a resume on another day must read the same tokens.
     """
 
     template: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     date: datetime.date | None = None
 
-    def render(self, tokenizer: Any, messages: Sequence[Message]) -> str:
-        """The text of the messages with the assistant's turn opened; without any template their contents alone, with
-        blank lines between. Raises ModelError, one line, where the template refuses them."""
+    def render(self, tokenizer: Any, messages: Sequence[Message], *, opens_turn: bool = True) -> str:
+        """The text of the messages, with the assistant's turn opened where ``opens_turn``; without any template their
+        contents alone, with blank lines between. Raises ModelError, one line, where the template refuses them."""
         if self.template is None and tokenizer.chat_template is None:
             return "\n\n".join(message.content for message in messages)
         try:
             rendered: str = tokenizer.apply_chat_template(
                 [{"role": message.role, "content": message.content} for message in messages],
                 chat_template=self.template,
-                add_generation_prompt=True,
+                add_generation_prompt=opens_turn,
                 tokenize=False,
-                **self._today(),
-                **self.arguments,
+                **{**self._today(), **self.arguments},
             )
         except Exception as error:  # a template is a program of somebody else's
             raise ModelError(

@@ -127,13 +127,15 @@ class FunctionTask:
 
     def _of_mapping(self, value: Mapping[str, Any]) -> Verdict:
         reward_key = next((key for key in _REWARD_KEYS if key in value), None)
-        success_key = next((key for key in _SUCCESS_KEYS if key in value), None)
-        if reward_key is None and success_key is None:
+        successes = {key: _success(value[key], key) for key in _SUCCESS_KEYS if key in value}
+        if len(set(successes.values())) > 1:
+            raise ValueError(f"expected one success in the dict, got {successes}; leave the others out")
+        if reward_key is None and not successes:
             raise TypeError(
                 f"expected a dict with one of {', '.join((*_REWARD_KEYS, *_SUCCESS_KEYS))}, got the keys {list(value)}"
             )
-        success = None if success_key is None else _success(value[success_key], success_key)
-        reward = float(success or 0) if reward_key is None else _reward(value[reward_key])
+        success = next(iter(successes.values()), None)
+        reward = float(success or 0) if reward_key is None else _reward_of_dict(value[reward_key], reward_key)
         if success is None:
             success = reward >= self._threshold
         return reward, RolloutStatus.RIGHT if success else RolloutStatus.WRONG
@@ -181,6 +183,14 @@ def _reward(value: Any) -> float:
     # A text that reads like a number would be taken by float(): it is a mistake, and said so.
     if value is None or isinstance(value, str | bytes | bool) or not hasattr(value, "__float__"):
         raise TypeError(f"expected a bool, a number or a dict from the reward function, got {value!r:.80}")
+    return float(value)
+
+
+def _reward_of_dict(value: Any, key: str) -> float:
+    if isinstance(value, bool):
+        return float(value)
+    if value is None or isinstance(value, str | bytes) or not hasattr(value, "__float__"):
+        raise TypeError(f"expected {key!r} of the dict to be a number, got {value!r:.80}")
     return float(value)
 
 

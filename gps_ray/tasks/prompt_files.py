@@ -30,7 +30,7 @@ from gps_ray.base.types import Message, Prompt
 from gps_ray.config import COLUMNS, SourceConfig
 from gps_ray.tasks.identity import prompt_id
 
-__all__ = ["SourceRow", "read_prompt", "write_prompts"]
+__all__ = ["SourceRow", "answer_text", "read_prompt", "write_prompts"]
 
 ROLES = ("system", "user", "assistant")
 
@@ -93,7 +93,7 @@ def read_prompt(row: Mapping[str, Any], where: str, config_key: str, source: Sou
             f"expected a prompt of text, or of {', '.join(ROLES)} messages with text of which the last is the user's, "
             f"got {json.dumps(value('prompt'), default=str)[:200]}"
         )
-    answer = _answer(value("answer"))
+    answer = answer_text(value("answer"))
     if answer is None:
         got = "none" if value("answer") is None else repr(value("answer"))[:80]
         raise wrong(f"expected {source.columns.get('answer', COLUMNS['answer'])} with a ground truth, got {got}")
@@ -131,7 +131,7 @@ def _at(row: Mapping[str, Any], column: str) -> Any:
     return value
 
 
-def _answer(value: Any) -> str | None:
+def answer_text(value: Any) -> str | None:
     """The ground truth as text; None where there is none, where it is no number (pandas' way to say none), and for
     dates, bytes and the like, which everybody writes in another way."""
     if isinstance(value, Decimal) and value.is_finite():

@@ -3,37 +3,57 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from gps_ray.base.errors import DataError
 from gps_ray.base.types import Prompt
+from gps_ray.config import SourceConfig
 from gps_ray.tasks.identity import prompt_id
+from gps_ray.tasks.prompt_files import answer_text
+from gps_ray.tasks.sources import json_rows
 from gps_ray.tasks.verifiers.extract import last_boxed
 
 __all__ = ["FORMATS", "read_raw", "split_off"]
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 _BOX = " Let's think step by step and output the final answer within \\boxed{}."
 
 
+def _question(text: Any) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"expected a question with text, got {text!r:.80}")
+    return text
+
+
+def _whole(number: Any) -> int:
+    if int(number) != float(number):
+        raise ValueError(f"expected whole numbers, got {number!r:.80}")
+    return int(number)
+
+
 def _gsm8k(row: Row) -> tuple[str, str]:
     hashes = ' Let\'s think step by step and output the final answer after "####".'
-    return row["question"] + hashes, row["answer"].rpartition("####")[2].strip()
+    _, found, answer = row["answer"].rpartition("####")
+    return _question(row["question"]) + hashes, answer.strip() if found else ""
 
 
 def _maths(row: Row) -> tuple[str, str]:
     answer = row.get("answer")
-    return row["problem"] + _BOX, str(last_boxed(row["solution"]) or "" if answer is None else answer)
+    if answer is None:
+        answer = last_boxed(row["solution"])
+    return _question(row["problem"]) + _BOX, answer_text(answer) or ""
 
 
 def _countdown(row: Row) -> tuple[str, str]:
-    numbers, target = [int(number) for number in row.get("nums") or row["numbers"]], int(row["target"])
+    numbers, target = [_whole(number) for number in row.get("nums") or row["numbers"]], _whole(row["target"])
     text = (
         f"Using the numbers {numbers}, create an expression that equals {target}. Use each number exactly once and "
         "only +, -, * and /. Give the expression within <answer> </answer>, for example <answer>(1 + 2) / 3</answer>."
@@ -51,13 +71,15 @@ FORMATS: dict[str, tuple[str, Callable[[Row], tuple[str, str]]]] = {
 
 
 def read_raw(files: Sequence[Path], format_name: str) -> tuple[list[Prompt], int]:
-    """The prompts of some raw files, of equal texts the first, and how many rows had no answer.
+    """The prompts of some raw files, of equal texts the first, and how many rows had no answer. Texts that come again
+    with another answer are logged.
 
     Raises DataError, naming file and row.
     """
     source, parts = FORMATS[format_name]
     prompts: dict[str, Prompt] = {}
     num_unanswered = 0
+    torn: list[str] = []
     for path in files:
         for index, row in enumerate(_rows(path)):
             try:
@@ -75,7 +97,10 @@ def read_raw(files: Sequence[Path], format_name: str) -> tuple[list[Prompt], int
             prompt = Prompt(
                 prompt_id=identity, text=text, answer=answer, task=source, level="" if level is None else str(level)
             )
-            prompts.setdefault(text, prompt)
+            if prompts.setdefault(text, prompt).answer != answer:
+                torn.append(text)
+    if torn:
+        log.warning("--in: %d rows repeat a text with another answer, the first is kept: %.80r", len(torn), torn[0])
     return list(prompts.values()), num_unanswered
 
 
@@ -91,8 +116,10 @@ def split_off(prompts: Iterable[Prompt], share: float) -> tuple[list[Prompt], li
 
 
 def _rows(path: Path) -> list[Row]:
+    if path.suffix != ".parquet":
+        return list(json_rows(SourceConfig(path=str(path)), "--in"))
     try:
-        table = pq.read_table(path) if path.suffix == ".parquet" else pj.read_json(path)
+        table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"--in: cannot read {path} ({str(error).splitlines()[0][:200]}); give Parquet or JSON lines"

@@ -16,7 +16,7 @@ from gps_ray.base.json_files import parse_json
 from gps_ray.config import COLUMNS, SourceConfig
 from gps_ray.tasks.prompt_files import SourceRow, read_prompt
 
-__all__ = ["read_source"]
+__all__ = ["json_rows", "read_source"]
 
 _ROWS_AT_ONCE = 4096
 
@@ -30,7 +30,7 @@ def read_source(source: SourceConfig, config_key: str, task: str = "") -> list[S
     kind = "parquet" if config_key.endswith("_file") and not source.is_file else source.kind
     readers = {"parquet": _parquet, "csv": _csv, "folder": _folder, "hub": _hub}
     if kind == "json":
-        rows = _json_rows(source, config_key)
+        rows = json_rows(source, config_key)
     else:
         table = readers[kind](source, config_key)
         _check_columns(table.schema.names, source, config_key, task)
@@ -154,7 +154,7 @@ def _csv(source: SourceConfig, config_key: str) -> pa.Table:
         ) from error
 
 
-def _json_rows(source: SourceConfig, config_key: str) -> Iterator[dict[str, Any]]:
+def json_rows(source: SourceConfig, config_key: str) -> Iterator[dict[str, Any]]:
     """JSON lines, or one JSON list. Values stay as they are written: nothing is taken for a date."""
     path = _file(source, config_key)
 

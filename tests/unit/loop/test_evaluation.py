@@ -86,10 +86,20 @@ def test_fewer_verdicts_are_never_a_better_score() -> None:
 
 
 def test_counts_follow_the_prompts_asked_for_not_the_chunks() -> None:
-    counts = collect_counts(["d", "e", "a", "c", "b"], [SECOND, FIRST])
+    counts = collect_counts(["d", "e", "a", "c", "b"], [SECOND, FIRST], 4)
     assert counts.num_right.tolist() == [1, 0, 2, 0, 4]
     assert counts.num_tried.tolist() == [2, 0, 4, 4, 4]
     assert (counts.num_rollouts, counts.num_tokens, counts.cpu_s) == (16, 80, 2.0)
+
+
+def test_a_group_that_could_not_be_made_counts_as_not_solved() -> None:
+    """Left out, it would raise the score."""
+    counts = collect_counts(["d", "e", "a", "c", "b"], [SECOND, FIRST], 4)
+    assert {failure.prompt_id for header in (FIRST, SECOND) for failure in header.failures} == {"e"}
+    assert counts.num_failed.tolist() == [2, 4, 0, 0, 0]
+    metrics = evaluation_metrics(counts.num_right, counts.num_tried, counts.num_failed, [""] * 5)
+    assert metrics["val/pass@1"] == pytest.approx((1 / 4 + 0 + 2 / 4 + 0 + 4 / 4) / 5)
+    assert metrics["val/num_failed"] == 6
 
 
 def test_probe_quality_is_split_by_own_outcomes() -> None:

@@ -32,6 +32,9 @@ VALUES: dict[str, Any] = {
     "list": [1.0],
     "no keys": {"value": 1.0},
     "half right": {"acc": 0.5},
+    "true score": {"score": True},
+    "text score": {"score": "1"},
+    "torn": {"success": False, "acc": True},
 }
 
 

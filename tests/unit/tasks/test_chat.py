@@ -15,6 +15,7 @@ from gps_ray.config import DataConfig, EmbeddedModelConfig
 from gps_ray.loop.plan import chat_format
 from gps_ray.model import load_tokenizer, make_embedded_model
 from gps_ray.tasks.chat import DEFAULT_CHAT, ChatFormat
+from gps_ray.tasks.chat_check import check_chat
 
 WORDS = [*map(str, range(20)), "+", "=", "system", "user", "assistant", "today", "think", "2026-11-26", "sum"]
 TEMPLATE = (
@@ -100,3 +101,33 @@ def test_the_config_names_the_template(tmp_path: Path, tokenizer: Any) -> None:
     assert chat_format(data, TODAY).render(tokenizer, FEW_SHOT[-1:]) == "user 4 + 5 assistant think"
     with pytest.raises(ConfigError, match=r"^data\.chat_template: cannot read .*missing"):
         chat_format(DataConfig(chat_template=tmp_path / "missing"), TODAY)
+
+
+def test_a_date_of_the_users_own_comes_before_the_runs(tokenizer: Any) -> None:
+    own = ChatFormat(template="today {{ date_string }}", arguments={"date_string": "2026-11-26"}, date=TODAY)
+    assert own.render(tokenizer, FEW_SHOT[-1:]) == "today 2026-11-26"
+
+
+def test_an_argument_that_the_template_does_not_read_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(ConfigError, match=r"data\.chat_template_kwargs: there is no template that would read think"):
+        check_chat(tokenizer, ChatFormat(arguments={"think": True}))
+    tokenizer.chat_template = TEMPLATE
+    check_chat(tokenizer, ChatFormat(arguments={"think": True}))
+    with pytest.raises(ConfigError, match=r"data\.chat_template_kwargs: the chat template reads no thinking, so"):
+        check_chat(tokenizer, ChatFormat(arguments={"think": True, "thinking": True}))
+
+
+@pytest.mark.parametrize(
+    ("template", "is_said"),
+    [
+        ("{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}", True),
+        ("{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}<assistant>", False),
+        (TEMPLATE, False),
+        ("{% for m in messages %}{{ m.content }}\n{% endfor %}", False),
+    ],
+)
+def test_a_template_that_does_not_open_the_assistants_turn_is_said(
+    tokenizer: Any, caplog: pytest.LogCaptureFixture, template: str, is_said: bool
+) -> None:
+    check_chat(tokenizer, ChatFormat(template=template))
+    assert ("has to write '<assistant>' itself" in caplog.text) is is_said

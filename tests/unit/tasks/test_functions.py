@@ -33,6 +33,7 @@ def test_it_is_given_what_it_asks_for_by_name(name: str) -> None:
         ("numpy half", (0.5, WRONG)),
         ("score", (0.3, WRONG)),
         ("high score", (1.5, RIGHT)),
+        ("true score", (1.0, RIGHT)),
         ("acc", (-1.0, RIGHT)),
         ("success", (2.0, WRONG)),
         ("correct", (1.0, RIGHT)),
@@ -40,6 +41,18 @@ def test_it_is_given_what_it_asks_for_by_name(name: str) -> None:
 )
 def test_what_it_gives_is_a_reward_and_a_success(response: str, verdict: tuple[float, RolloutStatus]) -> None:
     assert own_function("by_name").verify(PROMPT, response) == verdict
+
+
+@pytest.mark.parametrize(
+    ("response", "said"),
+    [
+        ("text score", "'score' of the dict to be a number, got '1'"),
+        ("torn", "expected one success in the dict, got .'success': False, 'acc': True"),
+    ],
+)
+def test_a_dict_that_is_no_verdict_is_said(response: str, said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=said):
+        own_function("by_name").verify(PROMPT, response)
 
 
 def test_success_of_a_reward_is_by_threshold() -> None:
