@@ -244,9 +244,10 @@ def start_model(config: TrainConfig, resume: bool, progress: Progress | None = N
     """The folder of the policy that the run begins from. A run that goes on takes its own copy of a warm start, from
     its folder or its mirror; else as ``ensure_model``. Raises CheckpointError where another driver holds the folder."""
     root = config.run.directory.absolute()
-    if resume and _makes_warm_start(config) and config.run.mirror is not None:
-        with Lease(root, config.run.lease_s):
-            fetch_warm_start(config)
+    if resume and _makes_warm_start(config):
+        if config.run.mirror is not None:
+            with Lease(root, config.run.lease_s):
+                fetch_warm_start(config)
         if (kept := RunFolder(root).warm_start).exists():
             return kept
     return ensure_model(config, progress)

@@ -94,6 +94,7 @@ def _attach(
     except _Unreachable as error:
         if found is None or (there is not None and there > own):
             raise  # to go on from less than there is would be to throw it away
+        claim.release()  # whose run lies there is looked at when the store is back
         print(f"{error}; the run goes on from its folder", flush=True)
     if damage is not None and there is None:
         raise damage
