@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +22,8 @@ from gps_ray.model.fingerprint import model_fingerprint
 from gps_ray.run.evaluation_cache import EvaluationCache, chunk_key
 from gps_ray.study.evaluation import SuiteResult
 from gps_ray.tasks.dataset import load_data
-from gps_ray.tasks.functions import FunctionTask
 from gps_ray.tasks.registry import load_task
+from gps_ray.tasks.verifier_identity import verifier_identity
 
 __all__ = ["count_responses", "evaluate_model", "prepare_evaluation"]
 
@@ -113,8 +111,7 @@ async def _made(pool: RayRolloutPool, suite: Suite, parts: Sequence[Sequence[Pro
 def _facts(config: TrainConfig, suite: Suite, model: str, cache: EvaluationCache) -> dict[str, Any]:
     """All that decides a suite's responses and verdicts, but for the prompts."""
     rollout = config.rollout
-    task = load_task(suite.task, suite.task_options)
-    verifier = Path(task.source_file if isinstance(task, FunctionTask) else inspect.getfile(type(task)))
+    verifier = verifier_identity(load_task(suite.task, suite.task_options))
     return {
         "model": model,
         "dtype": config.model.dtype,
@@ -126,7 +123,7 @@ def _facts(config: TrainConfig, suite: Suite, model: str, cache: EvaluationCache
         "stream": suite.stream,
         "sampling": asdict(suite.sampling),
         "rollouts": suite.rollouts_per_prompt,
-        "verifier": [suite.task, dict(suite.task_options), verifier.read_text()],
+        "verifier": [suite.task, dict(suite.task_options), verifier],
         "limits": [rollout.verify_deadline_s, rollout.verify_memory_bytes],
     }
 

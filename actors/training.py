@@ -29,6 +29,7 @@ from gps_ray.loop.guards import check_verifier
 from gps_ray.loop.plan import (
     chat_format,
     check_data,
+    check_first_prompt,
     first_prompt,
     in_ray_job,
     pool_fingerprint,
@@ -370,6 +371,8 @@ async def _train_held(
         folder.keep_warm_start(model_directory)
     shown = first_prompt(config, data, model_directory)
     if shown is not None:
+        if found is not None:
+            check_first_prompt(folder.first_prompt, shown)
         write_json(folder.first_prompt, asdict(shown))
     table = _prompt_table(config, data, model_directory)
     prompts = {p.prompt_id: p for split in (data.pool, data.evaluation, data.heldout_probe) for p in split}

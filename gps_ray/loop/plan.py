@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from gps_ray.base.errors import ConfigError, one_line
+from gps_ray.base.errors import CheckpointError, ConfigError, one_line
 from gps_ray.config import DataConfig, TrainConfig
 from gps_ray.loop.memory_plan import MemoryPlan, check_memory_plan, memory_plan
 from gps_ray.loop.presets import with_presets
@@ -29,6 +30,7 @@ __all__ = [
     "RenderedPrompt",
     "chat_format",
     "check_data",
+    "check_first_prompt",
     "describe",
     "first_prompt",
     "pool_fingerprint",
@@ -296,3 +298,22 @@ def first_prompt(config: TrainConfig, data: DataSets, model_directory: Path | No
     chat = chat_format(config.data, config.run.date)
     messages = (data.pool or data.evaluation)[0].chat
     return RenderedPrompt(chat.render(tokenizer, messages), len(chat.encode(tokenizer, messages)))
+
+
+def check_first_prompt(kept: Path, shown: RenderedPrompt) -> None:
+    """Raise CheckpointError where a run that goes on would read its first prompt otherwise than it did, as after a
+    change of the template or the tokenizer. ``kept`` is what the run wrote of it (JSON); without it nothing is known.
+    """
+    try:
+        written = json.loads(kept.read_text())
+        before = RenderedPrompt(str(written["text"]), int(written["num_tokens"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return
+    if before != shown:
+        place = next((i for i, (a, b) in enumerate(zip(before.text, shown.text, strict=False)) if a != b), 0)
+        raise CheckpointError(
+            f"data.chat_template: the run read its first prompt as {before.text[place:][:80]!r} ({before.num_tokens} "
+            f"tokens in all), now it would be {shown.text[place:][:80]!r} ({shown.num_tokens}; both from where they "
+            "part); bring the chat template and the tokenizer of model.path back as they were, or use another "
+            "run.directory"
+        )

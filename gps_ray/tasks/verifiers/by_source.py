@@ -49,6 +49,11 @@ class BySource:
         # Those of the user's are made at once, so that a misspelt one is known before anything starts.
         self._tasks: dict[str, Task] = {name: load_task(name, {}) for name in sources.values()}
 
+    @property
+    def parts(self) -> tuple[Task, ...]:
+        """The verifiers of the user's ``sources``."""
+        return tuple(self._tasks[name] for name in sorted(self._tasks))
+
     def verify(self, prompt: Prompt, response: str) -> Any:
         """As the source's own verifier: an awaitable where that is an async function."""
         return self._task(prompt).verify(prompt, response)

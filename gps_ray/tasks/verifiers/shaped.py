@@ -46,6 +46,10 @@ class Shaped:
         self._format, self._format_reward = format, format_reward
         self._penalty, self._from, self._to = length_penalty, length_from, length_to
 
+    @property
+    def parts(self) -> tuple[Task, ...]:
+        return (self.task,)
+
     def stated_answer(self, prompt: Prompt, response: str) -> str | None:
         return self.task.stated_answer(prompt, response) if isinstance(self.task, StatesAnswers) else None
 
