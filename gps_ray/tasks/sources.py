@@ -19,6 +19,7 @@ from gps_ray.tasks.prompt_files import SourceRow, read_prompt
 __all__ = ["json_rows", "read_source"]
 
 _ROWS_AT_ONCE = 4096
+_HUB_ANSWERS_S = 5.0
 
 
 def read_source(source: SourceConfig, config_key: str, task: str = "") -> list[SourceRow]:
@@ -212,17 +213,32 @@ def _folder(source: SourceConfig, config_key: str) -> pa.Table:
 
 
 def _hub(source: SourceConfig, config_key: str) -> pa.Table:
-    from datasets import load_dataset
+    import datasets
 
+    was_offline = datasets.config.HF_HUB_OFFLINE
     try:
-        loaded = load_dataset(source.path, source.name, split=source.split)
+        # What it has kept it gives without a network too, and its own tries to reach one take half a minute.
+        datasets.config.HF_HUB_OFFLINE = was_offline or not _hub_answers()
+        loaded = datasets.load_dataset(source.path, source.name, split=source.split)
     except Exception as error:  # no network, no such data set, no such split, a script that it would have to run
         raise DataError(
             f"{config_key}: no file or folder {source.path} here, and the hub gave no data set of this name "
             f'({one_line(error)}); where there is a network run python -c "from datasets import load_dataset; '
             f"load_dataset('{source.path}').save_to_disk('FOLDER')\" and set {config_key}.path to FOLDER"
         ) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = was_offline
     return loaded.with_format("arrow")[:]
+
+
+def _hub_answers() -> bool:
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_ANSWERS_S)
+    except Exception:  # the client has many errors, and two libraries for them
+        return False
+    return True
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -185,6 +185,12 @@ def test_unusable_sources_are_said_in_one_line(tmp_path: Path, monkeypatch: pyte
         assert "\n" not in str(caught.value)
 
 
+def test_a_hub_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(DataError, match=r"hub gave no data set of this name .*OfflineModeIsEnabled"):
+        _read(Path("nobody/no-such-data"), verifier="exact")
+
+
 # --- several sources ---------------------------------------------------------------------------------------------
 
 
