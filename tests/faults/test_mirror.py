@@ -92,6 +92,7 @@ def test_killed_again_and_again_with_its_disk_it_ends_bit_for_bit_the_same(tmp_p
     assert "fetched the checkpoint of step" in log.read_text()
 
 
+@pytest.mark.slow
 def test_a_driver_that_slept_leaves_the_mirror_to_the_one_that_took_it(tmp_path: Path, bucket: str) -> None:
     """SIGSTOP, another driver on an empty disk takes the mirror and ends the run, SIGCONT: its run ends too, in its own
     folder, and nothing of it comes to the mirror."""

@@ -16,7 +16,7 @@ from tests.processes import SMALL_RUN, Head, end, run_small_in_process, start_jo
 
 pytestmark = pytest.mark.faults
 
-RUN = (*SMALL_RUN, "run.num_steps=12", "checkpoint.every_steps=4", "evaluation.every_steps=6", "rollout.num_workers=2")
+RUN = (*SMALL_RUN, "run.num_steps=9", "checkpoint.every_steps=3", "evaluation.every_steps=4", "rollout.num_workers=2")
 
 
 def _arguments(tmp_path: Path, name: str) -> tuple[str, ...]:
@@ -37,10 +37,10 @@ def _finish(head: Head, tmp_path: Path, name: str, *more: str) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_killed_at_step_10_and_resumed_it_ends_bit_for_bit_the_same(head: Head, tmp_path: Path) -> None:
+def test_killed_at_step_7_and_resumed_it_ends_bit_for_bit_the_same(head: Head, tmp_path: Path) -> None:
     process = start_job("train", *_arguments(tmp_path, "killed"), log=tmp_path / "killed.log", head=head)
     try:
-        wait_for("step 10", lambda: (steps := _steps(tmp_path / "killed")) and steps[-1]["step"] >= 10)
+        wait_for("step 7", lambda: (steps := _steps(tmp_path / "killed")) and steps[-1]["step"] >= 7)
     finally:
         end(process, signal.SIGKILL)
     assert not (tmp_path / "killed" / "final_model").exists()
@@ -53,10 +53,10 @@ def test_killed_at_step_10_and_resumed_it_ends_bit_for_bit_the_same(head: Head, 
     ).read_bytes()
     losses = [[row.get("train/loss") for row in _steps(run)] for run in (whole, killed)]
     assert losses[0] == losses[1]
-    assert len(losses[0]) == 13
+    assert len(losses[0]) == 10
     files = [sorted(p.name for p in (run / "outcomes").glob("*")) for run in (whole, killed)]
     assert files[0] == files[1]
-    assert read_outcomes(whole / "outcomes")["step"].unique().to_pylist() == list(range(1, 13))
+    assert read_outcomes(whole / "outcomes")["step"].unique().to_pylist() == list(range(1, 10))
     for name in files[0]:
         # Predictions, selections and rewards of every group, as bytes.
         assert (whole / "outcomes" / name).read_bytes() == (killed / "outcomes" / name).read_bytes(), name

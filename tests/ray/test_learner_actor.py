@@ -149,6 +149,7 @@ def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
     _run(test())
 
 
+@pytest.mark.slow  # every simulated run has one
 def test_without_a_model_folder_the_policy_is_simulated(tmp_path: Path) -> None:
     async def test() -> None:
         learner = spawn_learner("simulated/learner", _config(), None, tmp_path / "ray_train")

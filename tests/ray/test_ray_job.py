@@ -52,6 +52,7 @@ def _run_actors(head: Head) -> list[dict[str, Any]]:
     return [row for row in rows if row["name"].startswith("run/")]
 
 
+@pytest.mark.slow  # test_submit.py has a shorter one that succeeds, and below is one of a real model
 def test_a_submitted_run_succeeds_and_its_actors_are_listed(head: Head, tmp_path: Path) -> None:
     submitted = _submit(head, tmp_path, "run.num_steps=2", "evaluation.every_steps=2", "rollout.num_workers=2")
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
