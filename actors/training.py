@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,33 +19,26 @@ from actors.stalls import WaitsSink, stall_watched
 from actors.unplaced import said_while_unplaced
 from actors.warm_start_trainer import ensure_model, find_model
 from gps_ray.base.concurrency import gather_or_cancel
-from gps_ray.base.errors import CheckpointError, ConfigError
-from gps_ray.base.json_files import write_json
 from gps_ray.base.waits import Waits
 from gps_ray.config import TrainConfig
-from gps_ray.learning.schedule import check_same_end
 from gps_ray.loop.breaks import StopRequest
 from gps_ray.loop.guards import check_verifier
-from gps_ray.loop.plan import (
-    chat_format,
-    check_data,
-    check_first_prompt,
-    first_prompt,
-    in_ray_job,
-    pool_fingerprint,
-    prompt_limit,
-    resolve,
-    with_folder,
+from gps_ray.loop.opening import (
+    check_run_folder,
+    dated,
+    kept_warm_start,
+    note_first_prompt,
+    open_folder,
+    run_identity,
 )
+from gps_ray.loop.plan import chat_format, check_data, in_ray_job, prompt_limit, resolve, with_folder
 from gps_ray.loop.ports import ProgressSink
 from gps_ray.loop.presets import presets
 from gps_ray.loop.suites import Suite, extra_suites, read_suites
 from gps_ray.loop.training import LoopParts, TrainingLoop
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.predictor.prompt_features import build_prompt_table
-from gps_ray.run.checkpoint import CheckpointStore, Manifest, check_same_run
-from gps_ray.run.folder import FolderPosition, RunFolder, check_can_be_written
-from gps_ray.run.identity import Identity, code_version, model_identity, weights_identity
+from gps_ray.run.folder import RunFolder, check_can_be_written
 from gps_ray.run.lease import Lease
 from gps_ray.run.mirror import Mirror, attach_mirror, fetch_warm_start
 from gps_ray.run.status import StatusFile
@@ -57,11 +50,6 @@ if TYPE_CHECKING:
     from gps_ray.learning.supervised import Progress
 
 __all__ = [
-    "check_resume",
-    "check_run_folder",
-    "dated",
-    "move_aside",
-    "open_folder",
     "prepare",
     "run_training",
     "start_model",
@@ -106,7 +94,7 @@ def prepare(config: TrainConfig, *, trains: bool = True) -> tuple[TrainConfig, D
 
 def _check_caches(config: TrainConfig) -> None:
     """Raise ConfigError where a cache that is to be filled cannot be written. One that is full may be read alone."""
-    if _makes_warm_start(config) and find_model(config) is None:
+    if config.makes_warm_start and find_model(config) is None:
         check_can_be_written(config.warm_start.cache_directory, "warm_start.cache_directory")
     features = config.selection.features.cache_directory
     if features is not None and not any(features.glob("*.npy")):
@@ -118,109 +106,6 @@ def try_suites(config: TrainConfig, suites: Sequence[Suite]) -> None:
     for suite in suites if config.rollout.engine != "simulated" else ():
         for line in check_verifier(load_task(suite.task, suite.task_options), suite.prompts, config.rollout):
             print(f"suite {suite.name}: {line}", flush=True)
-
-
-def check_run_folder(config: TrainConfig, resume: bool) -> None:
-    """Raise ConfigError where the run folder would be lost, or holds another run, CheckpointError where what is to be
-    gone on with cannot be read."""
-    if in_ray_job() and not config.run.directory.is_absolute():
-        raise ConfigError(
-            f"run.directory: {config.run.directory} would lie in the job's temporary working directory; "
-            "give an absolute path on storage that all nodes see"
-        )
-    if resume:
-        RunFolder(config.run.directory.absolute()).check_kinds()
-    elif (config.run.directory / "checkpoints").exists():
-        raise ConfigError(
-            f"run.directory: {config.run.directory} already holds a run; go on with it by --resume, begin anew by "
-            "--restart, or choose another"
-        )
-
-
-def dated(config: TrainConfig, resume: bool) -> TrainConfig:
-    """The config with the day that chat templates are told: its own, that of the run's first start, or today."""
-    first = None
-    if resume:
-        folder = RunFolder(config.run.directory.absolute())
-        manifest = CheckpointStore(folder.root, 1).newest_manifest()
-        first = folder.first_date(None if manifest is None else manifest.config)
-    date = config.run.date or first or datetime.date.today()
-    return config.model_copy(update={"run": config.run.model_copy(update={"date": date})})
-
-
-def move_aside(config: TrainConfig) -> Path | None:
-    """Make room for a new run: the old folder becomes ``<folder>.old-1``, or the next number that is free. Returns its
-    new place, None where there was none. Raises CheckpointError where a driver is at work in it."""
-    root = config.run.directory.absolute()
-    if not root.exists():
-        return None
-    with Lease(root, config.run.lease_s):
-        number = 1
-        while (aside := root.with_name(f"{root.name}.old-{number}")).exists():
-            number += 1
-        root.rename(aside)
-    return aside
-
-
-def check_resume(config: TrainConfig, data: DataSets) -> None:
-    """What can be found wrong with a resume before Ray starts and the model is there: raises CheckpointError where the
-    folder holds another run, or results and no checkpoint. Changes nothing."""
-    folder = RunFolder(config.run.directory.absolute())
-    folder.check_kinds()
-    manifest = CheckpointStore(folder.root, 1).newest_manifest()
-    if manifest is None and config.run.mirror is not None:
-        return  # which may have one
-    _same_run(folder, manifest, config, Identity(pool=pool_fingerprint(data), code=code_version()))
-
-
-def _same_run(folder: RunFolder, found: Manifest | None, config: TrainConfig, identity: Identity) -> list[str]:
-    """Notes on going on, from ``found`` or from the start. Raises CheckpointError where that would be another run."""
-    if found is not None:
-        check_same_end(found.config, config)
-        return check_same_run(found.config, found.identity, config, identity)
-    if folder.has_results():
-        raise CheckpointError(
-            f"run.directory: {folder.root} holds results and no whole checkpoint to go on from; restore one, or begin "
-            "anew by --restart of jobs.train, which moves the folder aside"
-        )
-    if (record := folder.record()) is not None:
-        # Nothing is done yet; what is begun here is the run that the folder was made for.
-        check_same_run(*record, config, identity)
-    return []
-
-
-def open_folder(
-    config: TrainConfig,
-    data: DataSets,
-    identity: Identity,
-    resume: bool,
-    fence: Callable[[], None] = lambda: None,
-    mirror: Mirror | None = None,
-) -> tuple[RunFolder, CheckpointStore, tuple[Path, Manifest] | None]:
-    """The run folder, its checkpoints and, on a resume, the newest whole one. Raises CheckpointError where that is of
-    another run. ``fence`` is asked before each commit and each line; what ``mirror`` uploads is not pruned."""
-    folder = RunFolder(config.run.directory.absolute(), fence)
-    keep = config.checkpoint
-    in_use = tuple if mirror is None else mirror.in_use
-    store = CheckpointStore(folder.root, keep.keep_last, fence, keep_best=keep.keep_best, in_use=in_use)
-    found = store.newest() if resume else None
-    notes = _same_run(folder, None if found is None else found[1], config, identity) if resume else []
-    if found is not None and found[1].num_steps_done > config.run.num_steps:
-        print(
-            f"{config.run.directory}: resume: {found[1].num_steps_done} steps are done, run.num_steps asks for "
-            f"{config.run.num_steps}: no step is left to make",
-            flush=True,
-        )
-    folder.create(config, data.splits, identity)
-    num_steps_done = 0 if found is None else found[1].num_steps_done
-    if resume:
-        notes += folder.roll_back(FolderPosition() if found is None else found[1])
-    if resume or data.notes:
-        # What is known of the data stands with the first step.
-        folder.note(num_steps_done, [*(data.notes if num_steps_done == 0 else ()), *notes])
-    for note in notes:
-        print(f"{config.run.directory}: {note}", flush=True)
-    return folder, store, found
 
 
 def run_training(
@@ -244,18 +129,10 @@ def run_training(
 def start_model(config: TrainConfig, resume: bool, progress: Progress | None = None) -> Path | None:
     """The folder of the policy that the run begins from. A run that goes on takes its own copy of a warm start, from
     its folder or its mirror; else as ``ensure_model``. Raises CheckpointError where another driver holds the folder."""
-    root = config.run.directory.absolute()
-    if resume and _makes_warm_start(config):
-        if config.run.mirror is not None:
-            with Lease(root, config.run.lease_s):
-                fetch_warm_start(config)
-        if (kept := RunFolder(root).warm_start).exists():
-            return kept
-    return ensure_model(config, progress)
-
-
-def _makes_warm_start(config: TrainConfig) -> bool:
-    return config.model.path is None and config.rollout.engine != "simulated"
+    if resume and config.makes_warm_start and config.run.mirror is not None:
+        with Lease(config.run.directory.absolute(), config.run.lease_s):
+            fetch_warm_start(config)
+    return kept_warm_start(config, resume) or ensure_model(config, progress)
 
 
 async def train(
@@ -334,22 +211,6 @@ def _trackers(
     return open_trackers(config.tracking, tracked)
 
 
-def _start_of(config: TrainConfig, model_directory: Path | None, resume: bool) -> Path | None:
-    """A run of a comparison is given the warm start that all share, and may have begun from another machine's."""
-    kept = RunFolder(config.run.directory.absolute()).warm_start
-    return kept if resume and kept.exists() and _makes_warm_start(config) else model_directory
-
-
-def _identity(config: TrainConfig, data: DataSets, model_directory: Path | None) -> Identity:
-    made = model_directory is not None and _makes_warm_start(config)
-    return Identity(
-        pool=pool_fingerprint(data),
-        model=model_identity(model_directory),
-        code=code_version(),
-        warm_start=weights_identity(model_directory) if made and model_directory is not None else "",
-    )
-
-
 async def _train_held(
     config: TrainConfig,
     data: DataSets,
@@ -363,17 +224,14 @@ async def _train_held(
     resume: bool,
     sinks: Sequence[ProgressSink],
 ) -> Mapping[str, float]:
-    model_directory = _start_of(config, model_directory, resume)
-    identity = _identity(config, data, model_directory)
+    # A run of a comparison is given the warm start that all share, and may have begun from another machine's.
+    model_directory = kept_warm_start(config, resume) or model_directory
+    identity = run_identity(config, data, model_directory)
     config = dated(config, resume)
     folder, store, found = open_folder(config, data, identity, resume, lease.check, mirror)
-    if mirror is not None and model_directory is not None and _makes_warm_start(config):
+    if mirror is not None and model_directory is not None and config.makes_warm_start:
         folder.keep_warm_start(model_directory)
-    shown = first_prompt(config, data, model_directory)
-    if shown is not None:
-        if found is not None:
-            check_first_prompt(folder.first_prompt, shown)
-        write_json(folder.first_prompt, asdict(shown))
+    note_first_prompt(folder, config, data, model_directory, goes_on=found is not None)
     table = _prompt_table(config, data, model_directory)
     prompts = {p.prompt_id: p for split in (data.pool, data.evaluation, data.heldout_probe) for p in split}
     suites = extra_suites(config, data.suites)

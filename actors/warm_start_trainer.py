@@ -72,7 +72,7 @@ def ensure_model(config: TrainConfig, progress: Progress | None = None) -> Path 
     Raises DeadlineError after ``warm_start.deadline_s``, a GpsRayError of the actor as such, and LearnerError where it
     fails in any other way.
     """
-    if config.model.path is None and config.rollout.engine == "simulated":
+    if config.model.path is None and not config.makes_warm_start:
         return None
     found = find_model(config)
     return _train(config, progress) if found is None else found

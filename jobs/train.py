@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actors.cluster import check_placement, cluster_for
-from actors.training import check_resume, check_run_folder, move_aside, prepare, run_training, start_model
+from actors.training import prepare, run_training, start_model
 from gps_ray.config import TrainConfig, load_config
+from gps_ray.loop.opening import check_resume, check_run_folder, move_aside
 from gps_ray.loop.plan import describe
 from gps_ray.run.mirror import check_mirror
 from gps_ray.run.progress import Progress

@@ -245,6 +245,11 @@ class TrainConfig(ConfigSection):
     cluster: Annotated[ClusterConfig, Resume.FREE, Fact.SHARED] = Field(default_factory=ClusterConfig)
 
     @property
+    def makes_warm_start(self) -> bool:
+        """No model folder is named, and the engine needs a model: the embedded one, after its warm start."""
+        return self.model.path is None and self.rollout.engine != "simulated"
+
+    @property
     def rollout_sampling(self) -> Sampling:
         """Of the rollouts, and of whatever predicts or measures how they turn out: probes, the oracle."""
         rollout = self.rollout

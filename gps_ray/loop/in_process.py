@@ -25,7 +25,8 @@ from gps_ray.base.types import (
 )
 from gps_ray.config import TrainConfig
 from gps_ray.learning.learner import Learner
-from gps_ray.loop.plan import chat_format, pool_fingerprint
+from gps_ray.loop.opening import run_identity
+from gps_ray.loop.plan import chat_format
 from gps_ray.loop.ports import ProgressSink
 from gps_ray.loop.training import LoopParts, TrainingLoop
 from gps_ray.predictor.policy_states import policy_reader
@@ -33,7 +34,6 @@ from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.rollout.chunk import ChunkRunner, build_engine, cut_chunks
 from gps_ray.run.checkpoint import CheckpointStore
 from gps_ray.run.folder import RunFolder
-from gps_ray.run.identity import Identity, code_version, model_identity
 from gps_ray.selection.registry import build_selector
 from gps_ray.selection.service import SelectorService
 from gps_ray.tasks.dataset import DataSets
@@ -61,7 +61,7 @@ def run_in_process(
     if config.run.directory.exists():
         raise ConfigError(f"run.directory: {config.run.directory} is there already; choose another")
     folder = RunFolder(config.run.directory.absolute())
-    identity = Identity(pool=pool_fingerprint(data), model=model_identity(model_directory), code=code_version())
+    identity = run_identity(config, data, model_directory)
     folder.create(config, data.splits, identity)
     with contextlib.closing(_Pool(config, data, model_directory)) as pool:
         parts = LoopParts(

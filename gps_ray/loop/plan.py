@@ -50,9 +50,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     Raises ConfigError where a name in it stands for nothing, there is no such model, or the transport of weights lacks
     what it needs.
     """
-    from gps_ray.learning.algorithms import (
-        check_algorithm,
-    )  # which imports torch: two seconds that no typing error waits for
+    # With torch: two seconds that no typing error is to wait for.
+    from gps_ray.learning.algorithms import check_algorithm
 
     config = with_presets(with_folder(with_kept_caches(config)))
     check_algorithm(config.learning, config.rollout.group_size)
@@ -173,7 +172,7 @@ def check_data(config: TrainConfig, data: DataSets) -> None:
         )
     if not data.evaluation:
         raise ConfigError("data.evaluation_file: the evaluation set is empty; give one with at least one prompt")
-    if config.model.path is None and config.rollout.engine != "simulated":
+    if config.makes_warm_start:
         _check_words(config, data)
     shown = first_prompt(config, data)
     if shown is not None:

@@ -176,11 +176,9 @@ class RunFolder:
         }
         of_files |= {self.identity, self.root / "run_id"}
         for path in (*self.root.glob("*"), *(p for name in _READ for p in (self.root / name).rglob("*"))):
-            if (
-                path.exists()
-                and not path.is_file()
-                and (path in of_files or path.parent in (self.outcomes, self.probes) or not path.is_dir())
-            ):
+            if path.is_file() or not path.exists():
+                continue
+            if path in of_files or path.parent in (self.outcomes, self.probes) or not path.is_dir():
                 raise CheckpointError(
                     f"run.directory: {path}: expected a plain file; take it away, or begin anew by --restart of "
                     "jobs.train, which moves the folder aside"

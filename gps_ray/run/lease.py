@@ -46,6 +46,10 @@ class Driver:
             place = ""
         return cls(socket.gethostname(), place, os.getpid(), _process_start(os.getpid()))
 
+    def is_beside(self, other: Driver) -> bool:
+        """Of the same host and boot: whether the other lives can be seen from here."""
+        return (self.host, self.place) == (other.host, other.place)
+
     def is_dead(self) -> bool:
         """Of a process of this host and boot."""
         try:
@@ -161,10 +165,7 @@ class Lease:
         if self._silent_s(path) > self._lease_s:
             return True
         holder = _read(path)
-        return holder is not None and (holder.host, holder.place) == self._here() and self._is_dead(holder)
-
-    def _here(self) -> tuple[str, str]:
-        return self._driver.host, self._driver.place
+        return holder is not None and self._driver.is_beside(holder) and self._is_dead(holder)
 
     def _silent_s(self, path: Path) -> float:
         try:
@@ -202,12 +203,12 @@ def look_at_driver(root: Path, clock: Callable[[], float] = time.time) -> Driver
             beat_at = path.stat().st_mtime
         except FileNotFoundError:  # a newer one has come meanwhile
             continue
-        holder, this = _read(path), Driver.this()
+        holder = _read(path)
         return DriverSign(
             host=holder.host if holder else "",
             pid=holder.pid if holder else 0,
             silent_s=None if beat_at == 0 else max(0.0, clock() - beat_at),
-            is_dead=holder is not None and (holder.host, holder.place) == (this.host, this.place) and holder.is_dead(),
+            is_dead=holder is not None and Driver.this().is_beside(holder) and holder.is_dead(),
         )
     return None
 

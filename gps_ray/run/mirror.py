@@ -16,8 +16,8 @@ from gps_ray.run.checkpoint import CheckpointStore, Manifest
 from gps_ray.run.folder import RunFolder
 from gps_ray.run.metrics import MIRROR_FAILED, MIRROR_STEPS_BEHIND, MIRROR_UPLOAD_S
 from gps_ray.run.mirror_claim import MirrorClaim, MirrorTaken
-from gps_ray.run.mirror_store import STORE_ERRORS, MirrorStore
-from gps_ray.run.object_folder import ObjectFolder
+from gps_ray.run.mirror_store import MirrorStore
+from gps_ray.run.object_folder import STORE_ERRORS, ObjectFolder
 
 __all__ = ["Mirror", "attach_mirror", "check_mirror", "fetch_warm_start"]
 

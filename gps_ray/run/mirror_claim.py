@@ -21,18 +21,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-import pyarrow as pa
-
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.json_files import parse_json
 from gps_ray.run.lease import Driver, driver_of
-from gps_ray.run.object_folder import ObjectFolder
+from gps_ray.run.object_folder import STORE_ERRORS, ObjectFolder
 
 __all__ = ["MirrorClaim", "MirrorTaken"]
 
 _DRIVERS, _CLAIM, _BEAT = "drivers", "claim.json", "beat"
 _ROUNDING_S = 1.0  # S3 tells times in whole seconds
-_STORE_ERRORS = (OSError, pa.ArrowException, ValueError)
 
 
 class MirrorTaken(Exception):
@@ -79,7 +76,7 @@ class MirrorClaim:
             for other in others:
                 self._forget(other.token)
         except BaseException:
-            with contextlib.suppress(*_STORE_ERRORS):
+            with contextlib.suppress(*STORE_ERRORS):
                 self._forget(token)
             raise
         self._token = token
@@ -113,12 +110,12 @@ class MirrorClaim:
         self._ended.set()
         token, self._token = self._token, ""
         if token:
-            with contextlib.suppress(*_STORE_ERRORS):
+            with contextlib.suppress(*STORE_ERRORS):
                 self._forget(token)
 
     def _beat_on(self, ended: threading.Event) -> None:
         while not ended.wait(self._lease_s / 6):
-            with contextlib.suppress(*_STORE_ERRORS):  # a store that is away for a moment
+            with contextlib.suppress(*STORE_ERRORS):  # a store that is away for a moment
                 self.beat()
 
     def _others(self, own: str) -> list[_Claim]:
@@ -145,8 +142,8 @@ class MirrorClaim:
     def _is_over(self, claim: _Claim) -> bool:
         if claim.silent_s is not None and claim.silent_s > claim.lease_s + _ROUNDING_S:
             return True
-        holder, here = claim.holder, (self._driver.host, self._driver.place)
-        return holder is not None and (holder.host, holder.place) == here and self._is_dead(holder)
+        holder = claim.holder
+        return holder is not None and self._driver.is_beside(holder) and self._is_dead(holder)
 
     def _forget(self, token: str) -> None:
         """The claim goes first: without it nothing else counts."""

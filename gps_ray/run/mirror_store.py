@@ -24,8 +24,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-import pyarrow as pa
-
 from gps_ray.base.errors import CheckpointError, one_line
 from gps_ray.base.json_files import parse_json
 from gps_ray.base.storage import storage_error
@@ -35,13 +33,11 @@ from gps_ray.run.mirror_claim import MirrorClaim
 from gps_ray.run.object_folder import ObjectFolder
 from gps_ray.run.stored import FileEntry, Stored, entry_of
 
-__all__ = ["STORE_ERRORS", "MirrorStore"]
+__all__ = ["MirrorStore"]
 
 PIECE_BYTES = 8 << 20
 _EXTENT, _WARM_START = "mirror.json", "warm_start"
 _FORMAT = 1
-# What a store's driver may raise.
-STORE_ERRORS = (OSError, pa.ArrowException, ValueError)
 
 
 class _Extent(Stored):

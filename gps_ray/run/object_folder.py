@@ -11,9 +11,11 @@ import pyarrow as pa
 
 from gps_ray.base.errors import ConfigError, one_line
 
-__all__ = ["ObjectFolder"]
+__all__ = ["STORE_ERRORS", "ObjectFolder"]
 
 _BLOCK = 1 << 20  # bytes
+# What a store's driver may raise.
+STORE_ERRORS = (OSError, pa.ArrowException, ValueError)
 
 
 class ObjectFolder:

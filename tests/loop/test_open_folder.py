@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from actors.training import check_resume, check_run_folder, dated, move_aside, open_folder
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.types import Prompt
 from gps_ray.config import TrainConfig
+from gps_ray.loop.opening import check_resume, check_run_folder, dated, move_aside, open_folder
 from gps_ray.loop.plan import pool_fingerprint
 from gps_ray.run.checkpoint import Manifest
 from gps_ray.run.identity import Identity
