@@ -14,7 +14,7 @@ from pathlib import Path
 __all__ = ["record"]
 
 
-def record(done: str, said: str, code: int, seconds: float) -> None:
+def record(done: str, said: str, code: int | None, seconds: float) -> None:
     """``done`` is what was done to the run, ``said`` its last line or the one that matters, ``seconds`` from then to
     the end of the process. The test at hand is known to pytest."""
     file = os.environ.get("GPS_RELIABILITY")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from gps_ray.run.mirror import check_mirror
 from gps_ray.run.object_folder import ObjectFolder
 from gps_ray.run.outcomes import read_outcomes
 from tests.loop.ports import Killed, Run, results, simulated_config
+from tests.reliability import record
 
 pytestmark = pytest.mark.loop
 
@@ -128,8 +130,10 @@ def test_a_second_driver_with_a_folder_of_its_own_is_refused(tmp_path: Path) -> 
     first = Run(_config(tmp_path, "one"))
     named = rf"run\.mirror: 'file://.*' is held by process {os.getpid()} on "
     for resume in (False, True):
-        with pytest.raises(CheckpointError, match=named):
+        began = time.monotonic()
+        with pytest.raises(CheckpointError, match=named) as refused:
             Run(_config(tmp_path, "two"), resume=resume)
+        record("a second driver of a mirror", str(refused.value), 2, time.monotonic() - began)
         with pytest.raises(CheckpointError, match=named):
             check_mirror(_config(tmp_path, "two"), resume)
     first()

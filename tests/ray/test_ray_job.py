@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import requests
 from gps_ray.run.checkpoint import CheckpointStore
 from gps_ray.run.metrics import read_metrics
 from tests.processes import SMALL_RUN, Head, wait_for
+from tests.reliability import record
 
 pytestmark = pytest.mark.ray
 
@@ -84,9 +86,12 @@ def test_a_run_is_watched_and_stopping_it_leaves_a_whole_manifest_and_no_process
     pids = wait_for("three actors", lambda: len(alive := _alive(head)) >= 3 and alive)
     # Ray collects them every few seconds from living processes: what a run says last before it ends may be lost.
     wait_for("the run's metrics", lambda: all(name in _metrics_page(head) for name in METRICS))
+    told = time.monotonic()
     stopped = head.ray("job", "stop", f"--address={head.dashboard}", f"test-{tmp_path.name}")
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     wait_for("the run's processes to end", lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    ended = head.get(f"/api/jobs/test-{tmp_path.name}")
+    record("ray job stop", ended["message"], ended["driver_exit_code"], time.monotonic() - told)
     found = CheckpointStore(run, keep_last=2).newest()
     assert found is not None
     assert found[1].num_steps_done >= 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from gps_ray.config import TrainConfig, load_config
 from gps_ray.run.metrics import read_metrics
 from gps_ray.run.outcomes import read_outcomes
 from tests.processes import SMALL_RUN, run_small_in_process
+from tests.reliability import record
 
 pytestmark = pytest.mark.ray
 
@@ -74,12 +76,14 @@ def test_a_run_that_fits_the_cluster_and_no_node_is_refused_at_once(tmp_path: Pa
     """Ray would wait for ever: 2 CPUs there are, and a worker of 1.5 has no place."""
     wide = ("rollout.num_workers=1", "rollout.num_cpus_per_worker=1.5")
     config = load_config(TrainConfig, None, (*SETTINGS, f"run.directory={tmp_path}", *wide))
-    with (
-        _nodes(1, 1),
-        pytest.raises(ResourceError, match=r"a rollout worker needs 1\.5 CPU .* no node of the cluster has them \(2 x"),
-        cluster_for(config),
-    ):
-        pass
+    with _nodes(1, 1):
+        began = time.monotonic()
+        with (
+            pytest.raises(ResourceError, match=r"needs 1\.5 CPU .* no node of the cluster has them \(2 x") as refused,
+            cluster_for(config),
+        ):
+            pass
+        record("a worker wider than any node", str(refused.value), 2, time.monotonic() - began)
 
 
 @pytest.mark.timeout(900)
