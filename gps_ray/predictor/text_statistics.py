@@ -24,6 +24,8 @@ _ASCII = re.compile(r"[\x00-\x7f]+")
 _NOTATION = "$=(^_{?.,\n-+<|*/"
 _MAX_NUMBERS = 32
 _NUM_LARGEST = 4
+# Texts, so that the numbers of a large pool are not all in memory as Python's.
+_AT_ONCE = 4096
 
 # The columns of ``text_statistics``: the lengths come first.
 LENGTHS = ("characters", "words", "tokens", "commands", "distinct_commands", "numbers")
@@ -45,28 +47,40 @@ NAMES: tuple[str, ...] = (
     "even_share",
 )
 
+# The columns of a text's form that are counts: shares stay as they are.
+_IN_LOGS = [
+    column for column, name in enumerate(NAMES) if name in (*LENGTHS, "letters_per_word") or name.startswith("count_")
+]
+
 
 def text_statistics(texts: Sequence[str]) -> FloatArray:
     """[N, len(NAMES)] float64, counts and magnitudes as log(1 + x). An empty text has zeros only."""
-    if not texts:
-        return np.zeros((0, len(NAMES)))
-    return np.array([_of_form(text) + _of_numbers(text) for text in texts], dtype=np.float64)
+    parts = [_of_part(texts[start : start + _AT_ONCE]) for start in range(0, len(texts), _AT_ONCE)]
+    return np.concatenate([np.zeros((0, len(NAMES))), *parts])
 
 
-def _of_form(text: str) -> list[float]:
+def _of_part(texts: Sequence[str]) -> FloatArray:
+    numbers = [_NUMBER.findall(text) for text in texts]
+    form = np.array([_of_form(text, len(found)) for text, found in zip(texts, numbers, strict=True)], dtype=np.float64)
+    form[:, _IN_LOGS] = np.log1p(form[:, _IN_LOGS])
+    return np.concatenate([form, _of_numbers(numbers)], axis=1)
+
+
+def _of_form(text: str, num_numbers: int) -> list[float]:
+    """Counts are no logs yet."""
     tokens = _TOKEN.findall(text)
-    words = [token for token in tokens if token.isalpha()]
-    commands = [token for token in tokens if token.startswith("\\") and len(token) > 1]
-    num_numbers = sum(token[0].isdigit() for token in tokens)
+    words = [*filter(str.isalpha, tokens)]
+    commands = [token for token in tokens if token[0] == "\\" and len(token) > 1] if "\\" in text else []
     num_words, num_characters = max(len(words), 1), max(len(text), 1)
     # Nearly all characters are ASCII, and those are counted without a loop in Python: a pool has 1e8 of them.
     others = "" if text.isascii() else _ASCII.sub("", text)
-    lengths = (len(text), len(words), len(tokens), len(commands), len(set(commands)), num_numbers)
+    # A digit that is no decimal, such as a raised two, is a number of its own.
+    num_numbers += sum(character.isdigit() and not character.isdecimal() for character in others)
     return [
-        *np.log1p(lengths),
-        np.log1p(sum(map(len, words)) / num_words),
+        *(len(text), len(words), len(tokens), len(commands), len(set(commands)), num_numbers),
+        sum(map(len, words)) / num_words,
         len(set(words)) / num_words,
-        *np.log1p([text.count(character) for character in _NOTATION]),
+        *map(text.count, _NOTATION),
         (_num_in(_UPPER_CASE, text) + sum(map(str.isupper, others))) / num_characters,
         (_num_in(_DIGITS, text) + sum(map(str.isdigit, others))) / num_characters,
         len(others) / num_characters,
@@ -77,15 +91,26 @@ def _num_in(deleted: dict[int, int | None], text: str) -> int:
     return len(text) - len(text.translate(deleted))
 
 
-def _of_numbers(text: str) -> list[float]:
-    """Magnitudes of at most 32 numbers, in logs (a number longer than a float is cut off at the largest float)."""
-    values = np.array([float(number) for number in _NUMBER.findall(text)[:_MAX_NUMBERS]] or [0.0])
-    values = np.minimum(values, np.finfo(np.float64).max)
+def _of_numbers(found: Sequence[Sequence[str]]) -> FloatArray:
+    """[N, 11]: magnitudes of at most 32 numbers per text, in logs (a longer one is cut off at the largest float).
+    Texts with as many numbers are taken at once."""
+    numbers = [[*map(float, text[:_MAX_NUMBERS])] or [0.0] for text in found]
+    counts = np.array([len(row) for row in numbers])
+    columns = np.empty((len(numbers), _NUM_LARGEST + 7))
+    for count in np.unique(counts):
+        rows = np.flatnonzero(counts == count)
+        columns[rows] = _of_as_many([numbers[row] for row in rows])
+    return columns
+
+
+def _of_as_many(numbers: Sequence[Sequence[float]]) -> FloatArray:
+    values = np.minimum(np.array(numbers), np.finfo(np.float64).max)
     logs = np.log1p(values)
-    largest = np.zeros(_NUM_LARGEST)
-    ordered = np.sort(logs)[::-1][:_NUM_LARGEST]
-    largest[: len(ordered)] = ordered
+    largest = np.zeros((len(values), _NUM_LARGEST))
+    ordered = np.sort(logs, axis=1)[:, ::-1][:, :_NUM_LARGEST]
+    largest[:, : ordered.shape[1]] = ordered
     with np.errstate(over="ignore"):
-        rest = np.log1p(min(values[:-1].sum(), np.finfo(np.float64).max))
-    even = np.mean(np.mod(values, 2.0) == 0.0) if values.any() else 0.0
-    return [logs.min(), logs.mean(), logs.std(), logs[0], logs[-1], *largest, logs[-1] - rest, even]
+        rest = np.log1p(np.minimum(values[:, :-1].sum(axis=1), np.finfo(np.float64).max))
+    even = np.where(values.any(axis=1), np.mean(np.mod(values, 2.0) == 0.0, axis=1), 0.0)
+    spread = [logs.min(axis=1), logs.mean(axis=1), logs.std(axis=1), logs[:, 0], logs[:, -1]]
+    return np.column_stack([*spread, largest, logs[:, -1] - rest, even])

@@ -16,8 +16,9 @@ _NUM_EXAMPLES = 3
 # Quotes around words; those within stay: f'(2) is not f(2).
 _QUOTES = re.compile(r"""(?<!\S)["'`]+|["'`]+(?!\S)""")
 _STRAIGHT = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
-# Not between digits, and no factorial: 1.5 is not 15, and n! is not n.
-_PUNCTUATION = re.compile(r"[.,:](?!\d)|[;?]|(?<=[^\W\d]{2})!")
+# Not between digits, and no factorial: 1.5 is not 15, and n! is not n. Every branch begins with its sign, so that the
+# search skips what is none.
+_PUNCTUATION = re.compile(r"[.,:](?!\d)|[;?]|!(?<=[^\W\d]{2}!)")
 
 
 def normalised(text: str) -> str:

@@ -51,3 +51,11 @@ def test_texts_without_words_or_numbers_and_with_huge_ones_stay_finite() -> None
 def test_the_lengths_come_first() -> None:
     assert NAMES[: len(LENGTHS)] == LENGTHS
     assert len(set(NAMES)) == len(NAMES)
+
+
+def test_a_text_has_the_same_statistics_alone_and_among_others() -> None:
+    texts = ["", "x\u00b2 = 4", "1 2.5 3", " ".join(map(str, range(40))), "\\alpha 7 \u0663", "8 9 10", "9" * 400]
+    together = text_statistics(texts)
+    assert np.array_equal(together, np.concatenate([text_statistics([text]) for text in texts]))
+    assert together[1, NAMES.index("numbers")] == np.log1p(2)  # the raised two is one
+    assert together[3, NAMES.index("number_last")] == np.log1p(31)  # of the first 32
