@@ -18,6 +18,8 @@ from gps_ray.run.identity import Identity, code_version, model_identity, weights
 from gps_ray.run.lease import Lease
 from gps_ray.run.mirror import Mirror
 from gps_ray.tasks.dataset import DataSets
+from gps_ray.tasks.registry import load_task
+from gps_ray.tasks.verifier_identity import foreign_identity
 
 __all__ = [
     "check_resume",
@@ -81,7 +83,7 @@ def check_resume(config: TrainConfig, data: DataSets) -> None:
     manifest = CheckpointStore(folder.root, 1).newest_manifest()
     if manifest is None and config.run.mirror is not None:
         return  # which may have one
-    _same_run(folder, manifest, config, Identity(pool=pool_fingerprint(data), code=code_version()))
+    _same_run(folder, manifest, config, _known_before(config, data))
 
 
 def _same_run(folder: RunFolder, found: Manifest | None, config: TrainConfig, identity: Identity) -> list[str]:
@@ -143,12 +145,18 @@ def kept_warm_start(config: TrainConfig, resume: bool) -> Path | None:
 def run_identity(config: TrainConfig, data: DataSets, model_directory: Path | None) -> Identity:
     """What a run that begins from ``model_directory`` is told from others by."""
     made = model_directory if config.makes_warm_start else None
-    return Identity(
-        pool=pool_fingerprint(data),
-        model=model_identity(model_directory),
-        code=code_version(),
-        warm_start="" if made is None else weights_identity(made),
-    )
+    of_model = {
+        "model": model_identity(model_directory),
+        "warm_start": "" if made is None else weights_identity(made),
+    }
+    return _known_before(config, data).model_copy(update=of_model)
+
+
+def _known_before(config: TrainConfig, data: DataSets) -> Identity:
+    """What is known before the model is there."""
+    judged = config.rollout.engine != "simulated"
+    verifier = foreign_identity(load_task(config.data.task, config.data.task_options)) if judged else ""
+    return Identity(pool=pool_fingerprint(data), code=code_version(), verifier=verifier)
 
 
 def note_first_prompt(

@@ -298,9 +298,7 @@ class TrainingLoop:
             next_selection=SelectionRecord.of(self._chooser[self._steps_done + 1]),
             config=self._config.model_dump(mode="json"),
             pool_fingerprint=parts.identity.pool,
-            model=parts.identity.model,
-            code=parts.identity.code,
-            warm_start=parts.identity.warm_start,
+            **parts.identity.model_dump(exclude={"pool"}),
             pass_at_1=self._last_metrics.get(VAL_PASS_1),
             **dict(parts.folder.position()),
         )

@@ -108,7 +108,8 @@ class Manifest(FolderPosition):
     version; ``next_selection`` belongs to the next step.
 
     ``files`` are relative to the checkpoint's folder.
-    ``model``, ``code`` and ``warm_start`` are as in ``run/identity.py``, empty in manifests of earlier versions.
+    ``model``, ``code``, ``warm_start`` and ``verifier`` are as in ``run/identity.py``, empty in manifests of earlier
+    versions.
     ``pass_at_1`` is the step's val/pass@1 where it was evaluated. ``checksum`` is of all other fields, and empty in
     manifests of earlier versions.
     """
@@ -122,13 +123,15 @@ class Manifest(FolderPosition):
     model: str = ""
     code: str = ""
     warm_start: str = ""
+    verifier: str = ""
     files: dict[str, FileEntry] = Field(default_factory=dict)
     pass_at_1: FiniteFloat | None = None
     checksum: str = ""
 
     @property
     def identity(self) -> Identity:
-        return Identity(pool=self.pool_fingerprint, model=self.model, code=self.code, warm_start=self.warm_start)
+        known = {name: getattr(self, name) for name in Identity.model_fields if name != "pool"}
+        return Identity(pool=self.pool_fingerprint, **known)
 
     def text(self) -> str:
         """As it is written to disk, checksum filled in."""

@@ -21,13 +21,15 @@ _ORIGIN = ("transformers_version", "_name_or_path")
 
 class Identity(Stored):
     """``pool``: of the prompts, by split (``pool_fingerprint``). ``model``: of the folder that the policy begins from.
-    ``code``: commit/sources. ``warm_start``: of the weights that the run's own warm start gave. "" where it is not
-    known: runs of earlier versions."""
+    ``code``: commit/sources. ``warm_start``: of the weights that the run's own warm start gave. ``verifier``: of what
+    judges and is no code of this package (``tasks/verifier_identity.py``). "" where it is not known: runs of earlier
+    versions."""
 
     pool: str = ""
     model: str = ""
     code: str = ""
     warm_start: str = ""
+    verifier: str = ""
 
     def notes_against(self, made_with: Identity) -> list[str]:
         """What is to be known where a run that was ``made_with`` these goes on with this code. Raises CheckpointError,
@@ -49,12 +51,19 @@ class Identity(Stored):
                 f"is {self.warm_start} (a hash of its weights): made on another machine, or with another torch, it "
                 "comes out otherwise; bring the first one's folder here (run.mirror does), or use another run.directory"
             )
-        if not made_with.code or made_with.code.partition("/")[2] == self.code.partition("/")[2]:
-            return []
-        return [
-            f"resume: the run was made with code {made_with.code}, this is {self.code} (commit/hash of the sources): "
-            "it goes on, and nobody has shown that it ends equal to the bit to one that was never stopped"
-        ]
+        notes = []
+        if made_with.code and made_with.code.partition("/")[2] != self.code.partition("/")[2]:
+            notes.append(
+                f"resume: the run was made with code {made_with.code}, this is {self.code} (commit/hash of the "
+                "sources): it goes on, and nobody has shown that it ends equal to the bit to one that was never stopped"
+            )
+        if made_with.verifier and self.verifier and made_with.verifier != self.verifier:
+            notes.append(
+                "resume: data.task: the verifier's file, or a package that it asks, is not the one that judged so far: "
+                "from here on rewards may mean something else, and figures before and after may not compare; bring "
+                "the old one back, or begin anew by --restart, if that is not what you want"
+            )
+        return notes
 
 
 def code_version() -> str:

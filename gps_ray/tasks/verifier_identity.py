@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 from gps_ray.tasks.functions import FunctionTask
 from gps_ray.tasks.interface import Task
 
-__all__ = ["verifier_identity"]
+__all__ = ["foreign_identity", "verifier_identity"]
 
 _OWN = Path(__file__).parent
 # What built-in verifiers leave the judging to.
@@ -21,8 +21,16 @@ _PACKAGES = ("math-verify", "latex2sympy2-extended", "sympy", "reasoning-gym")
 def verifier_identity(task: Task) -> str:
     """A hash of all that decides the task's verdicts: the sources of gps-ray's verifiers, of the user's own (those that
     a task asks in turn among them, ``parts``), and the versions of the packages that built-in ones ask."""
+    return _hash([*sorted(_OWN.rglob("*.py")), *sorted({*_files(task)})])
+
+
+def foreign_identity(task: Task) -> str:
+    """The same without gps-ray's own sources: the user's files and the versions of packages."""
+    return _hash(sorted({*_files(task)}))
+
+
+def _hash(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    files = [*sorted(_OWN.rglob("*.py")), *sorted({*_files(task)})]
     for file in files:
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     for package in _PACKAGES:

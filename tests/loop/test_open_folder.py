@@ -11,7 +11,7 @@ import pytest
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.types import Prompt
 from gps_ray.config import TrainConfig
-from gps_ray.loop.opening import check_resume, check_run_folder, dated, move_aside, open_folder
+from gps_ray.loop.opening import check_resume, check_run_folder, dated, move_aside, open_folder, run_identity
 from gps_ray.loop.plan import pool_fingerprint
 from gps_ray.run.checkpoint import Manifest
 from gps_ray.run.identity import Identity
@@ -201,3 +201,32 @@ def test_a_record_that_cannot_be_read_is_one_line(tmp_path: Path, content: str) 
         dated(config, resume=True)
     with pytest.raises(CheckpointError, match=r"its own record cannot be read .*--restart"):
         open_folder(config, DATA, IDENTITY, resume=True)
+
+
+def test_an_edited_reward_function_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    rewards = tmp_path / "rewards_of_a_run.py"
+    rewards.write_text("def reward(response):\n    return 'hello' in response\n")
+    config = TrainConfig.model_validate(
+        {"run": {"directory": tmp_path / "run"}, "data": {"task": "rewards_of_a_run:reward"}}
+    )
+    first = run_identity(config, DATA, None)
+    folder, store, _ = open_folder(config, DATA, first, resume=False)
+    manifest = Manifest(
+        num_steps_done=2,
+        counters={},
+        next_selection=None,
+        config=config.model_dump(mode="json"),
+        pool_fingerprint=first.pool,
+        verifier=first.verifier,
+    )
+    store.commit(store.begin(2), manifest)
+    open_folder(config, DATA, run_identity(config, DATA, None), resume=True)
+    assert "data.task" not in capsys.readouterr().out
+    rewards.write_text("def reward(response):\n    return 'Hello' in response\n")
+    check_resume(config, DATA)  # allowed: a verifier may have to be mended
+    open_folder(config, DATA, run_identity(config, DATA, None), resume=True)
+    assert "data.task: the verifier's file" in capsys.readouterr().out
+    assert "data.task: the verifier's file" in folder.notes.read_text()
