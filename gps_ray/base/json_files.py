@@ -12,12 +12,21 @@ _DIGITS = 6  # significant ones: what is measured has no more
 _MAX_LINE = 240
 
 
-def parse_json(text: str | bytes) -> Any:
-    """As ``json.loads``; what is nested deeper than Python goes is a ValueError too."""
+def parse_json(text: str | bytes, *, unique_keys: bool = False) -> Any:
+    """As ``json.loads``; what is nested deeper than Python goes is a ValueError too, as is, with ``unique_keys``, a key
+    that an object has twice, of which Python would take the last."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique if unique_keys else None)
     except RecursionError:
         raise ValueError("nested too deeply to be read") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in an object")
+    return found
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -169,13 +169,13 @@ def json_rows(source: SourceConfig, config_key: str) -> Iterator[dict[str, Any]]
         with path.open(encoding="utf-8-sig") as lines:
             if lines.read(1) == "[":
                 lines.seek(0)
-                values = enumerate(parse_json(lines.read()), 1)
+                values = enumerate(parse_json(lines.read(), unique_keys=True), 1)
             else:
                 lines.seek(0)
                 values = ((number, line) for number, line in enumerate(lines, 1) if line.strip())  # type: ignore[assignment]
             for number, value in values:
                 try:
-                    row = parse_json(value) if isinstance(value, str) else value
+                    row = parse_json(value, unique_keys=True) if isinstance(value, str) else value
                 except ValueError as error:
                     raise wrong(number, one_line(error)) from error
                 if not isinstance(row, Mapping):

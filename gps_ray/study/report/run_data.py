@@ -21,6 +21,7 @@ from gps_ray.base.errors import DataError
 from gps_ray.base.json_files import parse_json
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, RolloutStatus, SlotKind
 from gps_ray.base.useful import is_useful
+from gps_ray.run.folder import RunFolder
 from gps_ray.run.metrics import COST_CPU_S, COST_ROLLOUTS, COST_TOKENS, COST_WALL_S, STEP, read_metrics
 from gps_ray.run.segments import read_segments
 
@@ -168,13 +169,14 @@ class ReadFiles:
 
 def read_run(directory: Path, files: ReadFiles | None = None) -> RunData:
     """Read what a run folder holds; ``files`` remembers what was read. Raises DataError where the folder is not one of
-    a run."""
+    a run, CheckpointError where a file's place is taken by what could not be read to an end."""
     files = files or ReadFiles()
     if not (directory / "metrics.jsonl").is_file() and not (directory / "config.yaml").is_file():
         raise DataError(
             f"{directory}: expected a run folder with config.yaml and metrics.jsonl, found neither; "
             "give the folder that run.directory names"
         )
+    RunFolder(directory).check_kinds()
     notes: list[str] = []
     config_text, config = _read_config(directory / "config.yaml", notes)
     metrics: list[dict[str, float]] = []

@@ -15,15 +15,15 @@ __all__ = ["Exact", "Gsm8k", "MultipleChoice", "verdict"]
 
 # An answer's statement stands near the end; what a response says before it may be of any length.
 _TAIL_CHARACTERS = 4000
-# A small letter is a choice where it ends something: "is a)", but not "is a guess".
-_CHOICE = r"[\(\[*_`\s\"']{0,8}([A-E](?![A-Za-z0-9])|[a-e](?=[)\]*_`\"'.,;:]|\s{0,8}$))"
+# A small letter is a choice where it ends something: "is a)", but not "is a guess". So is the ninth: "is I think B".
+_CHOICE = r"[\(\[*_`\s\"']{0,8}([A-HJ](?![A-Za-z0-9])|[Ia-j](?=[)\]*_`\"'.,;:]|\s{0,8}$))"
 _STATED = re.compile(
     r"(?i:(?:answer|choice|option)(?:\s{1,3}(?:is|would be|should be)|\s{0,3}[:=])\s{0,3}(?:option|choice)?)" + _CHOICE,
     re.MULTILINE,
 )
-_BRACKETED = re.compile(r"[\(\[]\s{0,3}([A-E])\s{0,3}[\)\]]")
-_ALONE = re.compile(r"^\s{0,8}[\(\[*_`\"']{0,4}([A-Ea-e])[\)\]*_`\"'.:]{0,4}\s{0,8}$")
-_LEADING = re.compile(r"^\s{0,8}[\(\[*_`]{0,4}([A-E])[\)\]*_`]{0,4}[.:)]\s")
+_BRACKETED = re.compile(r"[\(\[]\s{0,3}([A-J])\s{0,3}[\)\]]")
+_ALONE = re.compile(r"^\s{0,8}[\(\[*_`\"']{0,4}([A-Ja-j])[\)\]*_`\"'.:]{0,4}\s{0,8}$")
+_LEADING = re.compile(r"^\s{0,8}[\(\[*_`]{0,4}([A-J])[\)\]*_`]{0,4}[.:)]\s")
 
 
 def verdict(right: bool) -> Verdict:
@@ -67,7 +67,7 @@ def _after_hashes(text: str) -> str:
 
 
 class MultipleChoice:
-    """Answers that are a letter from A to E: ``\\boxed{B}``, ``<answer>B</answer>``, "answer is (B)", "B." or "(B)".
+    """Answers that are a letter from A to J: ``\\boxed{B}``, ``<answer>B</answer>``, "answer is (B)", "B." or "(B)".
 
     The last statement of an answer counts; a response that only brackets several letters has no answer.
     """
@@ -84,7 +84,7 @@ class MultipleChoice:
     def _expected(self, prompt: Prompt) -> str:
         expected = _ALONE.match(_without_text(prompt.answer))
         if expected is None:
-            raise DataError(f"expected a multiple_choice answer from A to E, got {prompt.answer[:100]!r}")
+            raise DataError(f"expected a multiple_choice answer from A to J, got {prompt.answer[:100]!r}")
         return expected[1].upper()
 
     def stated_answer(self, prompt: Prompt, response: str) -> str:

@@ -138,6 +138,17 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, kind: str) -> N
         _read(path, columns={"prompt": "q", "answer": "a"}, verifier="exact")
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['{"prompt": "a", "answer": "1"}\n{"prompt": "b", "answer": "2", "answer": "3"}', '[{"a": {"b": 1, "b": 2}}]'],
+)
+def test_a_key_that_stands_twice_in_a_row_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text)
+    with pytest.raises(DataError, match="stands twice in an object"):
+        read_source(SourceConfig(path=str(path), verifier="exact", columns={"answer": "answer"}), "data.train")
+
+
 @pytest.mark.parametrize("truth", [None, float("nan"), "nan", "", [1.0, float("nan")]])
 def test_null_and_nan_are_refused_by_row(tmp_path: Path, truth: Any) -> None:
     rows = [{"data_source": "t", "prompt": "q", "reward_model": {"ground_truth": t}} for t in ("1", truth)]

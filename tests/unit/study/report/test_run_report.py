@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gps_ray.base.errors import DataError
+from gps_ray.base.errors import CheckpointError, DataError
 from gps_ray.run.metrics import read_metrics
 from gps_ray.study.report import write_report
 from gps_ray.study.report.render import visible
@@ -175,6 +176,15 @@ def test_a_run_that_has_only_its_config(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected a run folder .* give the folder that run\.directory names"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rollouts.jsonl", "first_prompt.json", "outcomes/00000001.arrows"])
+def test_a_pipe_in_a_files_place_is_named_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.yaml").write_text("run: {num_steps: 3}\n")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(CheckpointError, match=f"{name}: expected a plain file"):
         write_report(tmp_path)
 
 

@@ -40,6 +40,10 @@ def _right(name: str, answer: str, response: str) -> bool:
         ("multiple_choice", "b", "(B)"),
         ("multiple_choice", "B", "B. Paris"),
         ("multiple_choice", "B", "<answer>B</answer>"),
+        ("multiple_choice", "J", "The answer is (J)."),
+        ("multiple_choice", "I", "Answer: I"),
+        ("multiple_choice", "I", "\\boxed{I}"),
+        ("multiple_choice", "B", "The answer is I think (B)"),
         ("multiple_choice", "B", "so the correct option is (B) as shown"),
         ("exact", "New York", "  new\n york. "),
         ("exact", "New York", "I think <answer>New York</answer>"),
@@ -63,6 +67,8 @@ def test_right(name: str, answer: str, response: str) -> None:
         ("multiple_choice", "A", "The answer is a bit hidden"),
         ("multiple_choice", "B", "(A) (B)"),
         ("multiple_choice", "B", "The answer is A"),
+        ("multiple_choice", "I", "The answer is I do not know"),
+        ("multiple_choice", "I", "I guess so"),
         ("multiple_choice", "B", "Be careful"),
         ("multiple_choice", "A", "A dog barked"),
         ("multiple_choice", "B", "answer is Bob"),
@@ -75,7 +81,7 @@ def test_wrong(name: str, answer: str, response: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "answer"), [("gsm8k", ANSWER), ("multiple_choice", "E"), ("exact", ANSWER)]
+    ("name", "answer"), [("gsm8k", ANSWER), ("multiple_choice", "E"), ("multiple_choice", "J"), ("exact", ANSWER)]
 )  # fmt: skip
 def test_5000_hostile_responses(name: str, answer: str) -> None:
     task = load_task(name, {})
@@ -84,7 +90,7 @@ def test_5000_hostile_responses(name: str, answer: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "answer"),
-    [("gsm8k", "none"), ("gsm8k", "5 or 6"), ("gsm8k", "3:30"), ("multiple_choice", "F"), ("exact", " ")],
+    [("gsm8k", "none"), ("gsm8k", "5 or 6"), ("gsm8k", "3:30"), ("multiple_choice", "K"), ("exact", " ")],
 )
 def test_an_answer_of_another_notation_is_refused(name: str, answer: str) -> None:
     with pytest.raises(DataError, match=r"expected an? "):
