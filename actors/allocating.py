@@ -8,7 +8,7 @@ from actors.cluster import cluster_for
 from actors.evaluating import count_responses
 from actors.training import prepare
 from gps_ray.allocation.comparison import AllocationSettings, Comparison
-from gps_ray.allocation.from_run import compare_on_run
+from gps_ray.allocation.from_run import compare_on_run, fully_judged
 from gps_ray.base.errors import ConfigError
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.predictor.recorded import RecordedOutcomes, write_recorded
@@ -21,7 +21,8 @@ __all__ = ["allocate_on_run"]
 def allocate_on_run(directory: Path, settings: AllocationSettings, sampled_file: Path) -> Comparison:
     """Every evaluation and held-out probe prompt is sampled ``settings.maximum`` times with the run's final model.
 
-    The counts go to ``sampled_file`` (Parquet, as ``--static`` reads it); the predictor is that of the run.
+    The counts go to ``sampled_file`` (Parquet, as ``--static`` reads it); the predictor is that of the run. Prompts
+    that lack a verdict are left out, which is printed.
     """
     folder = RunFolder(directory.absolute())
     if not (folder.final_model / "config.json").exists():
@@ -34,10 +35,17 @@ def allocate_on_run(directory: Path, settings: AllocationSettings, sampled_file:
     recorded = RecordedOutcomes(
         prompts=tuple(prompt.text for prompt in prompts), num_right=counts.num_right, num_tried=counts.num_tried
     )
+    kept = fully_judged(recorded, settings.maximum)
+    if len(kept) < len(prompts):
+        print(
+            f"{directory}: {len(prompts) - len(kept)} of {len(prompts)} prompts lack a verdict and are left out",
+            flush=True,
+        )
+    recorded = recorded.take(kept)
     write_recorded(recorded, sampled_file)
     return compare_on_run(
         pool=data.pool,
-        prompts=prompts,
+        prompts=[prompts[row] for row in kept],
         outcomes=read_outcomes(folder.outcomes),
         recorded=recorded,
         selection=config.selection,

@@ -24,7 +24,7 @@ from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.predictor.recorded import RecordedOutcomes
 from gps_ray.selection.registry import build_predictor, resolve_selection
 
-__all__ = ["compare_on_run"]
+__all__ = ["compare_on_run", "fully_judged"]
 
 
 def compare_on_run(
@@ -61,6 +61,20 @@ def compare_on_run(
         settings=settings,
         seed=run_seed,
     )
+
+
+def fully_judged(recorded: RecordedOutcomes, num_samples: int) -> IntArray:
+    """Rows [K] of the prompts all of whose samples have a verdict: of the others nobody can say what so many solve.
+
+    Raises DataError where fewer than two are left: half fits the bins, half is allocated over.
+    """
+    kept = np.flatnonzero(recorded.num_tried >= num_samples)
+    if len(kept) < 2:
+        raise DataError(
+            f"--run: {len(kept)} of {len(recorded.prompts)} prompts have a verdict on each of their {num_samples} "
+            "samples, expected two at least; raise rollout.verify_deadline_s of the run's config, or mend its verifier"
+        )
+    return kept
 
 
 def _replay(predictor: Predictor, index: PromptIndex, outcomes: pa.Table) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gps_ray.allocation.comparison import AllocationSettings
-from gps_ray.allocation.from_run import compare_on_run
+from gps_ray.allocation.from_run import compare_on_run, fully_judged
 from gps_ray.base.errors import DataError
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.tables import outcomes_to_table
@@ -156,3 +156,12 @@ def test_prompts_of_the_pool_are_refused(tmp_path: Path) -> None:
             run_seed=0,
             group_size=GROUP_SIZE,
         )
+
+
+def test_prompts_that_lack_a_verdict_are_left_out() -> None:
+    recorded = RecordedOutcomes(
+        prompts=("a", "b", "c", "d"), num_right=np.array([1, 0, 2, 4]), num_tried=np.array([4, 0, 3, 4])
+    )
+    assert fully_judged(recorded, 4).tolist() == [0, 3]
+    with pytest.raises(DataError, match=r"0 of 4 prompts have a verdict on each of their 5 samples"):
+        fully_judged(recorded, 5)
