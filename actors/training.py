@@ -31,11 +31,12 @@ from gps_ray.loop.opening import (
     open_folder,
     run_identity,
 )
+from gps_ray.loop.parts import LoopParts
 from gps_ray.loop.plan import chat_format, check_data, in_ray_job, prompt_limit, resolve, with_folder
 from gps_ray.loop.ports import ProgressSink
 from gps_ray.loop.presets import presets
 from gps_ray.loop.suites import Suite, extra_suites, read_suites
-from gps_ray.loop.training import LoopParts, TrainingLoop
+from gps_ray.loop.training import TrainingLoop
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.run.folder import RunFolder, check_can_be_written

@@ -26,9 +26,10 @@ from gps_ray.base.types import (
 from gps_ray.config import TrainConfig
 from gps_ray.learning.learner import Learner
 from gps_ray.loop.opening import run_identity
+from gps_ray.loop.parts import LoopParts
 from gps_ray.loop.plan import chat_format
 from gps_ray.loop.ports import ProgressSink
-from gps_ray.loop.training import LoopParts, TrainingLoop
+from gps_ray.loop.training import TrainingLoop
 from gps_ray.predictor.policy_states import policy_reader
 from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.rollout.chunk import ChunkRunner, build_engine, cut_chunks

@@ -12,56 +12,32 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from gps_ray.base.concurrency import Milestone, gather_or_cancel, with_beside
-from gps_ray.base.errors import StorageError
 from gps_ray.base.types import ObserveResult, PublishedWeights, Selection, UpdateRequest, UpdateResult
 from gps_ray.config import TrainConfig
-from gps_ray.loop.breaks import Break, Breaks, RunStopped, StopRequest
+from gps_ray.loop.breaks import Break, Breaks, RunStopped
+from gps_ray.loop.checkpointing import Checkpointer
 from gps_ray.loop.chooser import Chooser
 from gps_ray.loop.evaluator import Evaluator
 from gps_ray.loop.guards import StepGuards
 from gps_ray.loop.ledger import Ledger
 from gps_ray.loop.oracle import OracleLook
-from gps_ray.loop.ports import LearnerPort, ProgressSink, RolloutPool, SelectorPort
+from gps_ray.loop.parts import LoopParts
+from gps_ray.loop.reporting import Reporter
 from gps_ray.loop.rounds import roll_out
 from gps_ray.loop.sampling import Sampler
-from gps_ray.loop.skips import SkippedCheckpoints
 from gps_ray.loop.step_record import StepRecord
 from gps_ray.loop.warnings import TruncationWatch, warn_of_sampling
-from gps_ray.run.checkpoint import CheckpointStore, Manifest, SelectionRecord
-from gps_ray.run.folder import RunFolder
-from gps_ray.run.identity import Identity
-from gps_ray.run.metrics import NUM_SKIPPED, NUM_TOKENS, VAL_PASS_1, rollouts_saved, step_metrics
-from gps_ray.run.mirror import Mirror
+from gps_ray.run.checkpoint import Manifest
+from gps_ray.run.metrics import VAL_PASS_1
 from gps_ray.selection.admission import build_admission
 from gps_ray.selection.oracle import oracle_candidates
 from gps_ray.selection.registry import needs_true_rates
-from gps_ray.tasks.dataset import DataSets
 
-__all__ = ["LoopParts", "TrainingLoop"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopParts:
-    """What a run is made of. ``sinks`` are told of every phase and every finished step, ``stop`` is where somebody may
-    ask the run to end, ``mirror`` takes what was committed to another place."""
-
-    selector: SelectorPort
-    pool: RolloutPool
-    learner: LearnerPort
-    data: DataSets
-    folder: RunFolder
-    store: CheckpointStore
-    identity: Identity
-    sinks: Sequence[ProgressSink] = ()
-    stop: StopRequest = field(default_factory=StopRequest)
-    mirror: Mirror | None = None
+__all__ = ["TrainingLoop"]
 
 
 class TrainingLoop:
@@ -74,8 +50,9 @@ class TrainingLoop:
         self._steps_done = 0 if resumed_from is None else resumed_from.num_steps_done
         self._served = Milestone(self._steps_done)  # the policy version that the pool serves
         self._breaks = Breaks(config, parts.stop)
-        self._skipped = SkippedCheckpoints(config.checkpoint.max_skipped)
+        self._checkpointer = Checkpointer(config, parts, self._breaks)
         self._ledger = Ledger()
+        self._reporter = Reporter(parts, self._ledger)
         self._guards = StepGuards(config.rollout, config.run.max_idle_steps)
         self._truncation = TruncationWatch()
         sampler = Sampler(parts.pool, self._ledger, config.rollout.max_failed_share)
@@ -84,7 +61,9 @@ class TrainingLoop:
             pool_ids = tuple(prompt.prompt_id for prompt in parts.data.pool)
             candidates = partial(oracle_candidates, config.selection, pool_ids, config.run.seed)
             sampling = config.rollout_sampling
-            selector = OracleLook(selector, candidates, sampler, self._served, self._ledger, self._phase, sampling)
+            selector = OracleLook(
+                selector, candidates, sampler, self._served, self._ledger, self._reporter.phase, sampling
+            )
         self._chooser = Chooser(
             selector,
             num_prompts=config.selection.num_prompts,
@@ -97,7 +76,6 @@ class TrainingLoop:
         self._runs_ahead = config.run.max_policy_lag > 0
         self._weights: dict[int, PublishedWeights] = {}  # by version, until the pool has loaded them
         self._learner_free_since = 0.0
-        self._last_metrics: Mapping[str, float] = {}
         if resumed_from is not None:
             self._restore(resumed_from)
 
@@ -112,10 +90,10 @@ class TrainingLoop:
         Raises RunStopped where it was asked to end before.
         """
         warn_of_sampling(self._config)
-        self._phase("weights")
+        self._reporter.phase("weights")
         await self._parts.pool.load_weights(await self._parts.learner.publish())
         if self._is_new:
-            self._emit({"step": 0, **await self._evaluate(0)})
+            self._reporter.emit({"step": 0, **await self._evaluate(0)})
             # A kill at any moment from here on leaves something to resume.
             await self._chooser.choose_ahead(0, 0)
             await self._checkpoint()
@@ -127,12 +105,12 @@ class TrainingLoop:
             with contextlib.suppress(Break):
                 await gather_or_cancel(*(self.step(step, begin, end) for step in range(begin + 1, end + 1)))
             await self._take_break()
-        self._phase("export")
+        self._reporter.phase("export")
         await self._parts.learner.export(self._parts.folder.unfinished_model())
         self._parts.folder.finish_model()
         if self._parts.mirror is not None:
             self._parts.mirror.hand_over_model(self._parts.folder.final_model)
-        return self._last_metrics
+        return self._reporter.last
 
     async def step(self, step: int, begin: int, end: int) -> None:
         """One RL step of those after ``begin`` up to ``end``, all of which are under way at once: rollouts wait for
@@ -148,7 +126,7 @@ class TrainingLoop:
                     await self._learnt.reached(step - 1)
                     raise Break
                 selection = await self._chooser.selection(step)
-        self._phase("rollout")
+        self._reporter.phase("rollout")
         with record.timing("rollout"):
             await self._roll_out(record, selection)
         async with self._rolled_out.turn(step):
@@ -156,26 +134,28 @@ class TrainingLoop:
         async with self._learnt.turn(step):
             record.seconds["timing_s/wait_rollouts"] = time.perf_counter() - self._learner_free_since
             record.num_steps_ahead = self._rolled_out.at - step
-            self._phase("update")
+            self._reporter.phase("update")
             # A selection depends on the selector's state after observe, never on the new weights: it overlaps.
             updated, observed = await gather_or_cancel(self._update(record, end), self._observe(record, end))
-            self._steps_done = step
-            self._ledger.charge_step(record, updated, observed)
-            metrics = self._step_metrics(record, updated, observed)
-            self._truncation.look(step, metrics)
-            if self._is_due(self._config.evaluation.every_steps, step):
-                with record.timing("evaluation"):
-                    metrics |= await self._evaluate(step)
-            self._parts.folder.write_samples(step, [sample for header in record.headers for sample in header.samples])
-            self._parts.folder.write_verifier_notes(
-                step, [note for header in record.headers for note in header.verifier_notes]
-            )
-            self._emit({**metrics, **record.seconds, "timing_s/step": self._ledger.seconds_since_start()})
-            if self._is_due(self._config.checkpoint.every_steps, step):
-                await self._checkpoint()
-            self._ledger.start_clock()
-            self._learner_free_since = time.perf_counter()
-            self._breaks.step_done()
+            await self._end_step(record, updated, observed)
+
+    async def _end_step(self, record: StepRecord, updated: UpdateResult, observed: ObserveResult) -> None:
+        """What it cost and showed goes to the records, and what is due after it is done."""
+        self._steps_done = step = record.step
+        self._ledger.charge_step(record, updated, observed)
+        metrics = self._reporter.of_step(record, updated, observed)
+        self._truncation.look(step, metrics)
+        if self._is_due(self._config.evaluation.every_steps, step):
+            with record.timing("evaluation"):
+                metrics |= await self._evaluate(step)
+        self._reporter.write_responses(record)
+        seconds = {**record.seconds, "timing_s/step": self._ledger.seconds_since_start()}
+        self._reporter.emit(metrics | seconds, self._checkpointer.num_skipped)
+        if self._is_due(self._config.checkpoint.every_steps, step):
+            await self._checkpoint()
+        self._ledger.start_clock()
+        self._learner_free_since = time.perf_counter()
+        self._breaks.step_done()
 
     async def _take_break(self) -> None:
         """Nothing is under way: write the checkpoint whose time has come, and end where that is asked for."""
@@ -246,90 +226,11 @@ class TrainingLoop:
             await self._chooser.choose_ahead(record.step, end)
         return observed
 
-    def _step_metrics(self, record: StepRecord, updated: UpdateResult, observed: ObserveResult) -> dict[str, float]:
-        metrics = step_metrics(record.headers, record.selections, record.admitted)
-        return {
-            "step": record.step,
-            **metrics,
-            "rollout/policy_lag": float(record.step - 1 - record.policy_version),
-            "rollout/num_steps_ahead": float(record.num_steps_ahead),
-            "rollout/tokens_per_s": metrics[NUM_TOKENS] / record.seconds["timing_s/rollout"],
-            **updated.metrics,
-            **observed.metrics,
-            **rollouts_saved(self._ledger.counters),
-            **self._parts.pool.metrics(),
-        }
-
     async def _evaluate(self, step: int) -> dict[str, float]:
-        self._phase("evaluation")
+        self._reporter.phase("evaluation")
         return await self._evaluator.evaluate(step, self._is_due(self._config.evaluation.probe_every_steps, step))
 
     async def _checkpoint(self) -> None:
-        """Write one, or go on without where there is no room for it, as far as the config allows."""
-        self._phase("checkpoint")
-        began = self._breaks.now()
-        try:
-            await self._write_checkpoint()
-        except StorageError as error:
-            if not self._parts.store.has_any() or not self._parts.folder.root.exists():
-                raise  # there would be nothing to go on from
-            self._skipped.skipped(self._steps_done, error)
-            self._breaks.skipped()
-        else:
-            self._skipped.written()
-            self._breaks.saved(began)
-
-    async def _write_checkpoint(self) -> None:
-        """All parts write side by side; the manifest makes them one. What is left of one that fails makes room."""
-        parts = self._parts
-        path = parts.store.begin(self._steps_done)
-        try:
-            await _all_saved(parts.learner.save(path / "learner"), parts.selector.save(path / "selector"))
-            self._commit(path)
-        except StorageError:
-            parts.store.discard(path)
-            raise
-
-    def _commit(self, path: Path) -> None:
-        parts = self._parts
-        manifest = Manifest(
-            num_steps_done=self._steps_done,
-            counters=self._ledger.counters,
-            next_selection=SelectionRecord.of(self._chooser[self._steps_done + 1]),
-            config=self._config.model_dump(mode="json"),
-            pool_fingerprint=parts.identity.pool,
-            **parts.identity.model_dump(exclude={"pool"}),
-            pass_at_1=self._last_metrics.get(VAL_PASS_1),
-            **dict(parts.folder.position()),
-        )
-        manifest = parts.store.commit(path, manifest)
-        if parts.mirror is not None:
-            parts.mirror.hand_over(path, manifest)
-
-    def _phase(self, name: str) -> None:
-        for sink in self._parts.sinks:
-            sink.phase(name)
-
-    def _emit(self, metrics: Mapping[str, float]) -> None:
-        mirror = {} if self._parts.mirror is None else self._parts.mirror.metrics(self._steps_done)
-        skipped = {NUM_SKIPPED: float(self._skipped.num)} if self._skipped.num else {}
-        row = {**metrics, **mirror, **skipped, **self._ledger.counters}
-        self._parts.folder.metrics.append(row)
-        self._last_metrics = row
-        for sink in self._parts.sinks:
-            sink.step(int(row["step"]), row)
-
-
-async def _all_saved(*saves: Coroutine[Any, Any, None]) -> None:
-    """Where one has no room the others end all the same: their files are about to be deleted."""
-
-    async def attempt(save: Coroutine[Any, Any, None]) -> StorageError | None:
-        try:
-            await save
-        except StorageError as error:
-            return error
-        return None
-
-    for error in await gather_or_cancel(*map(attempt, saves)):
-        if error is not None:
-            raise error
+        self._reporter.phase("checkpoint")
+        counters, next_selection = self._ledger.counters, self._chooser[self._steps_done + 1]
+        await self._checkpointer.write(self._steps_done, counters, next_selection, self._reporter.last.get(VAL_PASS_1))

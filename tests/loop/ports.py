@@ -30,8 +30,9 @@ from gps_ray.base.types import (
 )
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.loop.breaks import StopRequest
+from gps_ray.loop.parts import LoopParts
 from gps_ray.loop.plan import pool_fingerprint
-from gps_ray.loop.training import LoopParts, TrainingLoop
+from gps_ray.loop.training import TrainingLoop
 from gps_ray.predictor.interface import PromptTable
 from gps_ray.rollout.chunk import ChunkRunner, build_engine, cut_chunks
 from gps_ray.rollout.simulated_engine import SimulatedTask

@@ -48,8 +48,9 @@ from gps_ray.base.types import (
 from gps_ray.base.virtual_time import run_in_virtual_time
 from gps_ray.config import TrainConfig, load_config
 from gps_ray.loop.in_process import InProcessSelector
+from gps_ray.loop.parts import LoopParts
 from gps_ray.loop.plan import pool_fingerprint
-from gps_ray.loop.training import LoopParts, TrainingLoop
+from gps_ray.loop.training import TrainingLoop
 from gps_ray.rollout.chunk import ChunkRequest
 from gps_ray.rollout.group_runner import room_for
 from gps_ray.rollout.pool import WorkerPool
