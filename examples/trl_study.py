@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 import gps_ray
+from gps_ray.base.errors import UsageError
 from gps_ray.base.intervals import mean_estimate
 from gps_ray.base.types import Prompt, RolloutStatus
 from gps_ray.config import TrainConfig, load_config
@@ -28,14 +30,15 @@ from gps_ray.integrations.trl import SelectingGRPOTrainer, Solved
 from gps_ray.tasks.dataset import load_data
 from gps_ray.tasks.interface import Task
 from gps_ray.tasks.registry import load_task
+from jobs.cli import run_job
 
 OWN = "own"  # the trainer's own sampling
 
 
-def main() -> None:
-    args = _arguments()
+def main(argv: Sequence[str]) -> int:
+    args = _arguments(argv)
     torch.set_num_threads(args.num_threads)
-    config = load_config(TrainConfig, args.config, ())
+    config = load_config(TrainConfig, args.config, args.overrides)
     args.out.mkdir(parents=True, exist_ok=True)
     arms = (OWN, args.selector)
     by_seed = [{arm: _result(args, config, arm, seed) for arm in arms} for seed in range(args.num_seeds)]
@@ -44,10 +47,12 @@ def main() -> None:
         for arm, values in ((OWN, own), (args.selector, selected), ("difference", selected - own)):
             found = mean_estimate(100 * values)
             print(f"{name} {arm}: {found.value:.1f} [{found.low:.1f}, {found.high:.1f}] %")
+    return 0
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="config keys as key=value, such as selection.num_prompts=2")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -56,7 +61,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--num-batches", type=int, default=60, help="generation batches per run")
     parser.add_argument("--num-evaluation-prompts", type=int, default=256)
     parser.add_argument("--num-threads", type=int, default=1)
-    return parser.parse_args()
+    parser.add_argument("--rollouts-per-pass", type=int, help="in one forward pass of an update; all where left out")
+    return parser.parse_args(argv)
 
 
 def _result(args: argparse.Namespace, config: TrainConfig, arm: str, seed: int) -> dict[str, Any]:
@@ -92,16 +98,27 @@ def _trainer(args: argparse.Namespace, config: TrainConfig, arm: str, seed: int)
 
 
 def _settings(args: argparse.Namespace, config: TrainConfig, seed: int) -> GRPOConfig:
-    """The config's batch, cut into its mini-batches; everything that it does not name is TRL's default."""
+    """The config's batch, cut into its mini-batches; what neither it nor a line here names is TRL's default."""
     num_updates = config.learning.num_minibatches
+    per_update = config.selection.num_prompts * config.rollout.group_size // num_updates
+    per_pass = min(args.rollouts_per_pass or per_update, per_update)
+    if per_update % per_pass:
+        raise UsageError(
+            f"--rollouts-per-pass: expected a divisor of an update's {per_update} rollouts, got {per_pass}"
+        )
     return GRPOConfig(
         str(args.out / "trainer"),
         use_cpu=not torch.cuda.is_available(),
-        bf16=False,
+        # On a CPU products in bfloat16 take less than half the time, where the processor has them.
+        bf16=config.model.dtype == "bfloat16",
+        # TRL's default saves memory by one more forward pass; here --rollouts-per-pass saves it.
+        gradient_checkpointing=False,
         seed=seed,
         max_steps=args.num_batches * num_updates,
-        per_device_train_batch_size=config.selection.num_prompts * config.rollout.group_size // num_updates,
-        steps_per_generation=num_updates,
+        per_device_train_batch_size=per_pass,
+        gradient_accumulation_steps=per_update // per_pass,
+        # As many as are accumulated: TRL computes no old log-probs where a generation batch is one update.
+        steps_per_generation=num_updates * per_update // per_pass,
         num_generations=config.rollout.group_size,
         max_completion_length=config.rollout.max_response_tokens,
         temperature=config.rollout.temperature,
@@ -136,4 +153,4 @@ def _reward(task: Task, *sets: tuple[Prompt, ...]) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    run_job(main)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 import gps_ray
-from gps_ray.config import EmbeddedModelConfig
+from gps_ray.config import EmbeddedModelConfig, TrainConfig, load_config
 from gps_ray.model import make_embedded_model
 from gps_ray.tasks.registry import load_generated_task
 from tests.own_data import make_own_model
@@ -179,7 +180,7 @@ def test_the_study_runs_each_arm_once_and_reads_what_is_there(tmp_path: Path) ->
     task = load_generated_task("countdown", {}, "")
     make_embedded_model(EmbeddedModelConfig(num_layers=1), task.vocabulary(), tmp_path / "model")
     options = {"--config": "configs/demo.yaml", "--model": str(tmp_path / "model"), "--out": str(tmp_path / "out")}
-    options |= {"--num-seeds": "2", "--num-batches": "1", "--num-evaluation-prompts": "32"}
+    options |= {"--num-seeds": "2", "--num-batches": "1", "--num-evaluation-prompts": "32", "--rollouts-per-pass": "64"}
     command = [sys.executable, "-m", "examples.trl_study", *(word for pair in options.items() for word in pair)]
     first, second = (
         subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500) for _call in range(2)
@@ -192,6 +193,27 @@ def test_the_study_runs_each_arm_once_and_reads_what_is_there(tmp_path: Path) ->
     assert [line.split(":")[0] for line in second.stdout.splitlines()[-6:]] == [
         f"{name} {arm}" for name in ("share_useful", "accuracy") for arm in ("own", "gps_fused", "difference")
     ]
+    # Half of a mini-batch a pass: as many batches and updates as without.
+    assert [len(json.loads((tmp_path / "out" / name).read_text())["share_useful_by_batch"]) for name in results] == [
+        1
+    ] * 4
+
+
+def test_the_study_cuts_an_update_into_equal_passes_and_nothing_else_changes(tmp_path: Path) -> None:
+    trl_adapter()
+    from examples.trl_study import _settings
+
+    config = load_config(TrainConfig, ROOT / "configs" / "demo.yaml", ())
+    args = argparse.Namespace(out=tmp_path, num_batches=3, rollouts_per_pass=None)
+    whole = _settings(args, config, 0)
+    args.rollouts_per_pass = 32
+    cut = _settings(args, config, 0)
+    assert (whole.gradient_accumulation_steps, cut.gradient_accumulation_steps) == (1, 4)
+    for name in ("generation_batch_size", "max_steps", "logging_steps"):
+        assert getattr(cut, name) == getattr(whole, name)
+    args.rollouts_per_pass = 100
+    with pytest.raises(gps_ray.UsageError, match="expected a divisor of an update's 128 rollouts, got 100"):
+        _settings(args, config, 0)
 
 
 def _two_processes(folder: Path, *arguments: str) -> list[int]:
