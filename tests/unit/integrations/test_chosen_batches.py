@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import warnings
 from typing import Any
 
 import pytest
@@ -56,9 +57,12 @@ def test_verls_trainer_fetches_chosen_batches_and_counts_their_scores() -> None:
     pytest.importorskip("verl", reason="verl is not installed (it wants an older transformers than we do)")
     from omegaconf import OmegaConf
     from torchdata.stateful_dataloader import StatefulDataLoader
-    from verl.utils.dataset.rl_dataset import collate_fn
 
-    from examples.verl_trainer import SelectingTrainer
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of verl about engines that are not installed
+        from verl.utils.dataset.rl_dataset import collate_fn
+
+        from examples.verl_trainer import SelectingTrainer
 
     trainer: Any = object.__new__(SelectingTrainer)
     trainer.config = OmegaConf.create({"data": {"train_batch_size": 4}})
