@@ -101,11 +101,13 @@ def presets(config: TrainConfig) -> list[Preset]:
         return []
     size = next(row for row in _CLASSES if facts.num_parameters <= row.most_parameters)
     why = f"{size.name} parameters"
+    of_devices = _of_devices(config)
+    dtype = next((preset.value for preset in of_devices if preset.key == "model.dtype"), config.model.dtype)
     found = [
-        *_of_devices(config),
+        *of_devices,
         _response_tokens(config, facts, size),
         Preset("learning.learning_rate", *_learning_rate(config, size)),
-        Preset("cluster.object_store_memory_bytes", _object_store(facts), why),
+        Preset("cluster.object_store_memory_bytes", _object_store(facts, dtype), why),
         Preset("rollout.vllm.kv_cache_memory_bytes", *_kv_cache(config, size)),
         Preset("evaluation.num_probe_prompts", _NUM_PROBE_PROMPTS, why),
         Preset("evaluation.probe_rollouts", _PROBE_ROLLOUTS, why),
@@ -129,9 +131,10 @@ def with_presets(config: TrainConfig) -> TrainConfig:
     return config
 
 
-def _object_store(facts: ModelFacts) -> int:
-    """Whole GiB for three float32 copies of the weights, two versions and one on its way, beside a step's rollouts."""
-    return -(-(12 * facts.num_parameters + (256 << 20)) // (1 << 30)) << 30
+def _object_store(facts: ModelFacts, dtype: str) -> int:
+    """Whole GiB for three copies of the weights, two versions and one on its way, beside a step's rollouts."""
+    num_bytes = 2 if dtype == "bfloat16" else 4
+    return -(-(3 * num_bytes * facts.num_parameters + (256 << 20)) // (1 << 30)) << 30
 
 
 def _of_devices(config: TrainConfig) -> list[Preset]:

@@ -38,7 +38,7 @@ def weights_of(model: Any) -> dict[str, np.ndarray[Any, Any]]:
 
 @torch.no_grad()
 def load_weights_into(model: Any, weights: Mapping[str, Any]) -> None:
-    """Copy ``weights`` (as ``weights_of`` gives them) into the model in place.
+    """Copy ``weights`` (arrays as ``weights_of`` gives them, or tensors) into the model in place.
 
     Raises ModelError naming a missing, unexpected or mismatched parameter; nothing is changed then.
     """
@@ -54,5 +54,6 @@ def load_weights_into(model: Any, weights: Mapping[str, Any]) -> None:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise ModelError(f"weights do not fit the model: {'; '.join(problems[:3])}{more}; change model.path")
     for name, parameter in parameters.items():
+        value = weights[name]
         # torch.tensor copies, so that read-only shared memory may come in.
-        parameter.copy_(torch.tensor(weights[name]))
+        parameter.copy_(value if isinstance(value, torch.Tensor) else torch.tensor(value))

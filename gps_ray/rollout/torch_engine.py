@@ -68,7 +68,7 @@ class TorchEngine:
 
     def load_weights(self, policy_version: int, payload: WeightPayload) -> None:
         """Copy the parameters in place. Raises ModelError where names or shapes do not fit; nothing is changed then."""
-        load_weights_into(self.model, payload_of(ObjectStorePayload, payload).arrays)
+        load_weights_into(self.model, payload_of(ObjectStorePayload, payload).tensors())
         if self._weights is not None:
             self._weights.pack()
         self.policy_version = policy_version

@@ -7,7 +7,6 @@ without vLLM (``nccl`` imports parts of it when a group is opened); ``object_sto
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,8 @@ from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransfe
 from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from gps_ray.weights.host_arrays import tensors
 
 __all__ = ["ObjectStoreTransfer", "WorkerExtension"]
 
@@ -33,10 +34,11 @@ class ObjectStoreInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
 
 @dataclass
 class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """All parameters at once: ``arrays`` (name -> numpy array) or, for a rank in another process, the path of a
-    safetensors ``file``."""
+    """All parameters at once: ``arrays`` (name -> numpy array; bits of bfloat16 where ``bfloat16`` has the name) or,
+    for a rank in another process, the path of a safetensors ``file``."""
 
     arrays: Mapping[str, Any] | None = None
+    bfloat16: frozenset[str] = frozenset()
     file: str | None = None
 
 
@@ -68,7 +70,8 @@ class ObjectStoreTransfer(WeightTransferEngine):  # type: ignore[misc]
         """Raises ValueError naming parameters that got nothing, and whatever vLLM raises for a name or a shape that it
         does not know. Where a part of a fused parameter is missing (q of qkv), only the probe after the load can tell.
         """
-        pairs = _from_arrays(update_info.arrays or {}) if update_info.file is None else _from_file(update_info.file)
+        arrays, file = update_info.arrays or {}, update_info.file
+        pairs = tensors(arrays, update_info.bfloat16) if file is None else _from_file(file)
         missing = self._names - self.model.load_weights(pairs)
         if missing:
             raise ValueError(f"nothing was loaded into {', '.join(sorted(missing)[:3])} ({len(missing)} parameters)")
@@ -92,14 +95,6 @@ class ObjectStoreTransfer(WeightTransferEngine):  # type: ignore[misc]
 
 # Under the name that the transport has for it.
 WeightTransferEngineFactory.register_engine("object_store", ObjectStoreTransfer)
-
-
-def _from_arrays(weights: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, array in weights.items():
-        with warnings.catch_warnings():
-            # Shared memory is read-only, and is only read.
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            yield name, torch.from_numpy(array)
 
 
 def _from_file(file: str) -> Iterator[tuple[str, torch.Tensor]]:

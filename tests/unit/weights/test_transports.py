@@ -1,6 +1,7 @@
 """The table of transports: what a config must give each, and what each makes of a policy and tells vLLM of it."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_tensors
 
 from gps_ray.base.errors import ConfigError, RolloutError
 from gps_ray.config import LearningConfig, RolloutConfig, TrainConfig, load_config
 from gps_ray.loop.plan import resolve
+from gps_ray.rollout.torch_engine import TorchEngine
 from gps_ray.rollout.vllm_setup import engine_arguments
 from gps_ray.weights.device_snapshots import tensor_list
+from gps_ray.weights.host_arrays import tensors
 from gps_ray.weights.interface import PublisherSettings, ReceiverSettings
 from gps_ray.weights.ipc import IpcPayload, IpcReceiver, check_same_gpu, ipc_payload
 from gps_ray.weights.nccl import NcclReceiver
@@ -145,6 +149,33 @@ def test_the_object_store_brings_the_learners_arrays(tmp_path: Path, num_ranks: 
             _assert_same(load_file(update.update_info["file"]), learner.weights())
     assert num_ranks == 1 or not Path(update.update_info["file"]).exists()
     publisher.close()
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_what_bfloat16_engines_are_to_have_travels_in_two_bytes(tmp_path: Path, num_ranks: int) -> None:
+    """And is to the bit what such an engine makes of four."""
+    learner = make_learner(make_model(tmp_path), LearningConfig(num_threads=1), "bfloat16")
+    whole = learner.weights()
+    publisher = load_transport("object_store").publisher(replace(SETTINGS, dtype="bfloat16"))
+    payload = publisher.publish(learner)
+    assert isinstance(payload, ObjectStorePayload)
+    assert payload.num_bytes == sum(array.nbytes for array in whole.values()) // 2
+    for array in payload.arrays.values():
+        array.flags.writeable = False  # as out of the store
+    one, other = TorchEngine(tmp_path, dtype="bfloat16"), TorchEngine(tmp_path, dtype="bfloat16")
+    for number, (engine, published) in enumerate([(one, payload), (other, ObjectStorePayload(arrays=whole))]):
+        engine.model.get_input_embeddings().weight.data.zero_()
+        engine.load_weights(number, published)
+    expected = other.model.state_dict()
+    for name, tensor in one.model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    with ObjectStoreReceiver(ReceiverSettings(num_ranks=num_ranks, deadline_s=1)).receiving(0, payload) as update:
+        info = update.update_info
+        found = dict(tensors(info["arrays"], info["bfloat16"])) if num_ranks == 1 else load_tensors(info["file"])
+    assert found.keys() == whole.keys()
+    for name, tensor in found.items():
+        assert tensor.dtype == torch.bfloat16
+        assert torch.equal(tensor, torch.from_numpy(whole[name]).to(torch.bfloat16)), name
 
 
 def _ipc(*uuids: str) -> IpcPayload:
