@@ -180,6 +180,8 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "acquisition": "To prefer other prompts than the selector does, or your own score.",
         "acquisition_options": "With an acquisition of your own.",
         "sampling_exponent": "Lower for more varied prompts, higher for those of the best score only.",
+        "overhead_tokens": "Raise it where useful_per_token takes too few long answers, or prompts or verdicts cost "
+        "much.",
         "num_prompts": "To make the training batch larger: B x G rollouts a step.",
         "candidate_multiple": "Larger where useful prompts are rare; null scores the whole pool every step.",
         "diversity_within": "Larger where batches repeat one kind of prompt; 0 switches it off.",

@@ -211,8 +211,8 @@ class SelectionConfig(ConfigSection):
     )
     acquisition: str | None = Field(
         None,
-        description="nearest_half, useful_group, ... or an import path 'package.module:function'; null: the selector's "
-        "own.",
+        description="nearest_half, useful_group, useful_per_token, ... or an import path 'package.module:function'; "
+        "null: the selector's own.",
     )
     acquisition_options: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of an acquisition named by import path."
@@ -222,6 +222,13 @@ class SelectionConfig(ConfigSection):
         gt=0,
         description="Prompts are drawn with probability ~ score ** this instead of taken by rank; null: by rank. Needs "
         "an acquisition whose scores are not negative (useful_group).",
+    )
+    overhead_tokens: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="What a response costs beside its own tokens, as so many tokens more; only the acquisition "
+        "useful_per_token reads it.",
     )
     num_prompts: int = Field(32, ge=1, description="B: prompts per step.")
     candidate_multiple: int | None = Field(

@@ -3,7 +3,8 @@
     f_i(t) = level + slope . [log length, text prior] + phi_i . w + shared drift + u_i(t),    g_i = sigmoid(f_i)
 
 phi: text features (``fused_features``); w, level and slopes: weights shared by all prompts; u_i: the prompt's own
-effect; all Gaussian, updated in closed form (``shared_filter``). The answer to two weaknesses of a predictor that sees
+effect; all Gaussian, updated in closed form (``shared_filter``). Beside it, from the same features, how long responses
+will be (``length_model``). The answer to two weaknesses of a predictor that sees
 only embeddings and the newest batch: a prompt's own outcomes count as soon as there are any, and the posterior
 is a distribution that widens where nothing is known.
 
@@ -27,6 +28,7 @@ from gps_ray.predictor.fused_features import TextFeatures, build_text_features
 from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
 from gps_ray.predictor.kinds import kinds_of
 from gps_ray.predictor.learning_progress import LearningProgress
+from gps_ray.predictor.length_model import LengthModel, LengthPosterior
 from gps_ray.predictor.logit_normal import expectation
 from gps_ray.predictor.shared_filter import SharedFilter
 from gps_ray.predictor.text_prior import load_text_prior
@@ -87,6 +89,13 @@ class FusedPredictor:
         self._has_prior = prior_logits is not None
         features = build_text_features(table, config)
         self._filter = build_filter(features, prior_logits, table.num_pool, config)
+        self._lengths = LengthModel(
+            self._filter,
+            features.residual_variance,
+            num_named=2 + self._has_prior,
+            num_drifting=config.num_drifting,
+            text_share=config.text_share_with_prior if self._has_prior else 1.0,
+        )
         # Of these few numbers the state keeps a copy: weights mean nothing beside other features.
         self._fingerprint = features.columns[:_NUM_CHECKED_ROWS].astype(np.float64)
         self._seen = np.zeros(len(table.texts), dtype=np.bool_)
@@ -110,6 +119,14 @@ class FusedPredictor:
         """Shared weights and drift alone, without the prompts' own effects."""
         return self._filter.predict_unseen(rows)
 
+    def expected_lengths(self, rows: IntArray) -> FloatArray:
+        """[N] float64 tokens per response, of seen and unseen prompts; [0] before the first outcome."""
+        return self._lengths.expected(rows)
+
+    def predict_lengths(self, rows: IntArray) -> LengthPosterior:
+        """The posterior [N] of log response lengths."""
+        return self._lengths.predict(rows)
+
     def observe(self, batch: OutcomeBatch) -> None:
         tried = batch.num_tried > 0
         # Several groups of one prompt count as one larger group.
@@ -129,6 +146,9 @@ class FusedPredictor:
             useful = rows[is_useful(num_right, num_tried)]
             self._followed.observe(self._filter.predict(self._followed.rows).mean(), useful)
             self._metrics |= self._followed.progress.metrics()
+        length_error = self._lengths.observe(batch)
+        if length_error is not None:
+            self._metrics["length_error"] = length_error
 
     def _swap_test(self, rows: IntArray, num_tried: IntArray) -> dict[str, float]:
         """Does the shared context carry anything? The newest batch is taken as all solved and as all failed; reported
@@ -165,7 +185,8 @@ class FusedPredictor:
     def metrics(self) -> dict[str, float]:
         """log_likelihood (nats per group, predicted before it was learnt), swap_test, swap_test_signed, level (logit),
         length_slope, prior_slope, own_record_share (1 - c_i, mean over the prompts seen); those of ``LearningProgress``
-        where it is kept."""
+        where it is kept; length_error (root mean square of log(seen / predicted) of the groups' mean lengths, predicted
+        before they were learnt)."""
         return dict(self._metrics)
 
     def state(self) -> State:
@@ -173,6 +194,7 @@ class FusedPredictor:
         followed = {} if self._followed is None else nested("progress", self._followed.progress.state())
         return {
             **nested("filter", self._filter.state()),
+            **nested("lengths", self._lengths.state()),
             **followed,
             **metrics,
             "seen": self._seen.copy(),
@@ -196,6 +218,9 @@ class FusedPredictor:
                 "selection.features.* and selection.fused.* on the machine type and library versions it started with"
             )
         self._filter.load_state(found)
+        lengths = below("lengths", state)
+        if lengths:  # a checkpoint from before lengths were predicted: that begins anew
+            self._lengths.load_state(lengths)
         if self._followed is not None:
             self._followed.load(below("progress", state))
         self._seen = state["seen"].astype(np.bool_)

@@ -14,7 +14,16 @@ import numpy as np
 
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, State
 
-__all__ = ["OutcomeBatch", "Posterior", "Predictor", "PromptTable", "ReadsText", "TeachingPosterior"]
+__all__ = [
+    "CostedPosterior",
+    "OutcomeBatch",
+    "Posterior",
+    "Predictor",
+    "PredictsLengths",
+    "PromptTable",
+    "ReadsText",
+    "TeachingPosterior",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +89,16 @@ class TeachingPosterior(Protocol):
     yields: FloatArray | None
 
 
+@runtime_checkable
+class CostedPosterior(Protocol):
+    """A posterior that also says what a response to each prompt will cost: what the acquisition ``useful_per_token``
+    goes by."""
+
+    def expected_tokens(self) -> FloatArray:
+        """[N] float64 > 0; [0] where no response was seen yet."""
+        ...
+
+
 class Predictor(Protocol):
     """Learns from outcomes, predicts success rates. A loaded ``state`` goes on bit for bit."""
 
@@ -115,4 +134,13 @@ class ReadsText(Protocol):
 
     def predict_from_text(self, rows: IntArray, step: int) -> Posterior:
         """``predict`` as if none of these prompts had outcomes of its own."""
+        ...
+
+
+@runtime_checkable
+class PredictsLengths(Protocol):
+    """Whoever can say how long responses will be: a predictor (optional), a selector, the plain record of lengths."""
+
+    def expected_lengths(self, rows: IntArray) -> FloatArray:
+        """[N] float64 tokens per response for prompts rows [N]; [0] before the first outcome."""
         ...

@@ -16,7 +16,8 @@ between u_i and d is dropped. Cost of K outcomes: O(K (D + R)^2 + K^3), of N pre
 
 The binomial likelihood becomes Gaussian by the fixed point of variational inference (Opper and Archambeau, Neural
 Computation 2009): precision n E[g (1 - g)] and centre E[f] + (k - n E[g]) / precision under the posterior marginals.
-It is calibrated at k = 0 and k = n, where the curvature at the mode (Laplace) is not.
+It is calibrated at k = 0 and k = n, where the curvature at the mode (Laplace) is not. Where f itself is seen with
+Gaussian noise (``observe_values``: the log of a response's length) nothing is to be approximated.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _BLAS = ThreadpoolController()
 
 @dataclass(frozen=True, slots=True)
 class GaussianSites:
-    """K binomial outcomes as Gaussian observations of the logits: centre [K], noise variance [K]."""
+    """K outcomes as Gaussian observations of f: centre [K], noise variance [K]."""
 
     centre: FloatArray
     noise: FloatArray
@@ -108,7 +109,7 @@ class SharedFilter:
         own_drift: float,
         keeps_record: bool = True,
     ) -> None:
-        self._columns = columns
+        self.columns = columns
         self._drift = drift
         self._own_variance = own_variance
         self._keeps_record = keeps_record
@@ -150,7 +151,7 @@ class SharedFilter:
 
     def _design(self, rows: IntArray, weight: FloatArray) -> FloatArray:
         """[N, D + R] float32: how f of these rows depends on (w, d)."""
-        columns = self._columns[rows]
+        columns = self.columns[rows]
         scaled = weight[:, None].astype(np.float32) * columns
         return np.concatenate([scaled, columns[:, : len(self._drift)]], axis=1)
 
@@ -159,12 +160,24 @@ class SharedFilter:
         with _BLAS.limit(limits=1):
             prior = self._prior(rows)
             sites = binomial_sites(prior.location, prior.covariance, num_right, num_tried)
-            factor = np.linalg.cholesky(prior.covariance + np.diag(sites.noise))
-            half = solve_triangular(factor, prior.cross.T, lower=True)
-            self.mean = self.mean + half.T @ solve_triangular(factor, sites.centre - prior.location, lower=True)
-            self.covariance = self.covariance - half.T @ half
+            self._condition(rows, sites, prior)
+
+    def observe_values(self, rows: IntArray, sites: GaussianSites) -> tuple[FloatArray, float]:
+        """Condition on f itself, seen with Gaussian noise at distinct rows [K]. Returns what was predicted of it [K],
+        and the squared error of that in units of its covariance: K on average where the variances are right."""
+        with _BLAS.limit(limits=1):
+            prior = self._prior(rows)
+            return prior.location, self._condition(rows, sites, prior)
+
+    def _condition(self, rows: IntArray, sites: GaussianSites, prior: _Prior) -> float:
+        factor = np.linalg.cholesky(prior.covariance + np.diag(sites.noise))
+        half = solve_triangular(factor, prior.cross.T, lower=True)
+        error = solve_triangular(factor, sites.centre - prior.location, lower=True)
+        self.mean = self.mean + half.T @ error
+        self.covariance = self.covariance - half.T @ half
         if self._keeps_record:
             self._record(rows, sites, prior)
+        return float(error @ error)
 
     def _record(self, rows: IntArray, sites: GaussianSites, prior: _Prior) -> None:
         """Move the own effects of ``rows`` towards their outcomes."""

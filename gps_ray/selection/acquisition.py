@@ -11,7 +11,7 @@ import numpy as np
 
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.types import FloatArray
-from gps_ray.predictor.interface import Posterior, TeachingPosterior
+from gps_ray.predictor.interface import CostedPosterior, Posterior, TeachingPosterior
 
 __all__ = [
     "ACQUISITIONS",
@@ -25,6 +25,7 @@ __all__ = [
     "thompson_paced",
     "thompson_threshold",
     "useful_group",
+    "useful_per_token",
     "with_random_ties",
 ]
 
@@ -128,6 +129,23 @@ def learning_progress(posterior: Posterior, group_size: int, rng: np.random.Gene
     return yields * useful_group(posterior, group_size, rng)
 
 
+def useful_per_token(posterior: Posterior, group_size: int, rng: np.random.Generator) -> FloatArray:
+    """u = E[1 - g^G - (1 - g)^G] / c: useful groups per token in place of per group, where answers differ in length.
+
+    c: the tokens that a response is expected to cost (``selection.overhead_tokens`` among them) over their mean, so
+    that scores keep the scale of ``useful_group``, against which diversity weighs. Before the first response all cost
+    the same. Raises ConfigError where nobody says what responses cost.
+    """
+    if not isinstance(posterior, CostedPosterior):
+        raise ConfigError(
+            "selection.acquisition: useful_per_token needs a selector that says what responses cost, got none; set "
+            "another selection.acquisition"
+        )
+    useful = useful_group(posterior, group_size, rng)
+    tokens = posterior.expected_tokens()
+    return useful * tokens.mean() / tokens if len(tokens) else useful
+
+
 def reward_variance(posterior: Posterior, group_size: int, rng: np.random.Generator) -> FloatArray:
     """u = E[g (1 - g)], the expected variance of a reward of 0 or 1 (MaPP, arXiv 2609.34990)."""
     mean = posterior.mean()
@@ -144,6 +162,8 @@ ACQUISITIONS: dict[str, Acquisition] = {
     "thompson_threshold": thompson_threshold,
     "thompson_paced": thompson_paced,
     "learning_progress": learning_progress,
+    "useful_per_token": useful_per_token,
+    "useful_per_token_shuffled": with_random_ties(useful_per_token),
     "reward_variance": reward_variance,
     "reward_variance_shuffled": with_random_ties(reward_variance),
 }

@@ -1,4 +1,8 @@
-"""How long will the responses to a prompt be? A record of what was seen, for whoever deals out the work."""
+"""How long will the responses to a prompt be? A record of what was seen, where no predictor says more.
+
+It orders the work that is dealt out, and prices prompts for the acquisition ``useful_per_token``. ``gps_fused`` has a
+posterior of lengths in its place (``gps_ray.predictor.length_model``).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ class ResponseLengths:
         self._weights[rows] = weights + 1
         self._all = _KEPT * self._all + (lengths.sum(dtype=np.float64), len(lengths))
 
-    def expected(self, rows: IntArray) -> FloatArray:
+    def expected_lengths(self, rows: IntArray) -> FloatArray:
         """[K] float64 tokens per response for prompts rows [K]; [0] before the first outcome."""
         if self._all[1] == 0:
             return np.zeros(0)

@@ -114,6 +114,9 @@ PREDICTORS: dict[str, PredictorRow] = {
     "fused": PredictorRow(factory=_fused, section="fused"),
 }
 
+# Where under ``selection`` a built-in acquisition has settings.
+_ACQUISITION_KEYS = dict.fromkeys(("useful_per_token", "useful_per_token_shuffled"), "overhead_tokens")
+
 # The rivals choose by score alone.
 _SCORE_ALONE: Mapping[str, Any] = {
     "diversity_within": 0.0,
@@ -289,28 +292,30 @@ def _check_options(config: SelectionConfig, row: SelectorRow) -> None:
     """Every name stands for something, and the options reach a selector, predictor or acquisition of the user's own
     that takes them."""
     if config.selector in SELECTORS:
-        _refuse_options("selection.options", config.options, f"selector {config.selector!r}", row.section)
+        _refuse_options("selection.options", config.options, f"selector {config.selector!r}", _keys_of(row.section))
     else:
         check_options(row.factory, config.options, "selection.options", 4)
     if config.predictor is None or config.predictor in PREDICTORS:
         section = PREDICTORS[config.predictor].section if config.predictor else None
-        _refuse_options(
-            "selection.predictor_options", config.predictor_options, f"predictor {config.predictor!r}", section
-        )
+        what = f"predictor {config.predictor!r}"
+        _refuse_options("selection.predictor_options", config.predictor_options, what, _keys_of(section))
     else:
         check_options(_predictor_row(config).factory, config.predictor_options, "selection.predictor_options", 4)
     if config.acquisition is None or config.acquisition in ACQUISITIONS:
-        _refuse_options(
-            "selection.acquisition_options", config.acquisition_options, f"acquisition {config.acquisition!r}", None
-        )
+        what, keys = f"acquisition {config.acquisition!r}", _ACQUISITION_KEYS.get(config.acquisition or "")
+        _refuse_options("selection.acquisition_options", config.acquisition_options, what, keys)
     else:
         function = _lookup(ACQUISITIONS, config.acquisition, "selection.acquisition")
         check_options(function, config.acquisition_options, "selection.acquisition_options", 3)
 
 
-def _refuse_options(key: str, options: Mapping[str, Any], what: str, section: str | None) -> None:
+def _keys_of(section: str | None) -> str | None:
+    return f"{section}.*" if section else None
+
+
+def _refuse_options(key: str, options: Mapping[str, Any], what: str, keys: str | None) -> None:
     if options:
-        where = f"its settings are selection.{section}.*" if section else "it has no settings of its own"
+        where = f"its settings are selection.{keys}" if keys else "it has no settings of its own"
         raise ConfigError(f"{key}: {what} is not one of your own and takes no options, got {options}; {where}")
 
 

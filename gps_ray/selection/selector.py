@@ -12,10 +12,12 @@ from gps_ray.base.states import below, nested
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, SlotKind, State
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.history import OutcomeWindow, PromptIndex, ReuseCounter, concatenate_batches
-from gps_ray.predictor.interface import OutcomeBatch, Posterior, Predictor, PromptTable, ReadsText
+from gps_ray.predictor.interface import OutcomeBatch, Posterior, Predictor, PredictsLengths, PromptTable, ReadsText
 from gps_ray.selection.acquisition import Acquisition
 from gps_ray.selection.batch_composer import compose_batch
+from gps_ray.selection.costed import Costed
 from gps_ray.selection.group_sizes import group_sizes
+from gps_ray.selection.lengths import ResponseLengths
 
 __all__ = ["PredictiveSelector", "looked_at", "random_share"]
 
@@ -68,7 +70,8 @@ class PredictiveSelector:
     drawn by (run_seed, "selector/candidates", step, round). ``random_share`` of the slots are drawn first,
     evenly from the pool, so that they are an unbiased look at it; the diversity terms count them as members. The very
     first batch is uniform unless the predictor is ``informed``. With ``config.group_size_range`` the rollouts of the
-    batch are shared out where they are worth most.
+    batch are shared out where they are worth most. Acquisitions see the posterior with what responses are expected to
+    cost: by the predictor where it says so, else by a record of what was seen.
 
     ``select`` changes nothing: recent batches, reuse counts and the predictor all move in ``observe``.
     """
@@ -91,6 +94,7 @@ class PredictiveSelector:
         self._index = PromptIndex(table)
         self._recent = OutcomeWindow(config.num_recent_batches)
         self._reuse = ReuseCounter(table.num_pool)
+        self._record = None if isinstance(predictor, PredictsLengths) else ResponseLengths(len(table.prompt_ids))
 
     def select(self, request: SelectionRequest) -> Selection:
         free = np.flatnonzero(self._index.free(request.excluded))
@@ -107,7 +111,7 @@ class PredictiveSelector:
         rows = np.concatenate([random_rows, candidates])
         posterior = self._predictor.predict(rows, request.step)
         rng = generator(self._run_seed, "selector/acquisition", request.step, rollout=request.round)
-        scores = self._acquisition(posterior, request.group_size, rng)
+        scores = self._acquisition(Costed(posterior, lambda: self._tokens(rows)), request.group_size, rng)
         chosen = num_random + self._compose(scores[num_random:], candidates, random_rows, num_prompts - num_random)
         picks = np.concatenate([np.arange(num_random), chosen])
         selection = self._selection(
@@ -120,6 +124,16 @@ class PredictiveSelector:
             len(candidates),
         )
         return self._with_reasons(selection, request, rows[picks])
+
+    def expected_lengths(self, rows: IntArray) -> FloatArray:
+        """[N] float64 tokens per response for prompts rows [N]; [0] before the first outcome."""
+        lengths = self._predictor if self._record is None else self._record
+        assert isinstance(lengths, PredictsLengths)
+        return lengths.expected_lengths(rows)
+
+    def _tokens(self, rows: IntArray) -> FloatArray:
+        """What a response to each is expected to cost: one token at least, the one that ends it."""
+        return np.maximum(self.expected_lengths(rows), 1.0) + self._config.overhead_tokens
 
     def _with_reasons(self, selection: Selection, request: SelectionRequest, rows: IntArray) -> Selection:
         """What the predictor says of the picks, for people: asked of the picks alone, with draws of their own, so that
@@ -187,6 +201,8 @@ class PredictiveSelector:
         self._predictor.observe(batch)
         self._recent.append(batch)
         self._reuse.observe(batch.rows)
+        if self._record is not None:
+            self._record.observe(batch)
 
     def predict(self, rows: IntArray, step: int) -> Posterior | None:
         return self._predictor.predict(rows, step)
@@ -199,7 +215,8 @@ class PredictiveSelector:
         return {**self._reuse.metrics(), **predictor}
 
     def _parts(self) -> dict[str, _Stateful]:
-        return {"predictor": self._predictor, "recent": self._recent, "reuse": self._reuse}
+        parts: dict[str, _Stateful] = {"predictor": self._predictor, "recent": self._recent, "reuse": self._reuse}
+        return parts if self._record is None else {**parts, "lengths": self._record}
 
     def state(self) -> State:
         state: State = {}
@@ -209,4 +226,6 @@ class PredictiveSelector:
 
     def load_state(self, state: State) -> None:
         for name, part in self._parts().items():
-            part.load_state(below(name, state))
+            found = below(name, state)
+            if found or name != "lengths":  # a checkpoint from before there was a record: it begins anew
+                part.load_state(found)

@@ -19,7 +19,7 @@ from gps_ray.base.storage import writing
 from gps_ray.base.tables import outcomes_from_table
 from gps_ray.base.types import ObserveResult, PosteriorMoments, Selection, SelectionRequest
 from gps_ray.predictor.history import PromptIndex
-from gps_ray.predictor.interface import PromptTable
+from gps_ray.predictor.interface import PredictsLengths, PromptTable
 from gps_ray.run.outcomes import write_outcomes
 from gps_ray.run.segments import Segments
 from gps_ray.selection.interface import PromptSelector
@@ -37,7 +37,8 @@ class SelectorService:
         self._selector = selector
         self._index = PromptIndex(table)
         self._segments = Segments(outcome_directory)
-        self._lengths = ResponseLengths(len(table.prompt_ids))
+        # A record of lengths for selectors that have no better word on them.
+        self._record = None if isinstance(selector, PredictsLengths) else ResponseLengths(len(table.prompt_ids))
         self._steps_observed = 0
 
     def select(self, request: SelectionRequest) -> Selection:
@@ -45,7 +46,9 @@ class SelectorService:
         lengths to be expected."""
         start = time.process_time()
         selection = self._selector.select(request)
-        expected_lengths = self._lengths.expected(self._index.rows(selection.prompt_ids))
+        lengths = self._selector if self._record is None else self._record
+        assert isinstance(lengths, PredictsLengths)
+        expected_lengths = lengths.expected_lengths(self._index.rows(selection.prompt_ids))
         return replace(
             selection,
             cpu_s=time.process_time() - start,
@@ -59,7 +62,8 @@ class SelectorService:
         outcomes = [outcome for table in tables for outcome in outcomes_from_table(table)]
         batch = self._index.outcome_batch(step, outcomes)
         self._selector.observe(batch)
-        self._lengths.observe(batch)
+        if self._record is not None:
+            self._record.observe(batch)
         cpu_s = time.process_time() - start
         file = write_outcomes(self._segments, step, outcomes, selections)
         self._steps_observed = step
@@ -86,7 +90,9 @@ class SelectorService:
     def save(self, directory: Path) -> None:
         with writing(directory):
             directory.mkdir(exist_ok=True)
-        own = {"steps_observed": np.array(self._steps_observed), **nested("lengths", self._lengths.state())}
+        own = {"steps_observed": np.array(self._steps_observed)}
+        if self._record is not None:
+            own |= nested("lengths", self._record.state())
         with writing(directory / STATE_FILE, SafetensorError):
             save_state_file({**self._selector.state(), **nested("service", own)}, directory / STATE_FILE)
 
@@ -95,6 +101,6 @@ class SelectorService:
         own = below("service", state)
         self._steps_observed = int(own["steps_observed"])
         lengths = below("lengths", own)
-        if lengths:  # a checkpoint from before there was a record: it begins anew
-            self._lengths.load_state(lengths)
+        if lengths and self._record is not None:  # a checkpoint from before there was a record: it begins anew
+            self._record.load_state(lengths)
         self._selector.load_state({name: array for name, array in state.items() if not name.startswith("service/")})

@@ -101,9 +101,12 @@ def test_negative_scores_cannot_be_drawn_by() -> None:
 
 
 class _Followed(BetaPosterior):
-    """As from a predictor that keeps account of what is still learnt, which learning_progress asks for."""
+    """With an account of what is still learnt and of what responses cost: two acquisitions ask for these."""
 
     yields = np.linspace(0.5, 1.0, 80)
+
+    def expected_tokens(self) -> FloatArray:
+        return np.linspace(1.0, 50.0, 80)
 
 
 @pytest.mark.parametrize("name", sorted(ACQUISITIONS))
