@@ -14,6 +14,7 @@ from jobs.cli import print_table, run_job
 BENCHMARKS = {
     "exchange": "actors.benchmarks.exchange",
     "gpu_update": "gps_ray.study.benchmarks.gpu_update",
+    "lengths": "gps_ray.study.benchmarks.lengths",
     "learner_memory": "gps_ray.study.benchmarks.learner_memory",
     "long_tail": "gps_ray.study.benchmarks.long_tail",
     "memory_plan": "gps_ray.study.benchmarks.memory_plan",

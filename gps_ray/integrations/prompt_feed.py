@@ -59,10 +59,17 @@ class PromptFeed:
         self._again.extendleft(reversed(self._out))
         self._out.clear()
 
-    def observe(self, num_right: ArrayLike, num_tried: ArrayLike, rows: ArrayLike | None = None) -> Mapping[str, float]:
+    def observe(
+        self,
+        num_right: ArrayLike,
+        num_tried: ArrayLike,
+        rows: ArrayLike | None = None,
+        response_lengths: ArrayLike | None = None,
+    ) -> Mapping[str, float]:
         """Counts of the oldest batch out, in its order ([num_prompts] each, or a number for all), and what they say.
 
-        ``rows``: what was rolled out, if it may differ; must be that batch, in any order. Returns the metrics of this
+        ``rows``: what was rolled out, if it may differ; must be that batch, in any order. ``response_lengths`` as in
+        ``Selector.update``. Returns the metrics of this
         batch by name: share of useful groups, success rate, lag (batches), predictor diagnostics. Raises UsageError
         where no batch is out, and learns nothing then.
         """
@@ -72,7 +79,7 @@ class PromptFeed:
         found = chosen if rows is None else np.asarray(rows)
         if not np.array_equal(np.sort(found), np.sort(chosen)):
             raise UsageError(f"observe: expected the groups of the batch {chosen.tolist()}, got {found.tolist()}")
-        self.selector.update(found, num_right, num_tried)
+        self.selector.update(found, num_right, num_tried, response_lengths)
         right, tried = np.broadcast_arrays(num_right, num_tried)
         self._out.popleft()
         lag = self._num_observed - known

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from gps_ray.base.errors import UsageError
 from gps_ray.base.types import FloatArray, IntArray
 
-__all__ = ["PromptLike", "as_rows", "counts", "fingerprint", "prompt_text", "whole_number"]
+__all__ = ["PromptLike", "as_rows", "counts", "fingerprint", "mean_lengths", "prompt_text", "whole_number"]
 
 # A text, or a chat: turns with "role" and "content".
 PromptLike = str | Sequence[Mapping[str, Any]]
@@ -100,6 +100,18 @@ def counts(num_right: ArrayLike, num_tried: ArrayLike, num_rows: int) -> tuple[I
             f"update: expected 0 <= num_right <= num_tried, got {right[place]} right of {tried[place]} at place {place}"
         )
     return right.astype(np.int32), tried.astype(np.int32)
+
+
+def mean_lengths(response_lengths: ArrayLike, num_rows: int) -> FloatArray:
+    """[K] float32 tokens, NaN where unknown. Raises UsageError."""
+    values = np.asarray(response_lengths)
+    numeric = np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)
+    if values.shape not in ((), (num_rows,)) or not numeric or np.any(values < 0) or np.any(np.isinf(values)):
+        raise UsageError(
+            f"update: response_lengths: expected {num_rows} mean numbers of tokens or one, at least 0, NaN where "
+            f"unknown, got shape {values.shape} of {values.dtype}"
+        )
+    return np.broadcast_to(values, (num_rows,)).astype(np.float32)
 
 
 def _whole(values: Any) -> bool:

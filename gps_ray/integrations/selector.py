@@ -25,13 +25,22 @@ from gps_ray.base.keyed_random import generator
 from gps_ray.base.states import below, load_state_file, nested, save_state_file
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, SelectionRequest, State
 from gps_ray.config import SelectionConfig, parse_config
-from gps_ray.integrations.prompts import PromptLike, as_rows, counts, fingerprint, prompt_text, whole_number
+from gps_ray.integrations.prompts import (
+    PromptLike,
+    as_rows,
+    counts,
+    fingerprint,
+    mean_lengths,
+    prompt_text,
+    whole_number,
+)
 from gps_ray.predictor.history import OutcomeWindow
-from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
+from gps_ray.predictor.interface import OutcomeBatch, Posterior, PredictsLengths, PromptTable
 from gps_ray.predictor.prompt_features import embed_texts
 from gps_ray.predictor.prompt_states import stored_states
+from gps_ray.selection.acquisition import NEEDS_LENGTHS
 from gps_ray.selection.interface import PromptSelector
-from gps_ray.selection.registry import SELECTORS, build_selector, needs_true_rates
+from gps_ray.selection.registry import SELECTORS, build_selector, needs_true_rates, resolve_selection
 
 __all__ = ["Prediction", "Selector", "selector_names"]
 
@@ -101,6 +110,8 @@ class Selector:
         table = _table(self._texts, embedded, stored_states(features, self._texts))
         self._fingerprint = fingerprint(table.texts, table.embeddings if own is not None else None)
         self._selector = build_selector(self._config, table, self._group_size, self._seed)
+        priced = resolve_selection(self._config).acquisition in NEEDS_LENGTHS
+        self._needs_lengths = priced and isinstance(self._selector, PredictsLengths)
         self._row_of = {text: row for row, text in reversed(list(enumerate(self._texts)))}
         self._history = OutcomeWindow(None)
         self._in_flight: set[int] = set()
@@ -154,21 +165,35 @@ class Selector:
         self._in_flight.update(rows.tolist())
         return rows
 
-    def update(self, rows: ArrayLike, num_right: ArrayLike, num_tried: ArrayLike) -> None:
+    def update(
+        self,
+        rows: ArrayLike,
+        num_right: ArrayLike,
+        num_tried: ArrayLike,
+        response_lengths: ArrayLike | None = None,
+    ) -> None:
         """Learn that of ``num_tried`` rollouts of each row ``num_right`` solved the prompt.
 
-        All three [K], or a number for all rows. Count success, not reward. Rollouts without a verdict (a time-out) are
-        not tried ones; ``num_tried=0`` says that a group was dropped. Rows need not come from ``next``. One call per
-        training step. Raises UsageError for a row that is not there and counts that cannot be, and learns nothing then.
+        ``response_lengths``: mean tokens of each row's responses (NaN: unknown); the acquisition useful_per_token needs
+        them, ``expected_lengths`` learns from them. All [K], or a number for all rows. Count success, not reward.
+        Rollouts without a verdict (a time-out) are not tried ones; ``num_tried=0`` says that a group was dropped. Rows
+        need not come from ``next``. One call per training step. Raises UsageError for a row that is not there and
+        numbers that cannot be, and learns nothing then.
         """
         where = as_rows(rows, len(self._texts), "update: rows")
         right, tried = counts(num_right, num_tried, len(where))
+        if response_lengths is None and self._needs_lengths:
+            raise UsageError(
+                "update: response_lengths: useful_per_token needs the mean tokens of each row's responses, got none; "
+                "give them, or make the selector with acquisition='useful_group'"
+            )
+        lengths = np.nan if response_lengths is None else mean_lengths(response_lengths, len(where))
         batch = OutcomeBatch(
             step=self.num_updates + 1,
             rows=where,
             num_right=right,
             num_tried=tried,
-            mean_response_length=np.full(len(where), np.nan, dtype=np.float32),
+            mean_response_length=np.full(len(where), lengths, dtype=np.float32),
         )
         self._selector.observe(batch)
         self._history.append(batch)
@@ -194,6 +219,18 @@ class Selector:
         row_of = self._row_of | {text: num_pool + place for place, text in enumerate(new)}
         rows = np.array([row_of[text] for text in texts], dtype=np.int64)
         return self._prediction(self._extended(new) if new else self._selector, rows)
+
+    def expected_lengths(self, rows: ArrayLike | None = None) -> FloatArray:
+        """[K] float64 tokens that a response to each row is expected to have; None: every prompt of the pool.
+
+        NaN before the first ``update`` with ``response_lengths``. Raises UsageError where the selector keeps none.
+        """
+        if not isinstance(self._selector, PredictsLengths):
+            raise UsageError(f"expected_lengths: selector {self._config.selector!r} keeps no lengths; use gps_fused")
+        num_pool = len(self._texts)
+        where = np.arange(num_pool) if rows is None else as_rows(rows, num_pool, "expected_lengths: rows")
+        lengths = self._selector.expected_lengths(where)
+        return lengths if len(lengths) else np.full(len(where), np.nan)
 
     def _prediction(self, selector: PromptSelector, rows: IntArray) -> Prediction:
         step = self.num_updates + 1

@@ -15,6 +15,7 @@ from gps_ray.predictor.interface import CostedPosterior, Posterior, TeachingPost
 
 __all__ = [
     "ACQUISITIONS",
+    "NEEDS_LENGTHS",
     "THRESHOLD",
     "Acquisition",
     "learning_progress",
@@ -167,3 +168,6 @@ ACQUISITIONS: dict[str, Acquisition] = {
     "reward_variance": reward_variance,
     "reward_variance_shuffled": with_random_ties(reward_variance),
 }
+
+# Those that mean nothing where nobody tells the selector how long responses were.
+NEEDS_LENGTHS = frozenset(("useful_per_token", "useful_per_token_shuffled"))

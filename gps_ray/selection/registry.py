@@ -20,7 +20,7 @@ from gps_ray.predictor.arc import ArcPredictor
 from gps_ray.predictor.beta_counts import BetaCountsPredictor
 from gps_ray.predictor.interface import Posterior, Predictor, PromptTable
 from gps_ray.predictor.markov_state import MarkovStatePredictor
-from gps_ray.selection.acquisition import ACQUISITIONS, Acquisition, sampled
+from gps_ray.selection.acquisition import ACQUISITIONS, NEEDS_LENGTHS, Acquisition, sampled
 from gps_ray.selection.greso import GresoSelector
 from gps_ray.selection.interface import PredictorRow, PromptSelector, SelectorRow
 from gps_ray.selection.oracle import OracleSelector
@@ -115,7 +115,7 @@ PREDICTORS: dict[str, PredictorRow] = {
 }
 
 # Where under ``selection`` a built-in acquisition has settings.
-_ACQUISITION_KEYS = dict.fromkeys(("useful_per_token", "useful_per_token_shuffled"), "overhead_tokens")
+_ACQUISITION_KEYS = dict.fromkeys(NEEDS_LENGTHS, "overhead_tokens")
 
 # The rivals choose by score alone.
 _SCORE_ALONE: Mapping[str, Any] = {

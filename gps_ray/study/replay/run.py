@@ -16,6 +16,7 @@ from gps_ray.predictor.prompt_features import embed_texts
 from gps_ray.predictor.prompt_states import load_states, stored_states
 from gps_ray.predictor.recorded import RecordedSeries, read_recorded, read_series, without_overlap
 from gps_ray.predictor.text_prior import fit_text_prior
+from gps_ray.selection.acquisition import NEEDS_LENGTHS
 from gps_ray.selection.registry import resolve_selection
 from gps_ray.study.over_seeds import over_seeds
 from gps_ray.study.replay.page import write_page
@@ -91,7 +92,12 @@ def _check(request: ReplayRequest) -> None:
     if request.outcomes is None and request.prior is not None:
         raise ConfigError("--prior: belongs to --outcomes FILE, which is missing")
     for name in request.selectors:
-        resolve_selection(_config(request, name))
+        acquisition = resolve_selection(_config(request, name)).acquisition
+        if acquisition in NEEDS_LENGTHS:
+            raise ConfigError(
+                f"selection.acquisition: {acquisition} needs response lengths, which recorded outcomes do not have; "
+                "leave acquisition=... out"
+            )
 
 
 def _config(request: ReplayRequest, selector: str, num_prompts: int | None = None) -> SelectionConfig:

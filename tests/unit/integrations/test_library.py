@@ -115,6 +115,15 @@ WRONG = [
     (lambda s: s.update([0, 1], [0.5, 0.25], 8), "num_right: expected 2 whole numbers or one, .*do not give rates"),
     (lambda s: s.update([0, 1], [1, 2, 3], 8), r"num_right: expected 2 whole numbers or one, got shape \(3,\)"),
     (lambda s: s.update([0.0], 1, 8), "update: rows: expected a list of whole numbers, got shape .* of float64"),
+    (
+        lambda s: s.update([0, 1], 1, 8, [4, -1]),
+        "response_lengths: expected 2 mean numbers of tokens or one, at least 0",
+    ),
+    (
+        lambda s: gps_ray.Selector(PROMPTS, acquisition="useful_per_token").update([0], 1, 8),
+        "response_lengths: useful_per_token needs the mean tokens of each row's responses, got none",
+    ),
+    (lambda s: gps_ray.Selector(PROMPTS, "uniform").expected_lengths(), "'uniform' keeps no lengths; use gps_fused"),
     (lambda s: s.next(0), "next: expected 1 to 150 prompts"),
     (
         lambda s: s.predict([3.5]),
@@ -172,6 +181,16 @@ def test_wrong_use_is_one_line_and_changes_nothing(untouched: gps_ray.Selector, 
         call(untouched)  # type: ignore[operator]
     assert "\n" not in str(found.value)
     assert (untouched.num_updates, len(untouched.in_flight)) == (0, 0)
+
+
+def test_lengths_are_learnt_where_they_are_told() -> None:
+    selector = gps_ray.Selector(PROMPTS)
+    selector.update([0, 1], 4, 8)
+    assert np.isnan(selector.expected_lengths([0, 5])).all()
+    selector.update([0, 1, 2], 4, 8, [200.0, np.nan, 20.0])
+    expected = selector.expected_lengths()
+    assert expected.shape == (len(PROMPTS),)
+    assert 20 <= expected.min() < expected[0] <= 200
 
 
 def test_allocation_takes_rates_or_a_posterior_and_groups_need_two() -> None:

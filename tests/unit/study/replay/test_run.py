@@ -163,6 +163,10 @@ def test_a_fifth_is_held_out_by_the_prompt_and_labels_are_drawn_by_the_seed(tmp_
         (["--selectors", "gps", "--outcomes", "SERIES", "--prior", "SERIES"], "successes, rollouts"),
         (["--selectors", "gps_fused", "--outcomes", "SERIES", "--prior", "FEW"], "text prior: expected at least 50"),
         (["--selectors", "gps", "--outcomes", "SERIES", "fused.depth=3"], "fused.depth"),
+        (
+            ["--selectors", "gps", "--outcomes", "SERIES", "acquisition=useful_per_token"],
+            "selection.acquisition: useful_per_token needs response lengths, which recorded outcomes do not have",
+        ),
         (["--selectors", "gps", "--static", "ONE", "--labels", "9"], "--static: "),
     ],
 )
