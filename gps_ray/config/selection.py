@@ -221,7 +221,7 @@ class SelectionConfig(ConfigSection):
         None,
         gt=0,
         description="Prompts are drawn with probability ~ score ** this instead of taken by rank; null: by rank. Needs "
-        "an acquisition whose scores are not negative (useful_group).",
+        "an acquisition whose scores are not negative (useful_group, useful_per_token).",
     )
     overhead_tokens: float = Field(
         0.0,
