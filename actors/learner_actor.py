@@ -25,7 +25,7 @@ from actors.ray_train import first_failure, one_line, select_gpu, torch_trainer
 from gps_ray.base.errors import GpsRayError, LearnerError, LostError, StorageError
 from gps_ray.base.lean_imports import lean_imports
 from gps_ray.base.types import PublishedWeights, UpdateRequest, UpdateResult
-from gps_ray.config import LearningConfig, TrainConfig
+from gps_ray.config import LearningConfig, SimulatedConfig, TrainConfig
 from gps_ray.learning.mailbox import START, Kind, Mailbox, Message
 from gps_ray.weights.interface import Publisher, PublisherSettings
 from gps_ray.weights.transports import load_transport
@@ -52,7 +52,7 @@ class LearnerSpec:
     temperature: float
     max_response_tokens: int
     num_steps: int
-    simulated_update_s: float
+    simulated: SimulatedConfig
     storage_directory: Path
     weight_transfer: str = "object_store"
     num_live_versions: int = 2
@@ -131,7 +131,7 @@ def _build_learner(spec: LearnerSpec, resume_from: Path | None) -> Any:
 def _simulated_learner(spec: LearnerSpec) -> Any:
     from gps_ray.learning.simulated_learner import SimulatedLearner
 
-    return SimulatedLearner(spec.simulated_update_s)
+    return SimulatedLearner(spec.simulated)
 
 
 def _learner(spec: LearnerSpec, model_directory: Path) -> Any:
@@ -340,7 +340,7 @@ def spawn_learner(name: str, config: TrainConfig, model_directory: Path | None, 
         temperature=config.rollout.temperature,
         max_response_tokens=config.rollout.max_response_tokens,
         num_steps=config.run.num_steps,
-        simulated_update_s=config.rollout.simulated.update_latency_s,
+        simulated=config.rollout.simulated,
         storage_directory=storage_directory.absolute(),
         weight_transfer=config.rollout.vllm.weight_transfer,
         num_live_versions=config.run.num_live_versions,

@@ -22,6 +22,7 @@ from gps_ray.config.selection import (
     FeaturesConfig,
     FusedConfig,
     GresoConfig,
+    GuardConfig,
     PclConfig,
     PpmConfig,
     SecConfig,
@@ -156,6 +157,9 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "text_share": _TEST_ONLY,
         "drift_per_version": _TEST_ONLY,
         "drift_std": _TEST_ONLY,
+        "trap_share": _TEST_ONLY,
+        "forgetting_logits": _TEST_ONLY,
+        "forgetting_rate": _TEST_ONLY,
         "latency_s": _TEST_ONLY,
         "update_latency_s": _TEST_ONLY,
         "response_tokens": _TEST_ONLY,
@@ -194,6 +198,14 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "max_rounds": "With admission=useful_only: how long to look for useful groups.",
         "num_threads": "Where a large predictor (gps_paper) makes the loop wait (timing_s/select).",
         "deadline_s": "Raise it for a very large pool or predictor.",
+    },
+    GuardConfig: {
+        "enabled": "On long runs with a selector that you do not trust yet: a run that falls finds its way back.",
+        "min_share": "Raise it to be told sooner: a window is full sooner, and each slot teaches what uniform would.",
+        "max_share": "Lower it where some slots should stay the selector's even then.",
+        "window_groups": "Lower it to be told sooner of large falls, raise it to be told of small ones: of 64 groups "
+        "some 20 points are seen.",
+        "confidence": "Lower it to be told sooner, at more false alarms.",
     },
     FeaturesConfig: {
         "provider": "Where prompts are in a language or a notation that English word vectors do not know.",

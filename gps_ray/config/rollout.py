@@ -19,6 +19,11 @@ class SimulatedConfig(ConfigSection):
 
     sigmoid(initial_logit_mean + initial_logit_std * x + (drift_per_version + drift_std * y) * policy_version), with
     standard normal x and y per prompt; a share of x's variance is a sum over the words of the prompt.
+
+    With ``trap_share`` some prompts are a trap for selectors: solved half the time for ever, whatever is trained. The
+    logits of the others then lose ``skill``, which goes, by ``forgetting_rate`` of the way per update, to
+    -forgetting_logits * max(0, 1 - their share of the groups trained / (1 - trap_share)): 0 where as many of them are
+    trained as a uniform choice would.
     """
 
     seed: int = Field(0, ge=0, description="Seed of the success rates, apart from run.seed: all runs share them.")
@@ -29,6 +34,13 @@ class SimulatedConfig(ConfigSection):
     )
     drift_per_version: float = Field(0.02, ge=0, description="Added to every prompt's logit per policy version.")
     drift_std: float = Field(0.0, ge=0, description="Standard deviation of that drift over the prompts.")
+    trap_share: float = Field(
+        0.0, ge=0, lt=1, description="Share of the prompts that are solved half the time and teach nothing."
+    )
+    forgetting_logits: float = Field(
+        4.0, ge=0, description="With a trap: what the other prompts lose where none of them is trained any more."
+    )
+    forgetting_rate: float = Field(0.1, gt=0, le=1, description="With a trap: share of that way per update.")
     latency_s: Annotated[float, Resume.FREE] = Field(0.0, ge=0, description="Seconds slept per chunk.")
     update_latency_s: Annotated[float, Resume.FREE] = Field(
         0.0, ge=0, description="Seconds that the simulated learner sleeps per update."

@@ -17,6 +17,7 @@ __all__ = [
     "FeaturesConfig",
     "FusedConfig",
     "GresoConfig",
+    "GuardConfig",
     "PclConfig",
     "PpmConfig",
     "SecConfig",
@@ -190,6 +191,28 @@ class FusedConfig(ConfigSection):
     )
 
 
+class GuardConfig(ConfigSection):
+    """A way back to uniform slots where the policy falls on prompts that are not selected (selection/guard.py)."""
+
+    enabled: bool = Field(False, description="Watch the slots that are drawn evenly, and draw more while it falls.")
+    min_share: float = Field(
+        0.125, gt=0, le=1, description="Least share of the slots drawn evenly; the selector's random slots count."
+    )
+    max_share: float = Field(1.0, gt=0, le=1, description="Largest share: 1 is uniform selection while it falls.")
+    window_groups: int = Field(
+        64, ge=16, description="Groups of even slots that are compared with those of every earlier such window."
+    )
+    confidence: float = Field(
+        0.99, ge=0.8, lt=1, description="One-sided, over all the comparisons of a window together."
+    )
+
+    @model_validator(mode="after")
+    def _rises(self) -> GuardConfig:
+        if self.max_share < self.min_share:
+            raise ValueError(f"max_share: expected at least min_share={self.min_share:g}, got {self.max_share:g}")
+        return self
+
+
 class SelectionConfig(ConfigSection):
     """Which prompts next."""
 
@@ -281,6 +304,7 @@ class SelectionConfig(ConfigSection):
     sec: SecConfig = Field(default_factory=SecConfig)
     fused: FusedConfig = Field(default_factory=FusedConfig)
     features: FeaturesConfig = Field(default_factory=FeaturesConfig)
+    guard: GuardConfig = Field(default_factory=GuardConfig)
 
     @model_validator(mode="after")
     def _possible(self) -> SelectionConfig:

@@ -1,4 +1,5 @@
-"""The learner beside the simulated engine: it trains nothing, its policy version alone moves the success rates."""
+"""The learner beside the simulated engine: it trains nothing. Its policy version alone moves the success rates, and,
+where there is a trap (``SimulatedConfig``), which prompts it was given."""
 
 from __future__ import annotations
 
@@ -15,19 +16,25 @@ from torch import Tensor
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.storage import writing
 from gps_ray.base.types import FloatArray, IntArray, UpdateResult
+from gps_ray.config import SimulatedConfig
 from gps_ray.learning.groups import count_metrics, train_groups
+from gps_ray.weights.simulated_skill import SKILL, skill_after
 
 __all__ = ["SimulatedLearner"]
+
+_DEFAULTS = SimulatedConfig()
 
 STATE_FILE = "simulated_policy.json"
 
 
 class SimulatedLearner:
-    """Same methods as ``Learner``: counts what an update would have trained on, publishes no weights."""
+    """Same methods as ``Learner``: counts what an update would have trained on. It publishes no weights, or the one
+    number that the simulated policy forgets by."""
 
-    def __init__(self, update_latency_s: float = 0.0) -> None:
-        self._update_latency_s = update_latency_s
+    def __init__(self, config: SimulatedConfig = _DEFAULTS) -> None:
+        self._config = config
         self._policy_version = 0
+        self._skill = 0.0
 
     @property
     def notes(self) -> list[str]:
@@ -40,12 +47,13 @@ class SimulatedLearner:
     def update(self, tables: Sequence[pa.Table], admitted: Sequence[str]) -> UpdateResult:
         start = time.process_time()
         metrics = count_metrics(train_groups(tables, admitted))
-        time.sleep(self._update_latency_s)
+        time.sleep(self._config.update_latency_s)
+        self._skill = skill_after(self._config, self._skill, admitted)
         self._policy_version += 1
         return UpdateResult(policy_version=self._policy_version, metrics=metrics, cpu_s=time.process_time() - start)
 
     def weights(self) -> dict[str, np.ndarray[Any, Any]]:
-        return {}
+        return {SKILL: np.array([self._skill])} if self._config.trap_share else {}
 
     def device_weights(self) -> Iterator[tuple[str, Tensor]]:
         return iter(())
@@ -54,11 +62,12 @@ class SimulatedLearner:
         return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
 
     def save(self, directory: Path) -> None:
-        self._write(directory / STATE_FILE, {})
+        self._write(directory / STATE_FILE, {SKILL: self._skill})
 
     def load(self, directory: Path) -> None:
         try:
-            self._policy_version = int(json.loads((directory / STATE_FILE).read_text())["policy_version"])
+            state = json.loads((directory / STATE_FILE).read_text())
+            self._policy_version, self._skill = int(state["policy_version"]), float(state.get(SKILL, 0.0))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{directory / STATE_FILE}: expected a saved simulated policy, got: {error}"
@@ -68,7 +77,7 @@ class SimulatedLearner:
         """There is no model to write: a config says which simulated policy it was, and that the run is finished."""
         self._write(directory / "config.json", {"model_type": "simulated"})
 
-    def _write(self, path: Path, more: dict[str, str]) -> None:
+    def _write(self, path: Path, more: dict[str, Any]) -> None:
         with writing(path):
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps({"policy_version": self._policy_version, **more}))

@@ -30,7 +30,7 @@ from gps_ray.loop.reporting import Reporter
 from gps_ray.loop.rounds import roll_out
 from gps_ray.loop.sampling import Sampler
 from gps_ray.loop.step_record import StepRecord
-from gps_ray.loop.warnings import TruncationWatch, warn_of_sampling
+from gps_ray.loop.warnings import GuardWatch, TruncationWatch, warn_of_sampling
 from gps_ray.run.checkpoint import Manifest
 from gps_ray.run.metrics import VAL_PASS_1
 from gps_ray.selection.admission import build_admission
@@ -54,7 +54,7 @@ class TrainingLoop:
         self._ledger = Ledger()
         self._reporter = Reporter(parts, self._ledger)
         self._guards = StepGuards(config.rollout, config.run.max_idle_steps)
-        self._truncation = TruncationWatch()
+        self._watches = (TruncationWatch(), GuardWatch())
         sampler = Sampler(parts.pool, self._ledger, config.rollout.max_failed_share)
         selector = parts.selector
         if needs_true_rates(config.selection):
@@ -144,7 +144,8 @@ class TrainingLoop:
         self._steps_done = step = record.step
         self._ledger.charge_step(record, updated, observed)
         metrics = self._reporter.of_step(record, updated, observed)
-        self._truncation.look(step, metrics)
+        for watch in self._watches:
+            watch.look(step, metrics)
         if self._is_due(self._config.evaluation.every_steps, step):
             with record.timing("evaluation"):
                 metrics |= await self._evaluate(step)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from gps_ray.base.types import ChunkHeader
 from gps_ray.config import TrainConfig
-from gps_ray.run.metrics import TRUNCATED_RATIO
+from gps_ray.run.metrics import GUARD_FALL, GUARD_FALL_LOW, GUARD_IS_FALLEN, GUARD_SHARE, TRUNCATED_RATIO
 
-__all__ = ["TruncationWatch", "warn_of_no_success", "warn_of_sampling"]
+__all__ = ["GuardWatch", "TruncationWatch", "warn_of_no_success", "warn_of_sampling"]
 
 log = logging.getLogger(__name__)
 
@@ -64,3 +64,30 @@ class TruncationWatch:
                 100 * metrics[TRUNCATED_RATIO],
             )
         self._is_said = is_high
+
+
+class GuardWatch:
+    """Says when the selector's guard (``selection.guard``) found a fall, and when it was over: once each."""
+
+    def __init__(self) -> None:
+        self._is_fallen = False
+
+    def look(self, step: int, metrics: Mapping[str, float]) -> None:
+        is_fallen = metrics.get(GUARD_IS_FALLEN, 0.0) > 0
+        if is_fallen and not self._is_fallen:
+            log.warning(
+                "step %d: on prompts that the selector does not pick the policy fell by %.0f points (%.0f at least); "
+                "selection.guard draws %.0f %% of the slots evenly until it is back. Where it does not come back under "
+                "even slots, it is not the selection: look at learning.learning_rate",
+                step,
+                100 * metrics[GUARD_FALL],
+                100 * metrics[GUARD_FALL_LOW],
+                100 * metrics[GUARD_SHARE],
+            )
+        if self._is_fallen and not is_fallen:
+            log.warning(
+                "step %d: selection.guard: what had fallen is back, or is picked again; even slots go back to "
+                "selection.guard.min_share step by step",
+                step,
+            )
+        self._is_fallen = is_fallen

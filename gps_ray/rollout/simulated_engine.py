@@ -18,6 +18,8 @@ from gps_ray.config import SimulatedConfig
 from gps_ray.rollout.engine import EngineRequest, GeneratedGroup, GeneratedResponse
 from gps_ray.tasks.interface import Verdict
 from gps_ray.weights.interface import WeightPayload
+from gps_ray.weights.object_store import ObjectStorePayload
+from gps_ray.weights.simulated_skill import SKILL, in_trap
 
 __all__ = ["SimulatedEngine", "SimulatedPolicy", "SimulatedTask", "success_rates"]
 
@@ -41,14 +43,22 @@ class SimulatedPolicy:
         self._config = config
         self._words: dict[str, float] = {}
         self._prompts: dict[str, tuple[float, float]] = {}
+        self._traps: dict[str, bool] = {}
 
-    def success_rates(self, prompts: Sequence[Prompt], policy_version: int) -> FloatArray:
-        """[N] float64 in (0, 1)."""
+    def success_rates(self, prompts: Sequence[Prompt], policy_version: int, skill: float = 0.0) -> FloatArray:
+        """[N] float64 in (0, 1); ``skill`` is the learner's, where there is a trap."""
         config = self._config
         draws = np.array([self._draws(prompt) for prompt in prompts]).reshape(len(prompts), 2)
         logits = config.initial_logit_mean + config.initial_logit_std * draws[:, 0]
         logits += (config.drift_per_version + config.drift_std * draws[:, 1]) * policy_version
+        if config.trap_share:
+            logits = np.where([self._in_trap(prompt.prompt_id) for prompt in prompts], 0.0, logits + skill)
         return np.asarray(expit(logits), dtype=np.float64)
+
+    def _in_trap(self, prompt_id: str) -> bool:
+        if prompt_id not in self._traps:
+            self._traps[prompt_id] = in_trap(self._config, prompt_id)
+        return self._traps[prompt_id]
 
     def _draws(self, prompt: Prompt) -> tuple[float, float]:
         """The prompt's x and y, both standard normal over prompts with different words."""
@@ -79,11 +89,12 @@ class SimulatedEngine:
         self._config = config
         self._policy = SimulatedPolicy(config)
         self._policy_version = 0
+        self._skill = 0.0
 
     def generate(self, request: EngineRequest) -> list[GeneratedGroup]:
         if self._config.latency_s:
             time.sleep(self._config.latency_s)
-        rates = self._policy.success_rates(request.prompts, self._policy_version)
+        rates = self._policy.success_rates(request.prompts, self._policy_version, self._skill)
         groups = []
         for prompt, rate, num in zip(request.prompts, rates, request.num_rollouts, strict=True):
             keys = [(prompt.prompt_id, rollout) for rollout in range(int(num))]
@@ -102,8 +113,10 @@ class SimulatedEngine:
         )
 
     def load_weights(self, policy_version: int, payload: WeightPayload) -> None:
-        """Only the version counts: the success rates drift with it."""
+        """The success rates drift with the version; without a trap nothing else of it counts."""
         self._policy_version = policy_version
+        if isinstance(payload, ObjectStorePayload) and SKILL in payload.arrays:
+            self._skill = float(payload.arrays[SKILL][0])
 
     def logprobs(self, tokens: IntArray) -> FloatArray:
         return np.zeros(max(len(tokens) - 1, 0), dtype=np.float32)

@@ -160,6 +160,21 @@ _metric("val/<suite>/*", "", "the same figures of a set of evaluation.suites, be
 # So many random slots before they are asked what uniform selection would find.
 MIN_RANDOM_GROUPS = 32
 
+# With selection.guard.enabled.
+GUARD_SHARE = _metric("selection/guard_share", "share", "share of the next step's slots that the guard draws evenly")
+GUARD_IS_FALLEN = _metric(
+    "selection/guard_is_fallen", "0 or 1", "1 while the policy is below what it was on prompts that are not selected"
+)
+GUARD_FALL = _metric(
+    "selection/guard_fall",
+    "share",
+    "earlier minus newest pass rate of the prompts not selected since, against the earlier window that shows it best",
+)
+GUARD_FALL_LOW = _metric("selection/guard_fall_low", "share", "lower end of its one-sided interval; above 0: a fall")
+_metric("selection/guard_fall_high", "share", "upper end at the same confidence")
+GUARD_PASS_RATE = _metric("selection/guard_pass_rate", "share", "pass rate of the newest window of even slots")
+_metric("selection/guard_num_windows", "windows", "windows of even slots to compare with, the last 64 at most")
+
 # Families whose members their owners define.
 PROBES = ("pool_probe", "heldout_probe")
 _metric("selection/*", "", "what the selector reports of its choices (unique prompts, reuse)")

@@ -22,6 +22,7 @@ from gps_ray.predictor.interface import Posterior, Predictor, PromptTable
 from gps_ray.predictor.markov_state import MarkovStatePredictor
 from gps_ray.selection.acquisition import ACQUISITIONS, NEEDS_LENGTHS, Acquisition, sampled
 from gps_ray.selection.greso import GresoSelector
+from gps_ray.selection.guarded import GuardedSelector
 from gps_ray.selection.interface import PredictorRow, PromptSelector, SelectorRow
 from gps_ray.selection.oracle import OracleSelector
 from gps_ray.selection.selector import PredictiveSelector
@@ -268,8 +269,8 @@ def resolve_selection(config: SelectionConfig) -> SelectionConfig:
     """The config with the preset of ``config.selector`` filled into every field that nobody set.
 
     Idempotent. To compare selectors, change ``selector`` on the config as written, before it is resolved. Raises
-    ConfigError for a name that stands for nothing, options that nobody takes, and a ``group_size_range`` that the
-    selector cannot use.
+    ConfigError for a name that stands for nothing, options that nobody takes, and a ``group_size_range`` or a guard
+    that the selector cannot use.
     """
     row = selector_row(config)
     tree = config.model_dump(exclude_unset=True)
@@ -285,6 +286,11 @@ def resolve_selection(config: SelectionConfig) -> SelectionConfig:
     _check_options(resolved, row)
     if resolved.group_size_range is not None:
         _check_shares_out(resolved, row)
+    if resolved.guard.enabled and row.needs_true_rates:
+        raise ConfigError(
+            f"selection.guard.enabled: selector {config.selector!r} is a ceiling to compare with and takes no guard; "
+            "set selection.guard.enabled=false for it"
+        )
     return resolved
 
 
@@ -340,7 +346,7 @@ def build_selector(config: SelectionConfig, table: PromptTable, group_size: int,
     selector: PromptSelector = call_with_options(
         selector_row(config).factory, config.options, "selection.options", resolved, table, group_size, run_seed
     )
-    return selector
+    return GuardedSelector(selector, table, config.guard, run_seed) if config.guard.enabled else selector
 
 
 def build_predictor(config: SelectionConfig, table: PromptTable, group_size: int, run_seed: int) -> Predictor:

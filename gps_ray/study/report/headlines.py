@@ -10,6 +10,8 @@ from gps_ray.run.metrics import (
     COST_CPU_S,
     COST_ROLLOUTS,
     COST_TOKENS,
+    GUARD_IS_FALLEN,
+    GUARD_SHARE,
     PROBES,
     ROLLOUTS_SAVED,
     VAL_PASS_1,
@@ -68,6 +70,23 @@ def headlines(run: RunData) -> list[Headline]:
             value=_correlation(run.last(f"predictor/{PROBES[0]}_spearman")),
             detail=f"held-out probe {_correlation(run.last(f'predictor/{PROBES[1]}_spearman'))}",
         ),
+        *_guard(run),
+    ]
+
+
+def _guard(run: RunData) -> list[Headline]:
+    """What the guard of the selection saw, where there is one."""
+    steps, fallen = run.series(GUARD_IS_FALLEN)
+    if not len(steps):
+        return []
+    begins = steps[np.flatnonzero(np.diff(fallen, prepend=0.0) > 0)]
+    detail = f"fell at step {', '.join(f'{step:.0f}' for step in begins)}" if len(begins) else "no fall was found"
+    return [
+        Headline(
+            label="guard, share of even slots",
+            value=_share(run.last(GUARD_SHARE)),
+            detail=f"{detail}; {np.mean(fallen > 0):.0%} of the steps below",
+        )
     ]
 
 

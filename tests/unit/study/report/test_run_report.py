@@ -91,6 +91,14 @@ def test_the_headline_is_what_the_run_measured(html: str, gps_run: Path) -> None
         assert part in text
 
 
+def test_what_the_guard_saw_is_a_headline(bare_run: Callable[..., Path]) -> None:
+    fallen, share = "selection/guard_is_fallen", "selection/guard_share"
+    rows = [{"step": step, fallen: value, share: 0.25} for step, value in enumerate([0, 1, 1, 0, 1], start=1)]
+    text = Page(write_report(bare_run("a", rows)).read_text()).text
+    assert "fell at step 2, 5; 60% of the steps below" in text
+    assert "guard" not in Page(write_report(bare_run("b", [{"step": 1}])).read_text()).text
+
+
 def test_rollouts_saved_are_named_an_estimate(bare_run: Callable[..., Path]) -> None:
     saved = "selection/rollouts_saved_estimate"
     more = Page(write_report(bare_run("a", [{"step": 1, saved: 1234.4}])).read_text()).text
