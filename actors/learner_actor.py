@@ -163,7 +163,7 @@ def _build_publisher(spec: LearnerSpec, rank: int) -> Publisher:
 def _serve(learner: Any, publisher: Publisher, message: Message) -> Any:
     if message.kind is Kind.UPDATE:
         request: UpdateRequest = message.payload
-        return learner.update(ray.get(list(request.rollouts)), request.admitted)
+        return learner.update(ray.get(list(request.rollouts)), request.admitted, request.predictions)
     if message.kind is Kind.PUBLISH:
         tokens, logprobs = learner.probe()
         return PublishedWeights(

@@ -50,6 +50,7 @@ __all__ = [
     "SlotKind",
     "State",
     "StatedAnswer",
+    "SuccessPrediction",
     "UpdateRequest",
     "UpdateResult",
 ]
@@ -354,12 +355,22 @@ class PosteriorMoments:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SuccessPrediction:
+    """Mean and standard deviation of the posterior of one prompt's success rate, before its rollouts."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateRequest:
-    """One optimizer step: rollout tables in the order of the selection, and the prompts that admission kept [B]."""
+    """One optimizer step: rollout tables in the order of the selection, and the prompts that admission kept [B], with
+    what the selector had predicted of them, by id (none of those it predicted nothing of)."""
 
     step: int
     rollouts: tuple[Handle, ...]
     admitted: tuple[str, ...]
+    predictions: Mapping[str, SuccessPrediction] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -295,7 +295,7 @@ WHEN_TO_CHANGE: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
         "loss": "To train by another algorithm.",
         "loss_options": "With a loss of your own.",
         "advantage": "To mix an algorithm with another's advantage, or your own.",
-        "advantage_options": "With an advantage of your own.",
+        "advantage_options": "With an advantage of your own, or to say how far posterior_baseline trusts predictions.",
         "loss_agg_mode": "seq-mean-token-mean where long responses should not weigh more.",
         "learning_rate": "Always with a model: a model of path gets a preset by its size.",
         "lr_scheduler_type": "linear or cosine for long runs with a known end.",

@@ -25,11 +25,14 @@ class LearningConfig(ConfigSection):
     )
     advantage: str | None = Field(
         None,
-        description="How rewards of a group become advantages: group_normalised, group_centred, leave_one_out, or an "
-        "import path 'package.module:factory' of your own; null: the algorithm's own.",
+        description="How rewards of a group become advantages: group_normalised, group_centred, leave_one_out, "
+        "posterior_baseline (with what the selector predicted), or an import path 'package.module:factory' of your "
+        "own; null: the algorithm's own.",
     )
     advantage_options: dict[str, Any] = Field(
-        default_factory=dict, description="Keyword arguments of your own learning.advantage."
+        default_factory=dict,
+        description="Keyword arguments of your own learning.advantage, or of posterior_baseline: precision, "
+        "max_precision, right_reward, wrong_reward (docs/algorithms.md).",
     )
     loss_agg_mode: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"] | None = Field(
         None, description="How token losses become one number; null: the algorithm's own."

@@ -6,7 +6,7 @@ and gives an ``Algorithm``, or a ``GroupAdvantages``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -14,13 +14,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from gps_ray.base.errors import ConfigError
-from gps_ray.base.import_path import build_from_path
-from gps_ray.base.types import FloatArray
+from gps_ray.base.errors import ConfigError, LearnerError
+from gps_ray.base.import_path import build_from_path, call_with_options, check_options
+from gps_ray.base.types import FloatArray, SuccessPrediction
 from gps_ray.config import LearningConfig
 from gps_ray.learning.advantages.group_relative import group_centred, group_normalised
 from gps_ray.learning.advantages.leave_one_out import leave_one_out
+from gps_ray.learning.advantages.posterior_baseline import PosteriorBaseline
 from gps_ray.learning.aggregation import AggregationMode
+from gps_ray.learning.groups import TrainGroup
 from gps_ray.learning.losses.cispo import cispo_loss
 from gps_ray.learning.losses.clipped import clipped_loss
 from gps_ray.learning.losses.interface import ClipRange, PolicyLoss, PolicyTokens, TokenLoss
@@ -35,18 +37,21 @@ PPO_CLIP = ClipRange(low=0.2, high=0.2)
 # A group's rewards [G >= 1] to advantages [G].
 GroupAdvantages = Callable[[FloatArray], FloatArray]
 
+# For what is tried before anything is known.
+_TRIAL = SuccessPrediction(mean=0.5, std=0.25)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Algorithm:
-    """``group_advantages`` maps a group's rewards [G] to advantages [G]; None leaves the rewards. ``over_tokens`` says
-    how that number reaches the tokens: the same on each ("response"), as a return with the KL of the tokens to come
-    ("returns"), or by a value model ("gae"). ``normalises_batch`` divides by the spread of the whole update.
-    ``overlong_share`` is the overlong buffer as a share of the longest response. ``skips_zero_advantages``: the policy
-    loss has no gradient where a group's advantages are all 0, so that its forward pass is saved; False for a loss that
-    has one there (an entropy term)."""
+    """``group_advantages`` maps a group's rewards [G] to advantages [G], a ``PosteriorBaseline`` with what the selector
+    had predicted of the prompt; None leaves the rewards. ``over_tokens`` says how that number reaches the tokens: the
+    same on each ("response"), as a return with the KL of the tokens to come ("returns"), or by a value model ("gae").
+    ``normalises_batch`` divides by the spread of the whole update. ``overlong_share`` is the overlong buffer as a share
+    of the longest response. ``skips_zero_advantages``: the policy loss has no gradient where a group's advantages are
+    all 0, so that its forward pass is saved; False for a loss that has one there (an entropy term)."""
 
     policy_loss: PolicyLoss = clipped_loss
-    group_advantages: GroupAdvantages | None = group_normalised
+    group_advantages: GroupAdvantages | PosteriorBaseline | None = group_normalised
     over_tokens: Literal["response", "returns", "gae"] = "response"
     normalises_batch: bool = False
     aggregation: AggregationMode = "token-mean"
@@ -57,15 +62,52 @@ class Algorithm:
     skips_zero_advantages: bool = True
 
     @property
+    def needs_predictions(self) -> bool:
+        """Must the selector have predicted the success rate of every prompt?"""
+        return isinstance(self.group_advantages, PosteriorBaseline)
+
+    @property
     def needs_groups(self) -> bool:
         """Is the advantage of a group of one always 0?"""
-        return self.group_advantages is not None and not np.any(self.group_advantages(np.ones(1)))
+        return self.group_advantages is not None and not np.any(self.advantages(np.ones(1), _TRIAL))
 
-    def learns_from(self, rewards: FloatArray) -> bool:
-        """Can a group of these rewards [G] add something to the policy loss, its KL apart?"""
-        if self.group_advantages is None or self.over_tokens != "response" or not self.skips_zero_advantages:
+    def advantages(self, rewards: FloatArray, prediction: SuccessPrediction | None) -> FloatArray:
+        """[G] of one group's rewards [G]. ``prediction`` is read only where ``needs_predictions``."""
+        if self.group_advantages is None:
+            return rewards
+        if isinstance(self.group_advantages, PosteriorBaseline):
+            assert prediction is not None, "check_predicted comes first"
+            return self.group_advantages(rewards, prediction)
+        return self.group_advantages(rewards)
+
+    def check_predicted(self, groups: Sequence[TrainGroup]) -> None:
+        """Raises LearnerError where a group lacks the prediction that the advantage needs."""
+        missing = sum(group.prediction is None for group in groups) if self.needs_predictions else 0
+        if missing:
+            raise LearnerError(
+                f"update: {missing} of {len(groups)} groups came without a predicted success rate, which "
+                "posterior_baseline needs of every prompt; set selection.selector=gps_fused, or another learning.loss "
+                "or learning.advantage"
+            )
+
+    def learns_from(self, group: TrainGroup) -> bool:
+        """Can it add something to the policy loss, its KL apart? Where the update's spread divides, every group can."""
+        if (
+            self.group_advantages is None
+            or self.over_tokens != "response"
+            or self.normalises_batch
+            or not self.skips_zero_advantages
+        ):
             return True
-        return rewards.size > 0 and bool(np.any(self.group_advantages(rewards)))
+        return group.rewards.size > 0 and bool(np.any(self.advantages(group.rewards, group.prediction)))
+
+    def metrics(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
+        """What the update's advantages were made of, where the predictor has a part in them."""
+        baseline = self.group_advantages
+        if not isinstance(baseline, PosteriorBaseline):
+            return {}
+        weights = [baseline.weight(g.prediction, g.rewards.size) for g in groups if g.prediction and g.rewards.size]
+        return {"train/posterior_weight": float(np.mean(weights))} if weights else {}
 
 
 ALGORITHMS = {
@@ -87,15 +129,18 @@ ALGORITHMS = {
     ),
     "gspo": Algorithm(policy_loss=gspo_loss, aggregation="seq-mean-token-mean", clip=ClipRange(low=3e-4, high=4e-4)),
     "cispo": Algorithm(policy_loss=cispo_loss, clip=ClipRange(low=1.0, high=4.0)),
+    # A comparison with what was expected of the prompt, not with its group alone: groups of one are enough.
+    "posterior_baseline": Algorithm(group_advantages=PosteriorBaseline(), normalises_batch=True),
     "ppo": Algorithm(
         group_advantages=None, over_tokens="gae", normalises_batch=True, kl_penalty="k1", kl_in_reward=True
     ),
 }
 
-ADVANTAGES: dict[str, GroupAdvantages] = {
+ADVANTAGES: dict[str, GroupAdvantages | PosteriorBaseline] = {
     "group_normalised": group_normalised,
     "group_centred": group_centred,
     "leave_one_out": leave_one_out,
+    "posterior_baseline": PosteriorBaseline(),
 }
 
 
@@ -123,7 +168,7 @@ def _loss(config: LearningConfig) -> Algorithm:
     return algorithm
 
 
-def _advantage(config: LearningConfig) -> GroupAdvantages | None:
+def _advantage(config: LearningConfig) -> GroupAdvantages | PosteriorBaseline | None:
     """None: the algorithm's own."""
     if config.advantage is None:
         if config.advantage_options:
@@ -132,6 +177,11 @@ def _advantage(config: LearningConfig) -> GroupAdvantages | None:
                 "null; set it too"
             )
         return None
+    if isinstance(ADVANTAGES.get(config.advantage), PosteriorBaseline):
+        options, key = config.advantage_options, "learning.advantage_options"
+        check_options(PosteriorBaseline, options, key, 0)
+        made: PosteriorBaseline = call_with_options(PosteriorBaseline, options, key)
+        return made
     advantage: GroupAdvantages = _named("learning.advantage", config.advantage, config.advantage_options, ADVANTAGES)
     if not callable(advantage):
         raise ConfigError(
@@ -146,7 +196,7 @@ def check_algorithm(config: LearningConfig, group_size: int) -> None:
     on a trial, or cannot learn from groups of this size."""
     algorithm, _ = resolve_algorithm(config, max_response_tokens=1)
     if algorithm.group_advantages is not None:
-        shape = np.shape(algorithm.group_advantages(np.array([1.0, 0.0])))
+        shape = np.shape(algorithm.advantages(np.array([1.0, 0.0]), _TRIAL))
         if shape != (2,):
             key = "loss" if config.advantage is None else "advantage"
             raise ConfigError(
@@ -166,7 +216,7 @@ def check_algorithm(config: LearningConfig, group_size: int) -> None:
         raise ConfigError(
             f"rollout.group_size: {config.advantage or config.loss} compares the rollouts of a prompt and needs at "
             f"least 2, got {group_size}; set rollout.group_size, or learning.loss to ppo or reinforce_pp with its own "
-            "learning.advantage"
+            "learning.advantage, or to posterior_baseline"
         )
 
 

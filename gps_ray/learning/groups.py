@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
 
 from gps_ray.base.errors import LearnerError
 from gps_ray.base.tables import groups_from_table
-from gps_ray.base.types import FinishReason, FloatArray, Rollout, RolloutStatus
+from gps_ray.base.types import FinishReason, FloatArray, Rollout, RolloutStatus, SuccessPrediction
 from gps_ray.learning.advantages.group_relative import all_equal
 from gps_ray.learning.packing import TrainRow
 from gps_ray.learning.rewards import OverlongPenalty
 
-__all__ = ["TrainGroup", "count_metrics", "number_rows", "rollouts_with_verdict", "train_groups"]
+__all__ = ["NO_PREDICTIONS", "TrainGroup", "count_metrics", "number_rows", "rollouts_with_verdict", "train_groups"]
 
 NO_PENALTY = OverlongPenalty(max_response_tokens=0)
+NO_PREDICTIONS: Mapping[str, SuccessPrediction] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainGroup:
     """A group as the update sees it: one row and one reward [G] (float64, shaped) per rollout with a verdict. A row
-    without tokens counts in the group's rewards and is not trained on. ``useful``: by success (0 < k < G)."""
+    without tokens counts in the group's rewards and is not trained on. ``useful``: by success (0 < k < G).
+    ``prediction``: the selector's, from before the rollouts; None where it made none."""
 
     rows: list[TrainRow]
     rewards: FloatArray
     useful: bool
+    prediction: SuccessPrediction | None = None
 
     @property
     def rewards_differ(self) -> bool:
@@ -46,6 +50,7 @@ def train_groups(
     penalty: OverlongPenalty = NO_PENALTY,
     *,
     mask_truncated: bool = False,
+    predictions: Mapping[str, SuccessPrediction] = NO_PREDICTIONS,
 ) -> list[TrainGroup]:
     """The admitted groups in their order. tables: ROLLOUTS, each prompt in one of them. With ``mask_truncated`` a
     response that was cut off is a row without tokens: its reward counts in the group, and nothing else of it.
@@ -61,14 +66,15 @@ def train_groups(
     missing = [prompt_id for prompt_id in admitted if prompt_id not in by_prompt]
     if missing:
         raise LearnerError(f"update: {len(missing)} admitted groups have no rollouts, the first is {missing[0]}")
-    groups = [rollouts_with_verdict(by_prompt[prompt_id]) for prompt_id in admitted]
+    groups = [(prompt_id, rollouts_with_verdict(by_prompt[prompt_id])) for prompt_id in admitted]
     return [
         TrainGroup(
             rows=[_row(rollout, mask_truncated) for rollout in group],
             rewards=np.array([r.reward + penalty(len(r.response_tokens)) for r in group], dtype=np.float64),
             useful=len({rollout.status for rollout in group}) > 1,
+            prediction=predictions.get(prompt_id),
         )
-        for group in groups
+        for prompt_id, group in groups
     ]
 
 

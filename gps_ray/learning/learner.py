@@ -8,7 +8,7 @@ computed from all admitted groups before any forward pass, and every sum goes th
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ from transformers.utils import logging as transformers_logging
 
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.storage import writing
-from gps_ray.base.types import FloatArray, IntArray, UpdateResult
+from gps_ray.base.types import FloatArray, IntArray, SuccessPrediction, UpdateResult
 from gps_ray.config import LearningConfig
 from gps_ray.learning.algorithms import resolve_algorithm
 from gps_ray.learning.critic import Critic, token_values
 from gps_ray.learning.dcp import load_shards, save_shards
 from gps_ray.learning.determinism import deterministic
-from gps_ray.learning.groups import TrainGroup, count_metrics, number_rows, train_groups
+from gps_ray.learning.groups import NO_PREDICTIONS, TrainGroup, count_metrics, number_rows, train_groups
 from gps_ray.learning.importance import importance_weights
 from gps_ray.learning.logprobs import TokenScorer, can_share_prompts
 from gps_ray.learning.lora import adapters_off, load_policy, merged_weights, trained_state
@@ -118,34 +118,43 @@ class Learner:
     def policy_version(self) -> int:
         return self._policy_version
 
-    def update(self, tables: Sequence[pa.Table], admitted: Sequence[str]) -> UpdateResult:
+    def update(
+        self,
+        tables: Sequence[pa.Table],
+        admitted: Sequence[str],
+        predictions: Mapping[str, SuccessPrediction] = NO_PREDICTIONS,
+    ) -> UpdateResult:
         """One step on the admitted groups, in the order of ``admitted``: ``num_minibatches`` optimizer steps.
 
-        tables: ROLLOUTS. Groups go to the mini-batches in turn (a selection is ordered by score, so consecutive parts
-        would differ in kind). A mini-batch without a gradient takes no optimizer step; the version advances all the
-        same.
+        tables: ROLLOUTS; predictions: the selector's, from before the rollouts, which ``posterior_baseline`` needs.
+        Groups go to the mini-batches in turn (a selection is ordered by score, so consecutive parts would differ in
+        kind). A mini-batch without a gradient takes no optimizer step; the version advances all the same.
 
-        Raises LearnerError where a group is missing or malformed, or where losses or gradients stay not finite.
+        Raises LearnerError where a group is missing, malformed or without a prediction that the algorithm needs, or
+        where losses or gradients stay not finite.
         """
         start = time.process_time()
         factor = learning_rate_factor(self._policy_version, self._config, self._num_steps)
         totals = Totals()
         with deterministic(self._config.num_threads):
             mask_truncated = self._config.truncated == "mask"
-            groups = number_rows(train_groups(tables, admitted, self._penalty, mask_truncated=mask_truncated))
+            groups = number_rows(
+                train_groups(tables, admitted, self._penalty, mask_truncated=mask_truncated, predictions=predictions)
+            )
+            self._algorithm.check_predicted(groups)
             for mini_batch in self._mini_batches(groups):
                 self._policy_step(mini_batch, factor, totals)
                 if self._critic is not None:
                     self._value_step(mini_batch, factor, totals)
         self._policy_version += 1
-        num_trained = sum(bool(group.lengths) and self._algorithm.learns_from(group.rewards) for group in groups)
-        metrics = count_metrics(groups, num_trained) | totals.metrics(self._workers)
+        num_trained = sum(bool(group.lengths) and self._algorithm.learns_from(group) for group in groups)
+        metrics = count_metrics(groups, num_trained) | self._algorithm.metrics(groups) | totals.metrics(self._workers)
         metrics["train/learning_rate"] = self._config.learning_rate * factor
         return UpdateResult(policy_version=self._policy_version, metrics=metrics, cpu_s=time.process_time() - start)
 
     def _is_trained(self, group: TrainGroup) -> bool:
         # Without a KL a group whose advantages are all 0 adds exactly nothing to the gradient; with one it still pulls.
-        return self._reference is not None or self._algorithm.learns_from(group.rewards)
+        return self._reference is not None or self._algorithm.learns_from(group)
 
     def _mini_batches(self, groups: Sequence[TrainGroup]) -> list[MiniBatch]:
         """All of the update's, scored before the first step changes the models."""

@@ -153,6 +153,5 @@ def _row_scores(
     for group in (group for group in groups if group.rows):
         numbers = [row.number for row in group.rows]
         rewards = group.rewards - kl[numbers].numpy()
-        advantages = rewards if algorithm.group_advantages is None else algorithm.group_advantages(rewards)
-        scores[numbers] = torch.tensor(advantages, dtype=torch.float32)
+        scores[numbers] = torch.tensor(algorithm.advantages(rewards, group.prediction), dtype=torch.float32)
     return scores

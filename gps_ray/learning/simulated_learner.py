@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from gps_ray.base.errors import CheckpointError
 from gps_ray.base.storage import writing
-from gps_ray.base.types import FloatArray, IntArray, UpdateResult
+from gps_ray.base.types import FloatArray, IntArray, SuccessPrediction, UpdateResult
 from gps_ray.config import SimulatedConfig
-from gps_ray.learning.groups import count_metrics, train_groups
+from gps_ray.learning.groups import NO_PREDICTIONS, count_metrics, train_groups
 from gps_ray.weights.simulated_skill import SKILL, skill_after
 
 __all__ = ["SimulatedLearner"]
@@ -44,7 +44,12 @@ class SimulatedLearner:
     def policy_version(self) -> int:
         return self._policy_version
 
-    def update(self, tables: Sequence[pa.Table], admitted: Sequence[str]) -> UpdateResult:
+    def update(
+        self,
+        tables: Sequence[pa.Table],
+        admitted: Sequence[str],
+        predictions: Mapping[str, SuccessPrediction] = NO_PREDICTIONS,
+    ) -> UpdateResult:
         start = time.process_time()
         metrics = count_metrics(train_groups(tables, admitted))
         time.sleep(self._config.update_latency_s)

@@ -162,7 +162,7 @@ class _Learner:
         self._learner = learner_of_run(config, model_directory)
 
     async def update(self, request: UpdateRequest) -> UpdateResult:
-        return self._learner.update(request.rollouts, request.admitted)
+        return self._learner.update(request.rollouts, request.admitted, request.predictions)
 
     async def publish(self) -> PublishedWeights:
         tokens, logprobs = self._learner.probe()

@@ -19,7 +19,8 @@ from gps_ray.loop.presets import with_presets
 from gps_ray.loop.resources import resource_needs
 from gps_ray.loop.suites import extra_suites
 from gps_ray.loop.time_plan import MEAN_SHARE, time_plan
-from gps_ray.selection.registry import resolve_selection
+from gps_ray.selection.admission import build_admission
+from gps_ray.selection.registry import check_predicts_rates, resolve_selection
 from gps_ray.tasks.chat import ChatFormat
 from gps_ray.tasks.chat_check import check_chat
 from gps_ray.tasks.dataset import DataSets, PromptLimit
@@ -51,12 +52,22 @@ def resolve(config: TrainConfig) -> TrainConfig:
     what it needs.
     """
     # With torch: two seconds that no typing error is to wait for.
-    from gps_ray.learning.algorithms import check_algorithm
+    from gps_ray.learning.algorithms import check_algorithm, resolve_algorithm
 
     config = with_presets(with_folder(with_kept_caches(config)))
     check_algorithm(config.learning, config.rollout.group_size)
     check_transport(config.rollout, config.learning)
-    return config.model_copy(update={"selection": resolve_selection(config.selection)})
+    config = config.model_copy(update={"selection": resolve_selection(config.selection)})
+    algorithm, _ = resolve_algorithm(config.learning, config.rollout.max_response_tokens)
+    if algorithm.needs_predictions:
+        key = "loss" if config.learning.advantage is None else "advantage"
+        check_predicts_rates(config.selection, f"learning.{key}", f"set another learning.{key},")
+    if config.rollout.group_size < 2 and build_admission(config.selection).useful_only:
+        raise ConfigError(
+            "rollout.group_size: useful_only admits groups with right and wrong responses, which a single response "
+            f"never is, got {config.rollout.group_size}; set selection.admission=keep_all, or rollout.group_size"
+        )
+    return config
 
 
 def in_ray_job() -> bool:

@@ -26,6 +26,7 @@ from gps_ray.loop.guards import StepGuards
 from gps_ray.loop.ledger import Ledger
 from gps_ray.loop.oracle import OracleLook
 from gps_ray.loop.parts import LoopParts
+from gps_ray.loop.predictions import success_predictions
 from gps_ray.loop.reporting import Reporter
 from gps_ray.loop.rounds import roll_out
 from gps_ray.loop.sampling import Sampler
@@ -204,6 +205,7 @@ class TrainingLoop:
             step=record.step,
             rollouts=tuple(chunk.rollouts for chunk in record.chunks),
             admitted=record.admitted,
+            predictions=success_predictions(record.selections, set(record.admitted)),
         )
         with record.timing("update"):
             updated = await self._parts.learner.update(request)

@@ -47,8 +47,12 @@ def nearest_half(posterior: Posterior, group_size: int, rng: np.random.Generator
 
 
 def useful_group(posterior: Posterior, group_size: int, rng: np.random.Generator) -> FloatArray:
-    """u = E[1 - g^G - (1 - g)^G] under the whole posterior: the expected probability of a useful group."""
-    score: FloatArray = posterior.expected_useful((group_size,), rng)[0]
+    """u = E[1 - g^G - (1 - g)^G] under the whole posterior: the expected probability of a useful group.
+
+    A single response is no group, and all scores would be 0. It is compared with what was expected of the prompt, and
+    the mean of |reward - g| is 2 g (1 - g): the u of a group of two.
+    """
+    score: FloatArray = posterior.expected_useful((max(group_size, 2),), rng)[0]
     return score
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "SELECTORS",
     "build_predictor",
     "build_selector",
+    "check_predicts_rates",
     "needs_true_rates",
     "predictive",
     "resolve_selection",
@@ -285,7 +286,7 @@ def resolve_selection(config: SelectionConfig) -> SelectionConfig:
     resolved = SelectionConfig.model_validate(tree)
     _check_options(resolved, row)
     if resolved.group_size_range is not None:
-        _check_shares_out(resolved, row)
+        check_predicts_rates(resolved, "selection.group_size_range", "set selection.group_size_range=null")
     if resolved.guard.enabled and row.needs_true_rates:
         raise ConfigError(
             f"selection.guard.enabled: selector {config.selector!r} is a ceiling to compare with and takes no guard; "
@@ -325,17 +326,19 @@ def _refuse_options(key: str, options: Mapping[str, Any], what: str, keys: str |
         raise ConfigError(f"{key}: {what} is not one of your own and takes no options, got {options}; {where}")
 
 
-def _check_shares_out(config: SelectionConfig, row: SelectorRow) -> None:
-    if not row.predicts:
+def check_predicts_rates(config: SelectionConfig, key: str, remedy: str) -> None:
+    """Raises ConfigError, naming the ``key`` that needs it, where the resolved config's selector predicts no success
+    rates."""
+    if not selector_row(config).predicts:
         raise ConfigError(
-            f"selection.group_size_range: selector {config.selector!r} predicts nothing to share rollouts out by "
-            "(predicts=False in its SelectorRow); set selection.group_size_range=null or another selection.selector"
+            f"{key}: selector {config.selector!r} predicts nothing to go by (predicts=False in its SelectorRow); "
+            f"{remedy} or another selection.selector"
         )
     if config.predictor is not None and not _predictor_row(config).predicts_rates:
         raise ConfigError(
-            f"selection.group_size_range: predictor {config.predictor!r} of selector {config.selector!r} says nothing "
-            "of groups of another size (predicts_rates=False in its PredictorRow); set "
-            "selection.group_size_range=null or another selection.selector"
+            f"{key}: predictor {config.predictor!r} of selector {config.selector!r} says nothing of groups of another "
+            f"size, as it predicts no success rates (predicts_rates=False in its PredictorRow); {remedy} or another "
+            "selection.selector"
         )
 
 

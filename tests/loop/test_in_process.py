@@ -63,6 +63,14 @@ def test_a_run_in_one_process_is_a_run_and_the_same_again(tmp_path: Path, model:
     assert kept[0] == kept[1]
 
 
+def test_one_response_per_prompt_trains_against_what_was_predicted(tmp_path: Path, model: Path) -> None:
+    folder = _run(tmp_path / "a", model, "learning.loss=posterior_baseline", "rollout.group_size=1")
+    last = read_metrics(folder / "metrics.jsonl")[-1]
+    assert last["cost/num_rollouts"] == 2 * 8
+    assert last["train/num_groups_trained"] == 8
+    assert last["train/posterior_weight"] == 1
+
+
 def test_a_folder_that_is_there_and_several_processes_are_refused(tmp_path: Path, model: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(ConfigError, match=r"run\.directory: .* is there already"):

@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from gps_ray.base.errors import ConfigError
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.tables import rollouts_to_table
-from gps_ray.base.types import Sampling
+from gps_ray.base.types import Sampling, SuccessPrediction
 from gps_ray.config import LearningConfig
 from gps_ray.learning.algorithms import ALGORITHMS
 from gps_ray.learning.learner import Learner
@@ -150,7 +150,9 @@ def _losses(args: argparse.Namespace) -> list[dict[str, Any]]:
         for device, dtype, on_gpu in places if _has_gpu() else places[:1]:
             learner = _learner(args.model, loss, dtype, args.response_tokens, on_gpu=on_gpu, microbatch_tokens=8192)
             start = time.perf_counter()
-            metrics = learner.update([table], prompt_ids).metrics
+            # For posterior_baseline, which alone reads it: nothing is known yet.
+            unknown = SuccessPrediction(mean=0.5, std=12**-0.5)
+            metrics = learner.update([table], prompt_ids, dict.fromkeys(prompt_ids, unknown)).metrics
             name = f"{device} {dtype}"
             row |= {
                 f"{name} loss": float(metrics["train/loss"]),

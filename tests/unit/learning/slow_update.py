@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gps_ray.base.types import Rollout, RolloutGroup, RolloutStatus
+from gps_ray.base.types import Rollout, RolloutGroup, RolloutStatus, SuccessPrediction
 from gps_ray.config import LearningConfig
 from tests.unit.learning.rollouts import MAX_RESPONSE_TOKENS, TEMPERATURE
 
@@ -85,10 +85,12 @@ class SlowLearner:
         in_reward = config.loss in ("rloo", "reinforce_pp", "ppo")
         self.kl_in_reward = in_reward if config.use_kl_in_reward is None else config.use_kl_in_reward
 
-    def update(self, groups: Sequence[RolloutGroup]) -> tuple[list[float], list[float]]:
+    def update(
+        self, groups: Sequence[RolloutGroup], predictions: Mapping[str, SuccessPrediction]
+    ) -> tuple[list[float], list[float]]:
         """Policy losses and value losses of the mini-batches."""
         responses = [[self._read(r) for r in g.rollouts if r.status != RolloutStatus.FAILED] for g in groups]
-        self._set_advantages(responses)
+        self._set_advantages(responses, [predictions[g.outcome.prompt_id] for g in groups])
         parts = [responses[part :: self.config.num_minibatches] for part in range(self.config.num_minibatches)]
         policy_losses, value_losses = [], []
         for part in parts:
@@ -138,16 +140,24 @@ class SlowLearner:
         pairs = zip(response.old, response.reference, strict=True)
         return [self.config.kl_coefficient * _kl(self.kl_kind, old - ref, math.exp) for old, ref in pairs]
 
-    def _set_advantages(self, responses: Sequence[Sequence[Response]]) -> None:
+    def _set_advantages(
+        self, responses: Sequence[Sequence[Response]], predictions: Sequence[SuccessPrediction]
+    ) -> None:
         name = self.config.loss
         per_token = name in ("reinforce_pp", "reinforce_pp_baseline", "ppo")
-        for group in responses:
+        for group, prediction in zip(responses, predictions, strict=True):
             rewards = [r.reward - (0.0 if per_token else sum(self._reward_kl(r))) for r in group]
             mean = sum(rewards) / len(rewards)
             for i, response in enumerate(group):
                 if name == "rloo":
                     others = [reward for j, reward in enumerate(rewards) if j != i]
                     score = rewards[i] - sum(others) / len(others) if others else 0.0
+                elif name == "posterior_baseline":
+                    # The mean of the Beta posterior after the others, from that with the predicted mean and variance.
+                    count = prediction.mean * (1 - prediction.mean) / prediction.std**2 - 1
+                    others = [reward for j, reward in enumerate(rewards) if j != i]
+                    baseline = (count * prediction.mean + sum(others)) / (count + len(others))
+                    score = rewards[i] - baseline
                 elif name in ("dr_grpo", "reinforce_pp_baseline"):
                     score = rewards[i] - mean
                 elif name in ("reinforce_pp", "ppo"):
@@ -159,7 +169,7 @@ class SlowLearner:
                     self._spread(response, score)
                 else:
                     response.advantages = [score] * response.length
-        if per_token:
+        if per_token or name == "posterior_baseline":
             everything = [a for group in responses for response in group for a in response.advantages]
             mean = sum(everything) / len(everything)
             std = math.sqrt(sum((a - mean) ** 2 for a in everything) / len(everything))

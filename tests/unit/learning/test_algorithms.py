@@ -23,6 +23,7 @@ from tests.unit.learning.rollouts import (
     make_groups,
     make_learner,
     make_model,
+    make_predictions,
     make_tables,
 )
 from tests.unit.learning.slow_update import SlowLearner
@@ -65,7 +66,7 @@ def _config(name: str, **changes: Any) -> LearningConfig:
 
 def _update(learner: Learner, results: tuple[str, ...], seed: int) -> dict[str, float]:
     groups = make_groups(results, seed)
-    return dict(learner.update(make_tables(groups), ids(groups)).metrics)
+    return dict(learner.update(make_tables(groups), ids(groups), make_predictions(groups)).metrics)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -77,7 +78,8 @@ def test_an_update_matches_one_written_out_slowly(model_directory: Path, start: 
     config = _config(name, microbatch_tokens=64, **changes)
     learner, slow = make_learner(model_directory, config), SlowLearner(start, config)
     metrics = _update(learner, GROUPS, 0)
-    policy_losses, value_losses = slow.update(make_groups(GROUPS, 0))
+    groups = make_groups(GROUPS, 0)
+    policy_losses, value_losses = slow.update(groups, make_predictions(groups))
     assert metrics["train/loss"] == pytest.approx(np.mean(policy_losses), abs=1e-5)
     assert ("train/value_loss" in metrics) == bool(value_losses)
     if value_losses:
@@ -112,7 +114,7 @@ def test_the_log_probs_of_rewarded_responses_rise(model_directory: Path, start: 
 
     right, wrong = means()
     for _ in range(5):
-        metrics = learner.update(make_tables(groups), ids(groups)).metrics
+        metrics = learner.update(make_tables(groups), ids(groups), make_predictions(groups)).metrics
         assert np.isfinite(metrics["train/loss"])
         assert metrics["train/num_skipped_updates"] == 0
     right_after, wrong_after = means()
@@ -120,7 +122,7 @@ def test_the_log_probs_of_rewarded_responses_rise(model_directory: Path, start: 
     assert right_after - wrong_after > right - wrong + 0.05
 
 
-@pytest.mark.parametrize("name", ["ppo", "reinforce_pp", "rloo"])
+@pytest.mark.parametrize("name", ["ppo", "reinforce_pp", "rloo", "posterior_baseline"])
 def test_a_saved_and_loaded_learner_goes_on_bit_for_bit(model_directory: Path, tmp_path: Path, name: str) -> None:
     config = _config(name, kl_coefficient=0.1, lr_scheduler_type="cosine", lr_warmup_steps=2)
     straight, resumed = make_learner(model_directory, config), make_learner(model_directory, config)
@@ -134,7 +136,7 @@ def test_a_saved_and_loaded_learner_goes_on_bit_for_bit(model_directory: Path, t
     assert all(np.array_equal(one[parameter], other[parameter]) for parameter in one)
 
 
-@pytest.mark.parametrize("name", ["ppo", "reinforce_pp"])
+@pytest.mark.parametrize("name", ["ppo", "reinforce_pp", "posterior_baseline"])
 def test_one_response_per_prompt_is_enough(model_directory: Path, name: str) -> None:
     learner = make_learner(model_directory, _config(name))
     metrics = _update(learner, ("r", "w", "w", "r", "w"), 0)
@@ -145,7 +147,7 @@ def test_one_response_per_prompt_is_enough(model_directory: Path, name: str) -> 
     check_algorithm(_config(name), group_size=1)
 
 
-@pytest.mark.parametrize("name", [name for name, a in ALGORITHMS.items() if a.group_advantages is not None])
+@pytest.mark.parametrize("name", [name for name, a in ALGORITHMS.items() if a.needs_groups])
 def test_algorithms_that_compare_within_a_group_refuse_groups_of_one(name: str) -> None:
     check_algorithm(_config(name), group_size=2)
     message = rf"^rollout\.group_size: {name} compares the rollouts.* got 1; .*learning\.loss to ppo or reinforce_pp"
@@ -190,8 +192,9 @@ def test_a_token_that_the_engine_held_for_impossible_costs_no_step(
         for rollout in group.rollouts:
             rollout.sampled_logprobs[0] = -200.0
     config = _config(name, kl_coefficient=0.1)
-    metrics = make_learner(model_directory, config).update(make_tables(groups), ids(groups)).metrics
+    predictions = make_predictions(groups)
+    metrics = make_learner(model_directory, config).update(make_tables(groups), ids(groups), predictions).metrics
     assert metrics["train/num_skipped_updates"] == 0
     assert np.isfinite(metrics["train/approx_kl"])
-    losses, _ = SlowLearner(start, config).update(groups)
+    losses, _ = SlowLearner(start, config).update(groups, predictions)
     assert metrics["train/loss"] == pytest.approx(np.mean(losses), rel=1e-4)

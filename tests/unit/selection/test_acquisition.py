@@ -12,6 +12,7 @@ from gps_ray.base.errors import ConfigError
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.types import FloatArray
 from gps_ray.base.useful import useful_probability
+from gps_ray.predictor.point_posterior import PointPosterior
 from gps_ray.predictor.sampled_expectations import SampledExpectations
 from gps_ray.selection.acquisition import ACQUISITIONS, nearest_half, sampled, useful_group
 
@@ -117,3 +118,9 @@ def test_every_acquisition_is_keyed(name: str) -> None:
     assert first.dtype == np.float64
     assert np.isfinite(first).all()
     np.testing.assert_array_equal(first, ACQUISITIONS[name](posterior, 8, generator(0, "test", 3)))
+
+
+def test_a_single_response_is_worth_what_one_half_of_a_pair_would_be() -> None:
+    posterior = PointPosterior(np.array([0.0, 0.2, 0.5, 0.9]))
+    scores = ACQUISITIONS["useful_group"](posterior, 1, np.random.default_rng(0))
+    np.testing.assert_allclose(scores, [0.0, 0.32, 0.5, 0.18])
