@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from gps_ray.base.errors import ConfigError, LearnerError
 from gps_ray.base.types import FloatArray, SuccessPrediction
@@ -14,6 +19,9 @@ from gps_ray.config import LearningConfig, TrainConfig
 from gps_ray.learning.advantages.leave_one_out import leave_one_out
 from gps_ray.learning.advantages.posterior_baseline import PosteriorBaseline, precision_of
 from gps_ray.learning.algorithms import resolve_algorithm
+from gps_ray.learning.groups import TrainGroup, number_rows, train_groups
+from gps_ray.learning.minibatch import RewardKl, fill_advantages, make_minibatch
+from gps_ray.learning.train_workers import TrainWorkers
 from gps_ray.loop.plan import resolve
 from tests.unit.learning.rollouts import (
     ALL_RIGHT,
@@ -135,6 +143,57 @@ def test_micro_batches_and_padding_change_nothing(model_directory: Path) -> None
         weights.append(learner.weights())
     for name, array in weights[0].items():
         np.testing.assert_allclose(array, weights[1][name], atol=2e-5, err_msg=name)
+
+
+class _Meeting(TrainWorkers):
+    """Two workers of one process, each in a thread: their tensors meet in a list."""
+
+    barrier = threading.Barrier(2, timeout=60)
+    shared: ClassVar[dict[int, torch.Tensor]] = {}
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        self.shared[self.rank] = values
+        self.barrier.wait()
+        total = self.shared[0] + self.shared[1]
+        self.barrier.wait()
+        return total
+
+
+def _advantages_by_row(groups: list[TrainGroup], workers: TrainWorkers) -> dict[int, float]:
+    """Of the rows that this worker trains on."""
+    algorithm, _ = resolve_algorithm(LearningConfig(loss="posterior_baseline"), 8)
+    made = make_minibatch(
+        groups,
+        [group for group in groups if algorithm.learns_from(group)],
+        mode=algorithm.aggregation,
+        max_response_tokens=8,
+        max_tokens=24,
+        max_shared_tokens=0,
+        by_prompt=True,
+        workers=workers,
+    )
+    assert made is not None
+    kl = RewardKl(coefficient=0.0, algorithm=algorithm)
+    fill_advantages(groups, made.micro_batches, algorithm=algorithm, reward_kl=kl, gamma=1.0, lam=1.0, workers=workers)
+    return {
+        int(number): float(advantages[mask][0])
+        for micro in made.micro_batches
+        for number, advantages, mask in zip(micro.batch.numbers, micro.advantages, micro.batch.mask, strict=True)
+        if mask.any()
+    }
+
+
+def test_two_workers_have_the_advantages_of_one() -> None:
+    groups = make_groups([MIXED, "r", "rw", ALL_RIGHT, "w", "rwwrr"])
+    trained = number_rows(train_groups(make_tables(groups), ids(groups), predictions=make_predictions(groups)))
+    device = torch.device("cpu")
+    alone = _advantages_by_row(trained, TrainWorkers(device=device))
+    with ThreadPoolExecutor(2) as pool:
+        workers = [_Meeting(device=device, rank=rank, size=2) for rank in range(2)]
+        first, second = pool.map(partial(_advantages_by_row, trained), workers)
+    assert not first.keys() & second.keys()
+    assert {**first, **second} == pytest.approx(alone, abs=1e-6)
+    assert len(alone) == sum(len(group.rows) for group in trained)
 
 
 def test_a_prompt_without_a_prediction_is_refused_and_others_read_none(model_directory: Path) -> None:

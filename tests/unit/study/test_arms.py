@@ -109,6 +109,8 @@ def test_no_selector_at_all() -> None:
 
 def test_the_ablations_of_the_repository_are_valid() -> None:
     configs = Path(__file__).parents[3] / "configs"
+    small_groups = by_variant(configs / "compare_heterogeneous.yaml", configs / "small_groups.yaml", [])
+    assert {arm.selection.num_prompts * arm.rollout.group_size for arm in small_groups.values()} == {256}
     arms = by_variant(configs / "compare_heterogeneous.yaml", configs / "ablations.yaml", [])
     runs = [run_config(arm, name, 0, Path("out")) for name, arm in arms.items()]
     assert len({repr(run.selection) for run in runs}) == len(arms)
