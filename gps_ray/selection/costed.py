@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,10 @@ class Costed:
         self._posterior = posterior
         self._tokens = tokens
         self.yields = posterior.yields if isinstance(posterior, TeachingPosterior) else None
+
+    def __getattr__(self, name: str) -> Any:
+        """What a posterior of the user's own has beside: an acquisition of theirs may ask for it."""
+        return getattr(self._posterior, name)
 
     def expected_tokens(self) -> FloatArray:
         return self._tokens()

@@ -149,3 +149,13 @@ def test_other_acquisitions_never_ask_for_lengths() -> None:
 
     posterior = Costed(PointPosterior(np.array([0.5, 0.1])), refuse)
     assert useful_group(posterior, GROUP_SIZE, generator(0, "test"))[0] > 0.9
+
+
+def test_what_else_a_posterior_of_ones_own_says_reaches_an_acquisition_of_ones_own() -> None:
+    class Curious(PointPosterior):
+        surprise = 3.0
+
+    posterior = Costed(Curious(np.array([0.5])), lambda: np.ones(1))
+    assert posterior.surprise == 3.0
+    with pytest.raises(AttributeError, match="interest"):
+        _ = posterior.interest
