@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gps_ray.base.errors import CheckpointError, LearnerError, StorageError
-from gps_ray.base.types import FinishReason, RolloutGroup, RolloutStatus
+from gps_ray.base.types import FinishReason, RolloutGroup, RolloutStatus, SuccessPrediction
 from gps_ray.config import LearningConfig
 from gps_ray.learning.learner import Learner
 from gps_ray.model import load_model, load_tokenizer
@@ -358,7 +358,7 @@ def test_a_masked_response_counts_in_its_group_and_nowhere_else(model_directory:
     config = LearningConfig.model_validate({"num_threads": 1, "num_minibatches": 1})
     slow = SlowLearner(load_model(model_directory), config)
     rows = [[slow._read(rollout) for rollout in group.rollouts] for group in groups]
-    slow._set_advantages(rows)
+    slow._set_advantages(rows, [SuccessPrediction(mean=0.5, std=0.1)] * len(rows))  # GRPO looks at none
     trained = [row for group in rows for row in group if row.rollout.finish_reason is not FinishReason.LENGTH]
     assert metrics["train/loss"] == pytest.approx(float(slow._policy_loss(trained).detach()), abs=1e-5)
 
