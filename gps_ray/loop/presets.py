@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -101,11 +102,11 @@ def presets(config: TrainConfig) -> list[Preset]:
         return []
     size = next(row for row in _CLASSES if facts.num_parameters <= row.most_parameters)
     why = f"{size.name} parameters"
-    of_devices = _of_devices(config)
+    of_devices = _of_devices(config, facts)
     dtype = next((preset.value for preset in of_devices if preset.key == "model.dtype"), config.model.dtype)
     found = [
         *of_devices,
-        _response_tokens(config, facts, size),
+        _response_tokens(config, facts, size, _served(config, of_devices)),
         Preset("learning.learning_rate", *_learning_rate(config, size)),
         Preset("cluster.object_store_memory_bytes", _object_store(facts, dtype), why),
         Preset("rollout.vllm.kv_cache_memory_bytes", *_kv_cache(config, size)),
@@ -137,7 +138,7 @@ def _object_store(facts: ModelFacts, dtype: str) -> int:
     return -(-(3 * num_bytes * facts.num_parameters + (256 << 20)) // (1 << 30)) << 30
 
 
-def _of_devices(config: TrainConfig) -> list[Preset]:
+def _of_devices(config: TrainConfig, facts: ModelFacts) -> list[Preset]:
     """What follows from where the model computes, not from its size."""
     rollout, found = config.rollout, []
     if config.learning.num_gpus_per_worker == 0:
@@ -146,6 +147,9 @@ def _of_devices(config: TrainConfig) -> list[Preset]:
     on_gpus = rollout.num_gpus_per_worker > 0
     if on_gpus and rollout.engine == "vllm":
         found.append(Preset("rollout.vllm.enforce_eager", False, "GPUs: captured graphs, else 16 ms per token"))
+    whole = rollout.vllm.max_num_batched_tokens
+    if not on_gpus and rollout.engine == "vllm" and (facts.max_positions or 0) > whole:
+        found.append(Preset("rollout.vllm.max_model_len", whole, "vLLM on CPUs reads a prompt in one pass"))
     dtype = config.model.dtype
     if on_gpus and config.learning.num_gpus_per_worker > 0 and not _is_set(config, "model.dtype"):
         dtype = "bfloat16"
@@ -158,7 +162,7 @@ def _of_devices(config: TrainConfig) -> list[Preset]:
     return found
 
 
-def _response_tokens(config: TrainConfig, facts: ModelFacts, size: _SizeClass) -> Preset:
+def _response_tokens(config: TrainConfig, facts: ModelFacts, size: _SizeClass, served: int | None) -> Preset:
     why, tokens = f"{size.name} parameters", size.max_response_tokens
     template = facts.chat_template
     if config.data.chat_template is not None and config.data.chat_template.is_file():
@@ -166,12 +170,18 @@ def _response_tokens(config: TrainConfig, facts: ModelFacts, size: _SizeClass) -
     if "<think>" in template and config.data.chat_template_kwargs.get("enable_thinking", True):
         why, tokens = f"{why} whose chat template knows <think>", _THINKING_TOKENS
     # At least half of what the model, or the engine, takes is left to the prompt.
-    limits = [limit for limit in (facts.max_positions, _served(config)) if limit is not None]
+    limits = [limit for limit in (facts.max_positions, served) if limit is not None]
     return Preset("rollout.max_response_tokens", min([tokens, *(limit // 2 for limit in limits)]), why)
 
 
-def _served(config: TrainConfig) -> int | None:
-    return config.rollout.vllm.max_model_len if config.rollout.engine == "vllm" else None
+def _served(config: TrainConfig, of_devices: Sequence[Preset]) -> int | None:
+    """Tokens of prompt and response together that the engine takes, where that is less than the model does."""
+    key = "rollout.vllm.max_model_len"
+    if config.rollout.engine != "vllm":
+        return None
+    if _is_set(config, key):
+        return config.rollout.vllm.max_model_len
+    return next((preset.value for preset in of_devices if preset.key == key), None)
 
 
 def _learning_rate(config: TrainConfig, size: _SizeClass) -> tuple[float, str]:

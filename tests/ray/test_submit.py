@@ -54,13 +54,22 @@ def _submitted(head: Head, folder: Path, *arguments: str) -> tuple[int, str]:
 
 
 def test_own_code_goes_along_and_the_exit_code_comes_back(head: Head, tmp_path: Path) -> None:
-    code, output = _submitted(head, tmp_path, "run.num_steps=2")
-    assert code == 0, output
-    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 2
+    """Only who has the selector's code can tell that it takes no such option."""
+    code, output = _submitted(head, tmp_path, "selection.options.strictness=2")
+    assert code == 2, output
+    assert "my_selector:mine" in output
+    assert "strictness" in output
     jobs = head.get("/api/jobs/")
     (job,) = [job for job in jobs if job["submission_id"] == output.split("job: ")[1].split()[0]]
     assert job["metadata"]["run"] == str(tmp_path / "run")
     assert len(job["metadata"]["config_sha256"]) == 64
+
+
+@pytest.mark.slow
+def test_a_submitted_run_ends_and_is_not_begun_anew(head: Head, tmp_path: Path) -> None:
+    code, output = _submitted(head, tmp_path, "run.num_steps=2")
+    assert code == 0, output
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 2
     again, said = _submitted(head, tmp_path, "run.num_steps=2")
     assert again == 2, said  # the folder holds a run
     assert "--resume" in said

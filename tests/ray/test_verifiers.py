@@ -57,6 +57,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_a_verifier_that_breaks_down_ends_the_run_in_one_line_and_leaves_no_process(folder: Path, head: Head) -> None:
     ended = run_own_job(folder, "data.task=my_rewards:breaks_down", head=head)

@@ -152,6 +152,7 @@ def test_updates_by_a_transport_from_outside_are_served(tmp_path: Path) -> None:
     publisher.close()
 
 
+@pytest.mark.slow
 def test_prompts_that_do_not_fit_one_pass_are_served(tmp_path: Path) -> None:
     """With prompts cut between two passes vLLM fails on CPU, where responses have seeds of their own."""
     folder = make_folder(tmp_path / "model")

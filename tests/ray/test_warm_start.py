@@ -15,6 +15,7 @@ pytestmark = pytest.mark.ray
 ARGUMENTS = (*SMALL_RUN, "warm_start.num_steps=20")
 
 
+@pytest.mark.slow
 def test_it_trains_once_and_then_finds_the_folder_without_a_cluster(head: Head, tmp_path: Path) -> None:
     arguments = (*ARGUMENTS, f"warm_start.cache_directory={tmp_path / 'warm'}")
     first = run_job("warm_start", *arguments, head=head)

@@ -64,6 +64,21 @@ def test_the_parameters_are_those_of_the_model_cards(name: str, tmp_path: Path, 
     assert facts.num_parameters / 1e9 == pytest.approx(billions, rel=0.01)
 
 
+def test_vllm_on_cpus_takes_what_one_pass_holds(tmp_path: Path, tokenizer: Path) -> None:
+    """Or it would not start: a prompt is never cut there, and the model takes more than a pass holds."""
+    model = model_folder(tmp_path / "long", tokenizer, {**SMALL, "max_position_embeddings": 8192})
+    config = resolve(_config(model, "rollout.engine=vllm"))
+    assert config.rollout.vllm.max_model_len == config.rollout.vllm.max_num_batched_tokens == 4096
+    assert resolve(TrainConfig.model_validate(config.model_dump(mode="json"))) == config
+    own = resolve(_config(model, "rollout.engine=vllm", "rollout.vllm.max_num_batched_tokens=600"))
+    assert (own.rollout.vllm.max_model_len, own.rollout.max_response_tokens) == (600, 300)
+    assert resolve(_config(model)).rollout.vllm.max_model_len is None
+    assert (
+        resolve(_config(model, "rollout.engine=vllm", "rollout.vllm.max_model_len=5000")).rollout.vllm.max_model_len
+        == 5000
+    )
+
+
 def test_nothing_of_the_toy_reaches_a_real_model_and_explicit_keys_win(tmp_path: Path, tokenizer: Path) -> None:
     model = model_folder(tmp_path / "small", tokenizer, SMALL)
     config = resolve(_config(model))
