@@ -19,6 +19,7 @@ from gps_ray.predictor.history import PromptIndex
 from gps_ray.predictor.interface import OutcomeBatch, Posterior, PromptTable
 from gps_ray.selection.guard import ForgettingGuard, Window
 from gps_ray.selection.interface import PromptSelector
+from gps_ray.selection.lengths import KnownLengths
 
 __all__ = ["GuardedSelector"]
 
@@ -32,6 +33,7 @@ class GuardedSelector:
         self._table = table
         self._run_seed = run_seed
         self._index = PromptIndex(table)
+        self._lengths = KnownLengths(selector, len(table.prompt_ids))
         self._guard = ForgettingGuard(config, table.num_pool)
         self._is_even = np.zeros(table.num_pool, dtype=np.bool_)  # of the prompts under way: drawn evenly
 
@@ -74,6 +76,7 @@ class GuardedSelector:
 
     def observe(self, batch: OutcomeBatch) -> None:
         self._selector.observe(batch)
+        self._lengths.observe(batch)
         even = self._is_even[batch.rows]
         window = Window(
             first_step=batch.step,
@@ -87,6 +90,10 @@ class GuardedSelector:
     def predict(self, rows: IntArray, step: int) -> Posterior | None:
         return self._selector.predict(rows, step)
 
+    def expected_lengths(self, rows: IntArray) -> FloatArray:
+        """As the selector predicts them, else by a record."""
+        return self._lengths.expected_lengths(rows)
+
     def seen(self, rows: IntArray) -> BoolArray:
         return self._selector.seen(rows)
 
@@ -95,7 +102,11 @@ class GuardedSelector:
 
     def state(self) -> State:
         own = {"is_even": self._is_even.copy(), **self._guard.state()}
-        return {**nested("guard", own), **nested("guarded", self._selector.state())}
+        return {
+            **nested("guard", own),
+            **nested("guarded", self._selector.state()),
+            **nested("lengths", self._lengths.state()),
+        }
 
     def load_state(self, state: State) -> None:
         own = below("guard", state)
@@ -106,6 +117,7 @@ class GuardedSelector:
         self._guard.load_state(own)
         self._is_even = own["is_even"].astype(np.bool_)
         self._selector.load_state(below("guarded", state))
+        self._lengths.load_state(below("lengths", state))
 
 
 def _filled(values: FloatArray, slots: IntArray, new: FloatArray) -> FloatArray:

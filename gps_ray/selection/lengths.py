@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from gps_ray.base.types import FloatArray, IntArray, State
-from gps_ray.predictor.interface import OutcomeBatch
+from gps_ray.predictor.interface import OutcomeBatch, PredictsLengths
 
-__all__ = ["ResponseLengths"]
+__all__ = ["KnownLengths", "ResponseLengths"]
 
 # Of a record's weight, what is left at its next outcome: lengths move while a policy learns.
 _KEPT = 0.5
@@ -50,3 +50,32 @@ class ResponseLengths:
     def load_state(self, state: State) -> None:
         self._means, self._weights = state["means"].copy(), state["weights"].copy()
         self._all = state["all"].copy()
+
+
+class KnownLengths:
+    """What ``source`` predicts of response lengths; where it predicts none, a record that is kept here in its place."""
+
+    def __init__(self, source: object, num_prompts: int) -> None:
+        self._record: ResponseLengths | None = None
+        if isinstance(source, PredictsLengths):
+            self._lengths: PredictsLengths = source
+        else:
+            self._lengths = self._record = ResponseLengths(num_prompts)
+
+    def observe(self, batch: OutcomeBatch) -> None:
+        """``source`` observes by itself."""
+        if self._record is not None:
+            self._record.observe(batch)
+
+    def expected_lengths(self, rows: IntArray) -> FloatArray:
+        """[K] float64 tokens per response for prompts rows [K]; [0] before the first outcome."""
+        return self._lengths.expected_lengths(rows)
+
+    def state(self) -> State:
+        """Of the record; {} without one."""
+        return {} if self._record is None else self._record.state()
+
+    def load_state(self, state: State) -> None:
+        """{}, as of a checkpoint from before there was a record: that begins anew."""
+        if self._record is not None and state:
+            self._record.load_state(state)

@@ -12,12 +12,12 @@ from gps_ray.base.states import below, nested
 from gps_ray.base.types import BoolArray, FloatArray, IntArray, Selection, SelectionRequest, SlotKind, State
 from gps_ray.config import SelectionConfig
 from gps_ray.predictor.history import OutcomeWindow, PromptIndex, ReuseCounter, concatenate_batches
-from gps_ray.predictor.interface import OutcomeBatch, Posterior, Predictor, PredictsLengths, PromptTable, ReadsText
+from gps_ray.predictor.interface import OutcomeBatch, Posterior, Predictor, PromptTable, ReadsText
 from gps_ray.selection.acquisition import Acquisition
 from gps_ray.selection.batch_composer import compose_batch
 from gps_ray.selection.costed import Costed
 from gps_ray.selection.group_sizes import group_sizes
-from gps_ray.selection.lengths import ResponseLengths
+from gps_ray.selection.lengths import KnownLengths
 
 __all__ = ["PredictiveSelector", "looked_at", "random_share"]
 
@@ -94,7 +94,7 @@ class PredictiveSelector:
         self._index = PromptIndex(table)
         self._recent = OutcomeWindow(config.num_recent_batches)
         self._reuse = ReuseCounter(table.num_pool)
-        self._record = None if isinstance(predictor, PredictsLengths) else ResponseLengths(len(table.prompt_ids))
+        self._lengths = KnownLengths(predictor, len(table.prompt_ids))
 
     def select(self, request: SelectionRequest) -> Selection:
         free = np.flatnonzero(self._index.free(request.excluded))
@@ -127,9 +127,7 @@ class PredictiveSelector:
 
     def expected_lengths(self, rows: IntArray) -> FloatArray:
         """[N] float64 tokens per response for prompts rows [N]; [0] before the first outcome."""
-        lengths = self._predictor if self._record is None else self._record
-        assert isinstance(lengths, PredictsLengths)
-        return lengths.expected_lengths(rows)
+        return self._lengths.expected_lengths(rows)
 
     def _tokens(self, rows: IntArray) -> FloatArray:
         """What a response to each is expected to cost: one token at least, the one that ends it."""
@@ -201,8 +199,7 @@ class PredictiveSelector:
         self._predictor.observe(batch)
         self._recent.append(batch)
         self._reuse.observe(batch.rows)
-        if self._record is not None:
-            self._record.observe(batch)
+        self._lengths.observe(batch)
 
     def predict(self, rows: IntArray, step: int) -> Posterior | None:
         return self._predictor.predict(rows, step)
@@ -215,8 +212,12 @@ class PredictiveSelector:
         return {**self._reuse.metrics(), **predictor}
 
     def _parts(self) -> dict[str, _Stateful]:
-        parts: dict[str, _Stateful] = {"predictor": self._predictor, "recent": self._recent, "reuse": self._reuse}
-        return parts if self._record is None else {**parts, "lengths": self._record}
+        return {
+            "predictor": self._predictor,
+            "recent": self._recent,
+            "reuse": self._reuse,
+            "lengths": self._lengths,
+        }
 
     def state(self) -> State:
         state: State = {}
@@ -226,6 +227,4 @@ class PredictiveSelector:
 
     def load_state(self, state: State) -> None:
         for name, part in self._parts().items():
-            found = below(name, state)
-            if found or name != "lengths":  # a checkpoint from before there was a record: it begins anew
-                part.load_state(found)
+            part.load_state(below(name, state))

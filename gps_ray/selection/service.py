@@ -19,11 +19,11 @@ from gps_ray.base.storage import writing
 from gps_ray.base.tables import outcomes_from_table
 from gps_ray.base.types import ObserveResult, PosteriorMoments, Selection, SelectionRequest
 from gps_ray.predictor.history import PromptIndex
-from gps_ray.predictor.interface import PredictsLengths, PromptTable
+from gps_ray.predictor.interface import PromptTable
 from gps_ray.run.outcomes import write_outcomes
 from gps_ray.run.segments import Segments
 from gps_ray.selection.interface import PromptSelector
-from gps_ray.selection.lengths import ResponseLengths
+from gps_ray.selection.lengths import KnownLengths
 
 __all__ = ["SelectorService"]
 
@@ -37,8 +37,7 @@ class SelectorService:
         self._selector = selector
         self._index = PromptIndex(table)
         self._segments = Segments(outcome_directory)
-        # A record of lengths for selectors that have no better word on them.
-        self._record = None if isinstance(selector, PredictsLengths) else ResponseLengths(len(table.prompt_ids))
+        self._lengths = KnownLengths(selector, len(table.prompt_ids))
         self._steps_observed = 0
 
     def select(self, request: SelectionRequest) -> Selection:
@@ -46,9 +45,7 @@ class SelectorService:
         lengths to be expected."""
         start = time.process_time()
         selection = self._selector.select(request)
-        lengths = self._selector if self._record is None else self._record
-        assert isinstance(lengths, PredictsLengths)
-        expected_lengths = lengths.expected_lengths(self._index.rows(selection.prompt_ids))
+        expected_lengths = self._lengths.expected_lengths(self._index.rows(selection.prompt_ids))
         return replace(
             selection,
             cpu_s=time.process_time() - start,
@@ -62,8 +59,7 @@ class SelectorService:
         outcomes = [outcome for table in tables for outcome in outcomes_from_table(table)]
         batch = self._index.outcome_batch(step, outcomes)
         self._selector.observe(batch)
-        if self._record is not None:
-            self._record.observe(batch)
+        self._lengths.observe(batch)
         cpu_s = time.process_time() - start
         file = write_outcomes(self._segments, step, outcomes, selections)
         self._steps_observed = step
@@ -90,9 +86,7 @@ class SelectorService:
     def save(self, directory: Path) -> None:
         with writing(directory):
             directory.mkdir(exist_ok=True)
-        own = {"steps_observed": np.array(self._steps_observed)}
-        if self._record is not None:
-            own |= nested("lengths", self._record.state())
+        own = {"steps_observed": np.array(self._steps_observed), **nested("lengths", self._lengths.state())}
         with writing(directory / STATE_FILE, SafetensorError):
             save_state_file({**self._selector.state(), **nested("service", own)}, directory / STATE_FILE)
 
@@ -100,7 +94,5 @@ class SelectorService:
         state = load_state_file(directory / STATE_FILE)
         own = below("service", state)
         self._steps_observed = int(own["steps_observed"])
-        lengths = below("lengths", own)
-        if lengths and self._record is not None:  # a checkpoint from before there was a record: it begins anew
-            self._record.load_state(lengths)
+        self._lengths.load_state(below("lengths", own))
         self._selector.load_state({name: array for name, array in state.items() if not name.startswith("service/")})

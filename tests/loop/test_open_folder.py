@@ -13,7 +13,7 @@ from gps_ray.base.types import Prompt
 from gps_ray.config import TrainConfig
 from gps_ray.loop.opening import check_resume, check_run_folder, dated, move_aside, open_folder, run_identity
 from gps_ray.loop.plan import pool_fingerprint
-from gps_ray.run.checkpoint import Manifest
+from gps_ray.run.checkpoint import CheckpointStore, Manifest
 from gps_ray.run.identity import Identity
 from gps_ray.run.lease import Lease
 from gps_ray.tasks.interface import DataSets
@@ -35,16 +35,21 @@ def _config(directory: Path, num_steps: int, **learning: object) -> TrainConfig:
     )
 
 
-def _begin_with_20_steps_done(config: TrainConfig) -> None:
-    _, store, _ = open_folder(config, DATA, IDENTITY, resume=False)
+def _commit(store: CheckpointStore, config: TrainConfig, num_steps_done: int, identity: Identity = IDENTITY) -> None:
     manifest = Manifest(
-        num_steps_done=20,
+        num_steps_done=num_steps_done,
         counters={},
         next_selection=None,
         config=config.model_dump(mode="json"),
-        pool_fingerprint=IDENTITY.pool,
+        pool_fingerprint=identity.pool,
+        **identity.model_dump(exclude={"pool"}),
     )
-    store.commit(store.begin(20), manifest)
+    store.commit(store.begin(num_steps_done), manifest)
+
+
+def _begin_with_20_steps_done(config: TrainConfig) -> None:
+    _, store, _ = open_folder(config, DATA, IDENTITY, resume=False)
+    _commit(store, config, 20)
 
 
 def test_a_run_with_a_schedule_is_extended_at_its_lowest_rate_or_not_at_all(tmp_path: Path) -> None:
@@ -168,16 +173,7 @@ def test_another_model_is_refused_and_another_code_said(
     config = _config(tmp_path, 20, total_training_steps=20)
     folder, store, _ = open_folder(config, DATA, IDENTITY, resume=False)
     if left == "a checkpoint":
-        manifest = Manifest(
-            num_steps_done=2,
-            counters={},
-            next_selection=None,
-            config=config.model_dump(mode="json"),
-            pool_fingerprint=IDENTITY.pool,
-            model=IDENTITY.model,
-            code=IDENTITY.code,
-        )
-        store.commit(store.begin(2), manifest)
+        _commit(store, config, 2)
     with pytest.raises(CheckpointError, match=r"model\.path: the run's model is m1, the one in its place now is m2"):
         open_folder(config, DATA, IDENTITY.model_copy(update={"model": "m2"}), resume=True)
     with pytest.raises(CheckpointError, match="pool is"):
@@ -214,15 +210,7 @@ def test_an_edited_reward_function_is_said(
     )
     first = run_identity(config, DATA, None)
     folder, store, _ = open_folder(config, DATA, first, resume=False)
-    manifest = Manifest(
-        num_steps_done=2,
-        counters={},
-        next_selection=None,
-        config=config.model_dump(mode="json"),
-        pool_fingerprint=first.pool,
-        verifier=first.verifier,
-    )
-    store.commit(store.begin(2), manifest)
+    _commit(store, config, 2, first)
     open_folder(config, DATA, run_identity(config, DATA, None), resume=True)
     assert "data.task" not in capsys.readouterr().out
     rewards.write_text("def reward(response):\n    return 'Hello' in response\n")

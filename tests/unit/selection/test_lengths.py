@@ -50,7 +50,7 @@ def test_the_record_goes_on_after_a_kill() -> None:
 NUM_PROMPTS, BATCH, GROUP_SIZE = 80, 16, 4
 
 
-def _service(selector: str, directory: Path) -> SelectorService:
+def _service(selector: str, directory: Path, guarded: bool) -> SelectorService:
     forms = ("What is {} + {}?", "Explain at length and step by step why {} times {} is what it is.")
     texts = tuple(forms[row % 2].format(row, row + 1) for row in range(NUM_PROMPTS))
     table = PromptTable(
@@ -59,7 +59,14 @@ def _service(selector: str, directory: Path) -> SelectorService:
         embeddings=np.zeros((NUM_PROMPTS, 4), np.float32),
         num_pool=NUM_PROMPTS,
     )
-    config = SelectionConfig.model_validate({"selector": selector, "num_prompts": BATCH, "fused": {"num_features": 32}})
+    config = SelectionConfig.model_validate(
+        {
+            "selector": selector,
+            "num_prompts": BATCH,
+            "fused": {"num_features": 32},
+            "guard": {"enabled": guarded},
+        }
+    )
     return SelectorService(build_selector(config, table, GROUP_SIZE, 0), table, directory)
 
 
@@ -81,9 +88,12 @@ def _step(service: SelectorService, step: int) -> Selection:
     return selection
 
 
+@pytest.mark.parametrize("guarded", [False, True])
 @pytest.mark.parametrize("selector", ["uniform", "mopps", "gps_fused"])
-def test_a_selection_says_how_long_its_responses_will_be_after_a_resume_too(selector: str, tmp_path: Path) -> None:
-    service, resumed = _service(selector, tmp_path / "one"), _service(selector, tmp_path / "other")
+def test_a_selection_says_how_long_its_responses_will_be_after_a_resume_too(
+    selector: str, guarded: bool, tmp_path: Path
+) -> None:
+    service, resumed = (_service(selector, tmp_path / name, guarded) for name in ("one", "other"))
     first = _step(service, 1)
     assert len(first.expected_lengths) == 0
     service.save(tmp_path / "state")
