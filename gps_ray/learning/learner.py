@@ -175,8 +175,9 @@ class Learner:
                 mini_batches.append(mini_batch)
         micro_batches = [micro for mini_batch in mini_batches for micro in mini_batch.micro_batches]
         with torch.no_grad(), self._autocast():
-            for micro in micro_batches:
-                self._score(micro)
+            for mini_batch in mini_batches:
+                for micro in mini_batch.micro_batches:
+                    self._score(micro, is_first=mini_batch is mini_batches[0])
         fill_advantages(
             groups,
             micro_batches,
@@ -188,18 +189,27 @@ class Learner:
         )
         return mini_batches
 
-    def _score(self, micro: MicroBatch) -> None:
+    def _score(self, micro: MicroBatch, *, is_first: bool) -> None:
         batch, config = micro.batch, self._config
-        if config.rollout_is is not None:
-            micro.old, _ = self._policy(batch, self._temperature)
-            micro.importance = importance_weights(
-                micro.old, batch.sampled_logprobs, batch.mask, config.rollout_is, config.rollout_is_threshold
-            )
+        # The first mini-batch trains the very policy that is the old one: the log-probs of its training pass will do,
+        # unless the reward's KL asks for them before.
+        reward_kl = self._algorithm.kl_in_reward and config.kl_coefficient > 0
+        if config.rollout_is is not None and (reward_kl or not is_first):
+            self._take_as_old(micro, self._policy(batch, self._temperature)[0])
         if self._reference is not None:
             with adapters_off(self._reference.model):
                 micro.reference, _ = self._reference(batch, self._temperature)
         if self._critic is not None:
             micro.old_values = token_values(self._critic, batch)
+
+    def _take_as_old(self, micro: MicroBatch, logprobs: torch.Tensor) -> None:
+        """With ``rollout_is``; ``logprobs`` are the learner's own before the update."""
+        batch, config = micro.batch, self._config
+        assert config.rollout_is is not None
+        micro.old = logprobs.detach()
+        micro.importance = importance_weights(
+            micro.old, batch.sampled_logprobs, batch.mask, config.rollout_is, config.rollout_is_threshold
+        )
 
     def _policy_step(self, mini_batch: MiniBatch, factor: float, totals: Totals) -> None:
         self._optimizer.zero_grad()
@@ -213,6 +223,8 @@ class Learner:
         batch, mask = micro.batch, micro.batch.mask
         with self._autocast():
             policy, entropy = self._policy(batch, self._temperature)
+        if self._config.rollout_is is not None and micro.importance is None:
+            self._take_as_old(micro, policy)
         tokens = PolicyTokens(policy=policy, old=micro.old, advantages=micro.advantages, mask=mask)
         token_loss = self._algorithm.policy_loss(tokens, self._algorithm.clip)
         per_token = token_loss.per_token

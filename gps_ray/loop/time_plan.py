@@ -79,8 +79,8 @@ def _update_s(config: TrainConfig, device: Device, num_tokens: float) -> float:
     learning = config.learning
     assert config.model.path is not None
     num_parameters = model_facts(config.model.path).num_parameters
-    passes = 6 + 2 * (
-        learning.activation_checkpointing + (learning.rollout_is is not None) + (learning.kl_coefficient > 0)
-    )
+    # Old log-probs of the first mini-batch come out of its training pass.
+    old = (1 - 1 / learning.num_minibatches) if learning.rollout_is is not None else 0
+    passes = 6 + 2 * (learning.activation_checkpointing + old + (learning.kl_coefficient > 0))
     share = _LARGE_SHARE if num_parameters >= _LARGE else _SMALL_SHARE
     return passes * num_parameters * num_tokens / (share * device.flops * learning.num_workers)

@@ -12,6 +12,8 @@ from gps_ray.base.errors import ConfigError
 from gps_ray.config import LearningConfig, TrainConfig
 from gps_ray.learning.algorithms import ALGORITHMS, check_algorithm, resolve_algorithm
 from gps_ray.learning.learner import Learner
+from gps_ray.learning.logprobs import TokenScorer
+from gps_ray.learning.packing import PackedBatch
 from gps_ray.loop.plan import resolve
 from gps_ray.model import load_model, load_weights_into
 from tests.unit.learning.rollouts import (
@@ -170,6 +172,30 @@ def test_importance_metrics_say_how_far_the_engine_is_off(model_directory: Path)
     # The old policy is the learner's own: before its first step nothing is clipped.
     assert metrics["train/clip_ratio"] == metrics["train/approx_kl"] == 0
     assert not any("tis" in name for name in _update(make_learner(model_directory, _config("grpo")), (MIXED,), 0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_passes"),
+    [
+        ({"num_minibatches": 1}, 1),
+        ({"num_minibatches": 2}, 3),
+        ({"num_minibatches": 1, "use_kl_in_reward": True, "kl_coefficient": 0.1}, 2),
+    ],
+)
+def test_the_first_mini_batch_takes_its_old_log_probs_from_its_training_pass(
+    model_directory: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], num_passes: int
+) -> None:
+    learner = make_learner(model_directory, _config("grpo", rollout_is="token", **settings))
+    passes = []
+    score = TokenScorer.__call__
+
+    def counted(scorer: TokenScorer, batch: PackedBatch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        passes.append(scorer)
+        return score(scorer, batch, temperature)
+
+    monkeypatch.setattr(TokenScorer, "__call__", counted)
+    _update(learner, (MIXED, "wr"), 0)
+    assert passes.count(passes[0]) == num_passes  # the reference policy's come after
 
 
 def test_the_configs_settings_win_over_the_algorithms_own() -> None:
