@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from functools import lru_cache
 from typing import Any
@@ -21,6 +22,9 @@ _KEPT_DISAGREEMENTS = 100
 # A response without \boxed{} states its answer at its end.
 _TAIL_CHARACTERS = 1000
 _MAX_ANSWER_CHARACTERS = 1000
+# Decimals to which numbers are compared, as math-verify itself does it.
+_DECIMALS = 6
+_LEADING_ZEROS = re.compile(r"\.(0+)(?=[1-9])")
 
 
 class Math:
@@ -100,7 +104,13 @@ def _same(answer: str, stated: str) -> bool:
     # Imported here: sympy and its parsers take a second, and only the process that verifies needs them.
     from math_verify import verify
 
-    return bool(verify(_gold(answer), _parse(stated), timeout_seconds=None))
+    return bool(verify(_gold(answer), _parse(stated), float_rounding=_decimals(answer), timeout_seconds=None))
+
+
+def _decimals(answer: str) -> int:
+    """As many significant digits of a number so small that the decimals would hold next to nothing of it."""
+    zeros = max((len(found) for found in _LEADING_ZEROS.findall(answer)), default=0)
+    return zeros + _DECIMALS if zeros >= _DECIMALS - 1 else _DECIMALS
 
 
 @lru_cache(maxsize=4096)
@@ -112,4 +122,4 @@ def _parse(text: str) -> Any:
     from math_verify import parse
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of the time-outs that are off on purpose
-    return parse(text, parsing_timeout=None)
+    return parse(text.replace("°", r"^\circ"), parsing_timeout=None)  # it knows the degree in LaTeX only
