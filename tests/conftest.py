@@ -1,10 +1,14 @@
 """One torch thread everywhere: results depend on the number, and two busy pools of threads on two cores crawl.
 
 One Ray head per test process serves all its tests: to start one takes as long as many a test.
+
+The garbage collector rests while the tests are collected: importing torch makes objects by the million, all of which
+stay, and to look through them again and again is a third of the time.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import subprocess
@@ -22,6 +26,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 # Ray reads these once per process, so all clusters that this one joins have the same token.
 os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16))
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported is looked at no more, in no test either
+    gc.enable()
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ __all__ = [
     "free_port",
     "job_command",
     "job_environment",
+    "join_environment",
     "kill_tree",
     "process_tree",
     "ray_head",
@@ -85,9 +86,17 @@ def job_environment() -> dict[str, str]:
     return inherited | token | {"OMP_NUM_THREADS": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 
 
-def start_job(job: str, *arguments: str, log: Path, head: Head | None = None) -> subprocess.Popen[bytes]:
-    """The job in a process of its own, on the head or else on a Ray of its own."""
-    environment = job_environment() if head is None else head.environment
+def join_environment(address: str) -> dict[str, str]:
+    """For a job that is to join a cluster of this process's token."""
+    return job_environment() | {"RAY_AUTH_MODE": "token", "RAY_ADDRESS": address}
+
+
+def start_job(
+    job: str, *arguments: str, log: Path, head: Head | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """The job in a process of its own: on the head, in an ``environment``, or else on a Ray of its own."""
+    if environment is None:
+        environment = job_environment() if head is None else head.environment
     with log.open("ab") as file:
         return subprocess.Popen(
             job_command(job, *arguments), cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT

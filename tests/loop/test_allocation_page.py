@@ -11,7 +11,7 @@ import pytest
 from gps_ray.allocation.comparison import ALLOCATORS, AllocationSettings, Comparison, summarise
 from gps_ray.allocation.simulation import AllocationResult
 from gps_ray.study.allocation_page import write_allocation_page
-from tests.unit.study.report.test_run_report import OWN, Page
+from tests.loop.report.test_run_report import OWN, Page
 
 BUDGETS = AllocationSettings(budgets=(2, 4)).budgets
 

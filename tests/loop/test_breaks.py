@@ -15,8 +15,6 @@ from gps_ray.loop.breaks import Breaks, RunStopped, StopRequest
 from tests.loop.ports import Run, simulated_config
 from tests.loop.test_loop import result_of
 
-pytestmark = pytest.mark.loop
-
 # Nothing but its last step is due by number.
 LONG = ("checkpoint.every_steps=6", "evaluation.every_steps=6", "evaluation.probe_every_steps=6")
 

@@ -13,8 +13,6 @@ from gps_ray.base.errors import ResourceError
 from gps_ray.config import TrainConfig, load_config
 from tests.processes import run_code
 
-pytestmark = pytest.mark.loop
-
 
 def _answer_one(listening: socket.socket, answer: bytes) -> None:
     connection, _ = listening.accept()

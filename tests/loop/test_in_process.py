@@ -18,8 +18,6 @@ from gps_ray.tasks.countdown import Countdown
 from gps_ray.tasks.dataset import load_data
 from tests.own_data import make_own_model
 
-pytestmark = pytest.mark.loop
-
 MEASURED = ("timing_s/", "cost/wall", "cost/cpu", "rollout/tokens_per_s")
 
 

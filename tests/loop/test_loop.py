@@ -18,8 +18,6 @@ from gps_ray.run.outcomes import read_outcomes
 from gps_ray.run.segments import read_segments
 from tests.loop.ports import Killed, Run, simulated_config
 
-pytestmark = pytest.mark.loop
-
 
 def _rows(run: Run) -> list[dict[str, Any]]:
     return read_outcomes(run.folder.outcomes).to_pylist()  # type: ignore[no-any-return]
@@ -100,7 +98,8 @@ def test_killed_at_any_call_and_resumed_it_ends_the_same(tmp_path: Path, selecto
     whole = Run(simulated_config(tmp_path / "whole", *overrides))
     whole()
     expected = result_of(whole)
-    for kill_at in range(1, len(whole.points) + 1, 1 if selector == "uniform" else 7):
+    every = 7 if selector != "uniform" else 3 if lag else 1
+    for kill_at in range(1, len(whole.points) + 1, every):
         config = simulated_config(tmp_path / f"killed{kill_at}", *overrides)
         with pytest.raises(Killed):
             Run(config, kill_at=kill_at)()

@@ -20,8 +20,6 @@ from gps_ray.run.outcomes import read_outcomes
 from tests.loop.ports import Killed, Run, results, simulated_config
 from tests.reliability import record
 
-pytestmark = pytest.mark.loop
-
 
 def _config(tmp_path: Path, name: str, *overrides: str) -> TrainConfig:
     mirror = (tmp_path / "mirror").as_uri()

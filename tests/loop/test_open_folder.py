@@ -19,8 +19,6 @@ from gps_ray.run.lease import Lease
 from gps_ray.tasks.interface import DataSets
 from tests.unit.config.test_wrong_input import BOMB
 
-pytestmark = pytest.mark.loop
-
 PROMPTS = (Prompt(prompt_id="p", text="say hello", answer="hello", task="echo"),)
 DATA = DataSets(pool=PROMPTS, evaluation=PROMPTS)
 IDENTITY = Identity(pool=pool_fingerprint(DATA), model="m1", code="abc/123")

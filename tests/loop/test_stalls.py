@@ -10,8 +10,6 @@ from gps_ray.base.waits import waiting_for
 from gps_ray.config import RunConfig
 from tests.processes import run_code
 
-pytestmark = pytest.mark.loop
-
 
 async def _stuck(config: RunConfig, wait: asyncio.Event) -> str:
     with stall_watched("a-run", config) as waits:

@@ -16,8 +16,6 @@ from gps_ray.run.lease import Lease
 from gps_ray.run.metrics import read_metrics
 from tests.loop.ports import Run, results, simulated_config
 
-pytestmark = pytest.mark.loop
-
 
 def _fill(disk: Path, leave: int = 0) -> Path:
     ballast = disk / "ballast"

@@ -15,8 +15,6 @@ from gps_ray.run.metrics import read_metrics
 from gps_ray.tasks.dataset import write_prompts
 from tests.loop.ports import Run, simulated_config, simulated_data
 
-pytestmark = pytest.mark.loop
-
 
 def _prompts(name: str, num: int) -> tuple[Prompt, ...]:
     return tuple(

@@ -11,8 +11,6 @@ import pytest
 from actors.token import ensure_private_token
 from gps_ray.base.errors import ConfigError
 
-pytestmark = pytest.mark.loop
-
 
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:

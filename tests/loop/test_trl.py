@@ -24,8 +24,6 @@ from gps_ray.tasks.registry import load_generated_task
 from tests.own_data import make_own_model
 from tests.trl_runs import GROUP_SIZE, PROMPTS, kill_at, learnt, make_trainer, right_of, trl_adapter
 
-pytestmark = pytest.mark.loop
-
 ROOT = Path(__file__).parents[2]
 NUM_PROMPTS = 4  # per generation batch
 NUM_BATCHES = 7  # of an epoch, which has five, and the next

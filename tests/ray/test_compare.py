@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from gps_ray.study.report.run_data import read_run
+from jobs.compare import main
 from tests.processes import SMALL_RUN, Head, end, run_job, start_job, wait_for
 
 pytestmark = pytest.mark.ray
@@ -36,7 +37,9 @@ def _curves(out: Path) -> dict[str, list[list[float]]]:
 ARGUMENTS = ("--selectors", "uniform,oracle", *SMALL, "selection.candidate_multiple=2", "--seeds", "0")
 
 
-def test_runs_go_side_by_side_and_finished_ones_are_left_alone(head: Head, tmp_path: Path) -> None:
+def test_runs_go_side_by_side_and_finished_ones_are_left_alone(
+    head: Head, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Simulated runs, which begin in half the time; the test below has real ones."""
     out, log = tmp_path / "compared", tmp_path / "log.txt"
     arguments = (*ARGUMENTS, "rollout.engine=simulated", "--out", str(out))
@@ -64,8 +67,8 @@ def test_runs_go_side_by_side_and_finished_ones_are_left_alone(head: Head, tmp_p
         assert (selection["selector"], selection["predictor"]) == (name, None)
 
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*/metrics.jsonl")}
-    again = run_job("compare", *arguments)
-    assert again.returncode == 0, again.stderr
+    assert main([*arguments, f"cluster.address={head.address}"]) == 0
+    assert "oracle (not charged)" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/*/metrics.jsonl")}
 
 

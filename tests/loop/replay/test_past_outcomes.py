@@ -21,7 +21,7 @@ from gps_ray.run.segments import Segments
 from gps_ray.selection.registry import build_selector
 from gps_ray.study.replay.past_outcomes import read_all, read_past
 from jobs.pretrain_predictor import main
-from tests.unit.study.replay.tables import features, make_logits, make_texts, write, write_static
+from tests.loop.replay.tables import features, make_logits, make_texts, write, write_static
 
 
 def _write_run(directory: Path, groups: dict[int, list[tuple[str, str]]]) -> Path:

@@ -15,7 +15,7 @@ from gps_ray.predictor.recorded import RecordedSeries, read_series
 from gps_ray.selection.registry import SELECTORS
 from gps_ray.selection.uniform import UniformSelector
 from gps_ray.study.replay.protocol import CURVES, ReplayRun, batch_size, replay
-from tests.unit.study.replay.tables import GROUP_SIZE, write_series
+from tests.loop.replay.tables import GROUP_SIZE, write_series
 
 LOG: list[tuple[str, int, IntArray, IntArray]] = []
 

@@ -14,7 +14,7 @@ from gps_ray.predictor.recorded import read_series
 from gps_ray.study.replay.protocol import batch_size, replay
 from gps_ray.study.replay.summary import EARLY, LATE
 
-RECORDED = Path(__file__).parents[5] / "shared" / "data" / "success_trajectories.parquet"
+RECORDED = Path(__file__).parents[4] / "shared" / "data" / "success_trajectories.parquet"
 
 
 @pytest.mark.skipif(not RECORDED.exists(), reason="the recorded success rates are not part of the repository")

@@ -15,7 +15,7 @@ from gps_ray.config import FeaturesConfig, SelectionConfig
 from gps_ray.predictor.recorded import RecordedOutcomes, normalised_text, read_recorded
 from gps_ray.study.replay.static import static_data, static_figures
 from jobs.replay import main
-from tests.unit.study.replay.tables import NoFeatures, features, make_texts, write, write_series, write_static
+from tests.loop.replay.tables import NoFeatures, features, make_texts, write, write_series, write_static
 
 FIGURES = {
     "spearman_early", "spearman_late", "spearman_seen", "spearman_unseen", "mae", "brier", "ece", "useful_auc",

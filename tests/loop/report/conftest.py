@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.study.report.synthetic_run import Synthetic, write_synthetic_run
+from tests.loop.report.synthetic_run import Synthetic, write_synthetic_run
 
 SMALL = Synthetic(
     num_steps=12, num_planned=20, every_steps=4, probe_every_steps=6, num_pool=120, num_prompts=16, group_size=4

@@ -21,7 +21,7 @@ from gps_ray.study.report import (
 )
 from gps_ray.study.report.tables import caption, cells, columns
 from jobs.report import main
-from tests.unit.study.report.test_run_report import OWN, Page
+from tests.loop.report.test_run_report import OWN, Page
 
 MakeRun = Callable[[str, Sequence[dict[str, float]]], Path]
 UNIFORM = [0.20, 0.26, 0.29, 0.35, 0.38, 0.35]

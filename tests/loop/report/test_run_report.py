@@ -15,7 +15,7 @@ from gps_ray.base.errors import CheckpointError, DataError
 from gps_ray.run.metrics import read_metrics
 from gps_ray.study.report import write_report
 from gps_ray.study.report.render import visible
-from tests.unit.study.report.synthetic_run import LEVELS, Synthetic, write_synthetic_run
+from tests.loop.report.synthetic_run import LEVELS, Synthetic, write_synthetic_run
 
 OWN = ("#", "data:image/png;base64,")  # a place in the page, or bytes that are part of it
 VOID = {"meta", "br", "hr", "img", "input", "link"}

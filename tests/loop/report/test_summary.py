@@ -16,9 +16,9 @@ from gps_ray.base.json_files import write_json
 from gps_ray.study.paired import Crossing
 from gps_ray.study.report import ArmSummary, as_json, read_comparison, write_comparison
 from gps_ray.study.report.tables import cells, columns
-from tests.unit.study.report.conftest import SMALL
-from tests.unit.study.report.synthetic_run import write_synthetic_run
-from tests.unit.study.report.test_run_report import Page
+from tests.loop.report.conftest import SMALL
+from tests.loop.report.synthetic_run import write_synthetic_run
+from tests.loop.report.test_run_report import Page
 
 MakeRun = Callable[[str, Sequence[dict[str, float]]], Path]
 

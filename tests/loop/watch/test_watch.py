@@ -26,9 +26,9 @@ from gps_ray.run.lease import Driver, Lease
 from gps_ray.run.status import StatusFile, WorkerStatus
 from gps_ray.study.watch import WatchServer
 from gps_ray.study.watch.words import state_of
-from tests.unit.study.report.conftest import SMALL
-from tests.unit.study.report.synthetic_run import write_synthetic_run
-from tests.unit.study.report.test_run_report import Page
+from tests.loop.report.conftest import SMALL
+from tests.loop.report.synthetic_run import write_synthetic_run
+from tests.loop.report.test_run_report import Page
 
 
 @dataclass

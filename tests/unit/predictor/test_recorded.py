@@ -11,7 +11,7 @@ import pytest
 
 from gps_ray.base.errors import DataError
 from gps_ray.predictor.recorded import NUM_POINTS, RecordedOutcomes, normalised_text, read_series, without_overlap
-from tests.unit.study.replay.tables import write
+from tests.loop.replay.tables import write
 
 GOOD: dict[str, Any] = {"prompt": ["a", "b"], "successes": [[1, 2, 3], [0, 8, 4]], "rollouts_per_point": [8, 8]}
 

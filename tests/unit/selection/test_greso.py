@@ -208,7 +208,7 @@ def test_no_prompt_has_two_turns_in_an_epoch(num_pool: int, num_prompts: int, ra
 
     for step in range(1, lag + 1):
         select(step)
-    for step in range(1, 81):
+    for step in range(1, 61):
         select(step + lag)
         select(step, 1)
         rows = in_flight.pop(step)
@@ -251,7 +251,7 @@ def test_a_state_of_another_pool_is_refused() -> None:
 def test_where_nobody_is_skipped_no_prompt_is_two_turns_ahead_of_another(num_pool: int, num_prompts: int) -> None:
     selector = _selector(num_pool)
     counts = np.zeros(num_pool, dtype=np.int64)
-    for step in range(1, 41):
+    for step in range(1, 61):
         rows = _rows(selector.select(_request(step, num_prompts)))
         counts[rows] += 1
         assert counts.max() - counts.min() <= 1

@@ -74,7 +74,7 @@ def test_a_folder_that_is_not_whole_does_not_count_and_is_replaced(tmp_path: Pat
 
 
 def test_a_task_without_examples_of_its_own_is_refused(tmp_path: Path) -> None:
-    data = DataConfig(task="tests.unit.learning.test_warm_start:OnlyVerifies")
+    data = DataConfig(task="tests.loop.test_warm_start_model:OnlyVerifies")
     with pytest.raises(ConfigError, match=r"data\.task.*set model\.path"):
         build_warm_start(data, EMBEDDED, _config(tmp_path))
 
