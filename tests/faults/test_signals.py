@@ -13,7 +13,8 @@ from gps_ray.run.metrics import read_metrics
 from tests.processes import SMALL_RUN, Head, end, start_job, wait_for
 from tests.reliability import record
 
-pytestmark = pytest.mark.faults
+# `ray job stop`, in test_ray_job.py, sends the same signal; test_breaks.py has the exit code.
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 
 def test_a_run_that_is_told_to_end_leaves_a_checkpoint_of_its_last_step(head: Head, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gps_ray.base.errors import CheckpointError
+from gps_ray.base.errors import CheckpointError, ConfigError
 from gps_ray.base.types import Prompt
 from gps_ray.config import TrainConfig
 from gps_ray.loop.opening import check_resume, check_run_folder, dated, move_aside, open_folder, run_identity
@@ -48,6 +48,13 @@ def _commit(store: CheckpointStore, config: TrainConfig, num_steps_done: int, id
 def _begin_with_20_steps_done(config: TrainConfig) -> None:
     _, store, _ = open_folder(config, DATA, IDENTITY, resume=False)
     _commit(store, config, 20)
+
+
+def test_a_relative_run_directory_is_refused_in_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_run_folder(_config(Path("runs/lost"), 2), resume=False)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(ConfigError, match=r"^run\.directory: runs/lost would lie in the job's temporary working direc"):
+        check_run_folder(_config(Path("runs/lost"), 2), resume=False)
 
 
 def test_a_run_with_a_schedule_is_extended_at_its_lowest_rate_or_not_at_all(tmp_path: Path) -> None:

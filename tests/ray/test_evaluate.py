@@ -95,19 +95,18 @@ def test_a_model_against_itself_differs_by_nothing(head: Head, tmp_path: Path) -
     """The simulated engine draws by seed alone, so both sides are the same responses."""
     _sums(tmp_path / "sums.parquet", 10)
     _model(tmp_path / "other")
-    done = run_job(
-        "evaluate",
+    arguments = (
         "rollout.engine=simulated",
         "rollout.num_workers=1",
         "data.task=exact",
         f"data.evaluation_file={tmp_path / 'sums.parquet'}",
+        f"cluster.address={head.address}",
         "--against",
         str(tmp_path / "other"),
         "--out",
         str(tmp_path / "out"),
-        head=head,
     )
-    assert done.returncode == 0, done.stderr
+    assert main(arguments) == 0
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert len(found["models"]) == 2
     difference = found["differences"]["evaluation"]["avg@4"]

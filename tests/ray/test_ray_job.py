@@ -68,6 +68,7 @@ def test_without_the_token_the_dashboard_turns_away(head: Head) -> None:
     assert requests.get(head.dashboard + "/api/jobs/", timeout=30).status_code == 401
 
 
+@pytest.mark.slow  # test_open_folder.py has the check
 def test_a_relative_run_directory_is_refused_in_a_job(head: Head, tmp_path: Path) -> None:
     submitted = _submit(head, tmp_path, "run.directory=runs/lost")
     assert submitted.returncode != 0
@@ -79,7 +80,7 @@ def test_a_run_is_watched_and_stopping_it_leaves_a_whole_manifest_and_no_process
     often = ("checkpoint.every_steps=2", "evaluation.every_steps=5")
     submitted = _submit(head, tmp_path, "run.num_steps=5000", *often, wait=False)
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
-    run = tmp_path / "run"
+    run, job = tmp_path / "run", f"/api/jobs/test-{tmp_path.name}"
     # Manifest 0 comes before the first step.
     wait_for("a step's manifest", lambda: list(run.glob("checkpoints/step_00000[1-9]*/manifest.json")), 300)
     # Selector, learner and rollout worker; the dashboard hears of them a moment later.
@@ -90,7 +91,12 @@ def test_a_run_is_watched_and_stopping_it_leaves_a_whole_manifest_and_no_process
     stopped = head.ray("job", "stop", f"--address={head.dashboard}", f"test-{tmp_path.name}")
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     wait_for("the run's processes to end", lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
-    ended = head.get(f"/api/jobs/test-{tmp_path.name}")
+    log = wait_for(
+        "the job's last line", lambda: "SIGTERM: stopped after step" in (log := head.get(f"{job}/logs")["logs"]) and log
+    )
+    assert "SIGTERM: ending after the step at hand with a checkpoint" in log
+    assert not any(native in log for native in ("Traceback", "Stack trace", "SIGABRT"))
+    ended = head.get(job)
     record("ray job stop", ended["message"], ended["driver_exit_code"], time.monotonic() - told)
     found = CheckpointStore(run, keep_last=2).newest()
     assert found is not None
