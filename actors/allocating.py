@@ -43,10 +43,16 @@ def allocate_on_run(directory: Path, settings: AllocationSettings, sampled_file:
         )
     recorded = recorded.take(kept)
     write_recorded(recorded, sampled_file)
+    outcomes = read_outcomes(folder.outcomes)
+    print(f"{directory}: sampled; its predictor now learns from the run's {len(outcomes)} groups once more", flush=True)
+    import torch
+
+    # As the run's selector had it: the number decides the last bits, and more than a small network can use only wait.
+    torch.set_num_threads(config.selection.num_threads)
     return compare_on_run(
         pool=data.pool,
         prompts=[prompts[row] for row in kept],
-        outcomes=read_outcomes(folder.outcomes),
+        outcomes=outcomes,
         recorded=recorded,
         selection=config.selection,
         settings=settings,
