@@ -174,6 +174,7 @@ def test_the_wins_and_losses() -> None:
         "heterogeneous Countdown": "compare_heterogeneous",
         "homogeneous Countdown": "compare_homogeneous",
         "arithmetic": "compare_arithmetic",
+        "SmolLM2, three seeds": "compare_smollm2",
     }
     picked = {**read("replay")["selected_5"]["result"], **read("replay")["rivals_5"]["result"]}
     for row, title, cell in table.cells():
