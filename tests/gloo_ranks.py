@@ -13,7 +13,7 @@ from typing import Any
 
 import torch.distributed
 
-from tests.vllm_process import spawn_process
+from tests.processes import spawn_process
 
 __all__ = ["two_ranks"]
 

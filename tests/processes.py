@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ __all__ = [
     "ray_head",
     "run_job",
     "run_small_in_process",
+    "spawn_process",
     "start_job",
     "wait_for",
 ]
@@ -130,6 +133,11 @@ def run_code(code: str, *arguments: str, timeout_s: float = 300) -> subprocess.C
 
 def _run(command: list[str], timeout_s: float, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s)
+
+
+def spawn_process() -> ProcessPoolExecutor:
+    """A process that begins anew and takes one call after the other."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
 def end(process: subprocess.Popen[Any], how: signal.Signals = signal.SIGTERM, deadline_s: float = 60) -> None:

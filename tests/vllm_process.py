@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +24,7 @@ from gps_ray.rollout.torch_engine import TorchEngine
 from gps_ray.rollout.vllm_setup import environment
 from gps_ray.weights.interface import PublisherSettings
 from gps_ray.weights.nccl import NcclGroup, NcclPayload, NcclPublisher
+from tests.processes import spawn_process
 
 __all__ = [
     "PROMPTS",
@@ -36,7 +36,6 @@ __all__ = [
     "make_request",
     "moved",
     "receive_over_a_store",
-    "spawn_process",
     "start_engine",
     "tokens_of",
 ]
@@ -61,10 +60,6 @@ def _start(folder: Path, rollout: RolloutConfig, dtype: str, setup: Callable[[],
 
 def _call(method: str | Callable[..., Any], *arguments: Any) -> Any:
     return getattr(_engine, method)(*arguments) if isinstance(method, str) else method(_engine, *arguments)
-
-
-def spawn_process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
 def start_engine(

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gps_ray.allocation.comparison import AllocationSettings
+from gps_ray.allocation.comparison import AllocationSettings, Comparison
 from gps_ray.allocation.from_run import compare_on_run, fully_judged
 from gps_ray.base.errors import DataError
 from gps_ray.base.keyed_random import generator
 from gps_ray.base.tables import outcomes_to_table
-from gps_ray.base.types import FloatArray, GroupOutcome, Prompt, Selection, SelectionRequest
-from gps_ray.config import FeaturesConfig, SelectionConfig
+from gps_ray.base.types import GroupOutcome, Prompt, Selection, SelectionRequest
+from gps_ray.config import SelectionConfig
 from gps_ray.predictor.prompt_features import build_prompt_table
 from gps_ray.predictor.recorded import RecordedOutcomes
 from gps_ray.run.outcomes import read_outcomes
 from gps_ray.selection.registry import build_selector
 from gps_ray.selection.service import SelectorService
+from tests.unit.allocation.levels import PROVIDER
 
 GROUP_SIZE, NUM_TRIES = 4, 16
 RATES = (0.0, 0.15, 0.5, 0.97)
-
-
-class _LevelFeatures:
-    name, dimension = "levels", 64
-
-    def __init__(self, config: FeaturesConfig) -> None:
-        pass
-
-    def embed(self, texts: Sequence[str]) -> FloatArray:
-        return np.eye(64)[[int(text.split()[1]) for text in texts]]
 
 
 def _prompts(kind: str, number: int) -> list[Prompt]:
@@ -52,7 +42,7 @@ def _selection(tmp_path: Path) -> SelectionConfig:
             "selector": "pcl",
             "num_prompts": 16,
             "pcl": {"updates_per_step": 20, "hidden_dim": 16, "learning_rate": 0.01},
-            "features": {"provider": f"{__name__}:_LevelFeatures", "cache_directory": str(tmp_path / "features")},
+            "features": {"provider": PROVIDER, "cache_directory": str(tmp_path / "features")},
         }
     )
 
@@ -95,19 +85,23 @@ def _recorded(prompts: list[Prompt]) -> RecordedOutcomes:
     )
 
 
-def test_a_run_teaches_where_samples_pay(tmp_path: Path) -> None:
-    pool, new = _prompts("pool", 64), _prompts("new", 80)
-    _run(tmp_path, pool, num_steps=20)
-    comparison = compare_on_run(
+def _compare(run: Path, pool: list[Prompt], new: list[Prompt], num_bins: int) -> Comparison:
+    return compare_on_run(
         pool=pool,
         prompts=new,
-        outcomes=read_outcomes(tmp_path / "outcomes"),
+        outcomes=read_outcomes(run / "outcomes"),
         recorded=_recorded(new),
-        selection=_selection(tmp_path),
-        settings=AllocationSettings(budgets=(2,), maximum=NUM_TRIES, num_bins=4),
+        selection=_selection(run),
+        settings=AllocationSettings(budgets=(2,), maximum=NUM_TRIES, num_bins=num_bins),
         run_seed=5,
         group_size=GROUP_SIZE,
     )
+
+
+def test_a_run_teaches_where_samples_pay(tmp_path: Path) -> None:
+    pool, new = _prompts("pool", 64), _prompts("new", 80)
+    _run(tmp_path, pool, num_steps=20)
+    comparison = _compare(tmp_path, pool, new, num_bins=4)
     assert comparison.num_prompts == 40
     assert comparison.spearman > 0.8
     found = comparison.results[2]
@@ -127,16 +121,7 @@ def test_replayed_outcomes_give_the_runs_own_predictor(tmp_path: Path, monkeypat
         return built[-1]
 
     monkeypatch.setattr(from_run, "build_predictor", remembering)
-    compare_on_run(
-        pool=pool,
-        prompts=new,
-        outcomes=read_outcomes(tmp_path / "outcomes"),
-        recorded=_recorded(new),
-        selection=_selection(tmp_path),
-        settings=AllocationSettings(budgets=(2,), maximum=NUM_TRIES, num_bins=2),
-        run_seed=5,
-        group_size=GROUP_SIZE,
-    )
+    _compare(tmp_path, pool, new, num_bins=2)
     of_the_run = service.predict([prompt.prompt_id for prompt in pool])
     assert of_the_run is not None
     np.testing.assert_array_equal(built[0].predict(np.arange(64), 4).mean(), of_the_run.mean)

@@ -34,7 +34,7 @@ from gps_ray.weights.ipc import ipc_payload
 from gps_ray.weights.nccl import NcclGroup
 from gps_ray.weights.object_store import ObjectStorePayload
 from tests.file_transport import FilePublisher
-from tests.processes import SMALL_RUN, Head, run_job
+from tests.processes import SMALL_RUN, Head, run_job, spawn_process
 from tests.vllm_process import (
     PROMPTS,
     ArraySource,
@@ -45,7 +45,6 @@ from tests.vllm_process import (
     make_request,
     moved,
     receive_over_a_store,
-    spawn_process,
     start_engine,
     tokens_of,
 )

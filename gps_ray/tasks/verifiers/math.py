@@ -24,7 +24,7 @@ _TAIL_CHARACTERS = 1000
 _MAX_ANSWER_CHARACTERS = 1000
 # Decimals to which numbers are compared, as math-verify itself does it.
 _DECIMALS = 6
-_LEADING_ZEROS = re.compile(r"\.(0+)(?=[1-9])")
+_LEADING_ZEROS = re.compile(r"(?<!\d)0*\.(0+)(?=[1-9])")
 
 
 class Math:

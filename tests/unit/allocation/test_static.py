@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +14,13 @@ from gps_ray.allocation.comparison import ALLOCATORS, AllocationSettings, summar
 from gps_ray.allocation.static import run_static, split_recorded
 from gps_ray.base.errors import ConfigError, DataError
 from gps_ray.base.keyed_random import generator
-from gps_ray.base.types import FloatArray
-from gps_ray.config import FeaturesConfig, SelectionConfig
+from gps_ray.config import SelectionConfig
 from gps_ray.predictor.recorded import RecordedOutcomes, read_recorded, write_recorded
+from tests.unit.allocation.levels import PROVIDER
 
 NUM_PROMPTS, NUM_TRIES = 600, 64
 # Level by level: hopeless, hard, middling, sure.
 RATES = (0.0, 0.1, 0.4, 0.98)
-
-
-class _LevelFeatures:
-    """Features that give the level away."""
-
-    name, dimension = "levels", 64
-
-    def __init__(self, config: FeaturesConfig) -> None:
-        pass
-
-    def embed(self, texts: Sequence[str]) -> FloatArray:
-        return np.eye(64)[[int(text.split()[1]) for text in texts]]
 
 
 def _write(file: Path, **columns: object) -> Path:
@@ -56,7 +43,7 @@ def _selection(tmp_path: Path) -> SelectionConfig:
         {
             "selector": "pcl",
             "pcl": {"updates_per_step": 60, "hidden_dim": 16, "learning_rate": 0.01},
-            "features": {"provider": f"{__name__}:_LevelFeatures", "cache_directory": str(tmp_path / "features")},
+            "features": {"provider": PROVIDER, "cache_directory": str(tmp_path / "features")},
         }
     )
 

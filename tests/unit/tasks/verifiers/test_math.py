@@ -25,6 +25,11 @@ def test_a_sixth_of_the_table_of_answer_pairs() -> None:
     assert len(task.disagreements) == min(task.num_disagreements, 100)
 
 
+def test_only_numbers_below_the_decimals_are_compared_by_their_digits() -> None:
+    assert Math().verify(_prompt("10.000001"), "\\boxed{10.0000012}") == (1.0, RolloutStatus.RIGHT)
+    assert Math().verify(_prompt("0.000001"), "\\boxed{0.0000012}") == (0.0, RolloutStatus.WRONG)
+
+
 @pytest.mark.parametrize("response", ["the answer is 42", "Answer: $42$.", "<answer>42</answer>", "41, \\boxed{42}"])
 def test_a_stated_answer_is_found(response: str) -> None:
     assert Math().verify(_prompt("42"), response) == (1.0, RolloutStatus.RIGHT)
